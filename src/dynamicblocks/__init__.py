@@ -1,0 +1,62 @@
+"""Residual networks as differential equations: dy/dt = f(t, y; theta(t)), and five independent choices.
+
+>>> import dynamicblocks as db
+>>> block = db.DynamicBlock(
+...     lambda: db.layers.PreactDouble(16),
+...     controls=db.PiecewiseConstant(8),
+...     times=db.uniform(0, 8, steps=8),
+...     integrator="euler",
+...     gradient="backprop",
+... )
+"""
+
+from dynamicblocks import layers
+from dynamicblocks.block import DynamicBlock
+from dynamicblocks.connectors import Head, Opening, PooledConnector, ResidualConnector
+from dynamicblocks.controls import Basis, Controls, PiecewiseConstant, PiecewiseLinear
+from dynamicblocks.errors import ConfigurationError, DynamicBlocksError, SolverError, StorageError
+from dynamicblocks.gradients import Backprop, Checkpoint, Gradient
+from dynamicblocks.integrators import Integrator, RungeKutta, Tableau, as_integrator, list_integrators
+from dynamicblocks.models import create_model, list_models, model_options
+from dynamicblocks.network import DynamicNet
+from dynamicblocks.surgery import freeze_unused_controls, project, refine, with_gradient, with_integrator
+from dynamicblocks.times import Grid, graded, uniform
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Backprop",
+    "Basis",
+    "Checkpoint",
+    "ConfigurationError",
+    "Controls",
+    "DynamicBlock",
+    "DynamicBlocksError",
+    "DynamicNet",
+    "Gradient",
+    "Grid",
+    "Head",
+    "Integrator",
+    "Opening",
+    "PiecewiseConstant",
+    "PiecewiseLinear",
+    "PooledConnector",
+    "ResidualConnector",
+    "RungeKutta",
+    "SolverError",
+    "StorageError",
+    "Tableau",
+    "as_integrator",
+    "create_model",
+    "freeze_unused_controls",
+    "graded",
+    "layers",
+    "list_integrators",
+    "list_models",
+    "model_options",
+    "project",
+    "refine",
+    "uniform",
+    "with_gradient",
+    "with_integrator",
+]

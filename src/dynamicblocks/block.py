@@ -1,0 +1,173 @@
+"""The dynamic block: one differential equation, five independent choices."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dynamicblocks.controls import Alignment, Basis, ControlledField, Controls, as_basis
+from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.gradients import Gradient, as_gradient
+from dynamicblocks.integrators import Integrator, as_integrator
+from dynamicblocks.layers import LayerSource, independent_layers
+from dynamicblocks.marching import FixedMarch
+from dynamicblocks.times import Grid, as_grid, uniform
+
+Times = Grid | Sequence[float] | Tensor | int | str
+
+
+class DynamicBlock(nn.Module):
+    """The solution map y(t0) -> y(T) of dy/dt = f(t, y; theta(t)), discretised.
+
+    Five choices, each independent of the others and each an object or a string:
+
+    Args:
+        layer: the layer function f: a factory called once for each control, a string such as ``"preact_double(16)"``,
+            or a module that is copied and initialised anew. It keeps the shape of its input and has
+            ``forward(y)`` or ``forward(t, y)``.
+        controls: the basis of theta(t): ``PiecewiseConstant(8)``, ``"linear(5)"``, a number of constant pieces. By
+            default its knots span the first time grid; from then on they stay where they are.
+        times: the grid: ``uniform(0, 8, steps=8)``, ``graded(...)``, any strictly increasing sequence, a number of
+            unit steps; by default one unit step for each interval of the controls.
+        integrator: ``"euler"``, ``"rk4_classic"``, an :class:`~dynamicblocks.integrators.Integrator`, ...
+        gradient: ``"backprop"`` or ``"checkpoint"``.
+
+    Shapes:
+        y (batch, channels, *) -> the same; under autocast the state is kept in float32.
+
+    Raises:
+        ConfigurationError: a choice that cannot be, alone or beside the others.
+
+    With Euler, unit steps and constant controls the block is the residual network y <- y + F(y):
+
+    >>> block = DynamicBlock("preact_double(16)", controls="constant(8)", times="uniform(0, 8, steps=8)")
+    >>> block(torch.zeros(2, 16, 4, 4)).shape
+    torch.Size([2, 16, 4, 4])
+    >>> block
+    DynamicBlock(
+      constant(8) x PreactDouble, 8 steps on [0, 8], euler, Backprop()
+    )
+    """
+
+    def __init__(
+        self,
+        layer: LayerSource,
+        controls: Basis | str | int = "constant",
+        times: Times | None = None,
+        integrator: Integrator | str = "euler",
+        gradient: Gradient | str = "backprop",
+    ) -> None:
+        super().__init__()
+        basis = as_basis(controls)
+        grid = as_grid(times) if times is not None else _unit_grid(basis)
+        basis = basis.over(grid)
+        self.controls = Controls(independent_layers(layer, basis.size_of(len(basis.points) - 1)), basis)
+        self._choose(grid, as_integrator(integrator), as_gradient(gradient))
+
+    def _choose(self, grid: Grid, integrator: Integrator, gradient: Gradient) -> None:
+        self._alignment = Alignment(grid, self.controls.basis.points)
+        gradient.check(self.controls.layers)
+        self.integrator = integrator
+        self.gradient = gradient
+
+    @property
+    def times(self) -> Grid:
+        """The time grid."""
+        return self._alignment.grid
+
+    @property
+    def steps(self) -> int:
+        """Number of steps."""
+        return self.times.steps
+
+    @property
+    def field(self) -> ControlledField:
+        """The right-hand side on the grid."""
+        return ControlledField(self.controls, self._alignment)
+
+    @property
+    def march(self) -> FixedMarch:
+        """The loop that a gradient mode runs."""
+        return FixedMarch(self.field, self.integrator, self.times)
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self.gradient.integrate(self.march, self._state(y))
+
+    def trajectory(self, y: Tensor) -> Tensor:
+        """The states at every time of the grid, (steps + 1, batch, ...).
+
+        >>> DynamicBlock("symmetric(4)", controls=3).trajectory(torch.zeros(2, 4, 8, 8)).shape
+        torch.Size([4, 2, 4, 8, 8])
+        """
+        return torch.stack(self.gradient.trajectory(self.march, self._state(y)))
+
+    def _state(self, y: Tensor) -> Tensor:
+        if not isinstance(y, Tensor) or not y.is_floating_point():
+            what = y.dtype if isinstance(y, Tensor) else type(y).__name__
+            raise ConfigurationError(f"the state must be a floating-point tensor, got {what}")
+        # Sums of many small steps need more digits than half precision has.
+        if y.dtype in (torch.float16, torch.bfloat16) and torch.is_autocast_enabled(y.device.type):
+            return y.float()
+        return y
+
+    def unused_controls(self) -> set[int]:
+        """Indices of the controls that the present grid and integrator never read, such as a last knot under Euler.
+
+        They get no gradient; :func:`dynamicblocks.freeze_unused_controls` tells optimisers and DDP so.
+        """
+        read = self.field.controls_read(range(self.steps), self.integrator.fractions)
+        return set(range(len(self.controls))) - read
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the layer function in one forward pass."""
+        return self.steps * self.integrator.evaluations
+
+    def replaced(
+        self,
+        *,
+        controls: Controls | None = None,
+        times: Times | None = None,
+        integrator: Integrator | str | None = None,
+        gradient: Gradient | str | None = None,
+    ) -> "DynamicBlock":
+        """A block with some choices replaced. It *shares* its weights with this one, unless controls are given."""
+        other = DynamicBlock.__new__(DynamicBlock)
+        nn.Module.__init__(other)
+        other.controls = self.controls if controls is None else controls
+        other.train(self.training)
+        other._choose(
+            self.times if times is None else as_grid(times),
+            self.integrator if integrator is None else as_integrator(integrator),
+            self.gradient if gradient is None else as_gradient(gradient),
+        )
+        return other
+
+    def steps_for_each_control(self, count: int) -> Grid:
+        """The grid of ``count`` equal steps in each interval between knots, over the span of the knots."""
+        knots = Grid(self.controls.basis.points)
+        return knots.refine(count) if count > 1 else knots
+
+    def uniform_steps(self, count: int) -> Grid:
+        """The grid of ``count`` equal steps over the present span."""
+        return uniform(*self.times.span, steps=count)
+
+    def __repr__(self) -> str:
+        t0, t1 = self.times.span
+        equal = len({round(size, 9) for size in self.times.sizes}) == 1
+        layer = type(self.controls.layers[0]).__name__
+        return (
+            f"DynamicBlock(\n  {self.controls.basis.name}({len(self.controls)}) x {layer}, "
+            f"{self.steps} {'' if equal else 'unequal '}steps on [{t0:g}, {t1:g}], {self.integrator.name}, "
+            f"{self.gradient!r}\n)"
+        )
+
+
+def _unit_grid(basis: Basis) -> Grid:
+    if basis.knots is not None:
+        return Grid(basis.knots)
+    if basis.intervals is None:
+        raise ConfigurationError(
+            "give times, or a number of controls such as controls='constant(8)': with neither, the depth is unknown"
+        )
+    return uniform(0.0, float(basis.intervals), steps=basis.intervals)

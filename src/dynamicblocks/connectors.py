@@ -1,0 +1,201 @@
+"""What stands between, before and after dynamic blocks: the parts that change widths and sizes."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dynamicblocks.errors import ConfigurationError, unknown_name
+from dynamicblocks.layers import Branch, Conv2d, unit_order
+from dynamicblocks.layers.activations import ActivationSpec
+from dynamicblocks.layers.norms import NormSpec, make_norm
+
+Pool = Literal["average", "max", "none"]
+POOLS: dict[str, type[nn.Module]] = {"average": nn.AvgPool2d, "max": nn.MaxPool2d}
+
+Shortcut = Literal["convolution", "convolution_norm", "padding"]
+
+
+def make_pool(pool: str) -> nn.Module:
+    """Pooling over 2 x 2 pixels by name, or nothing."""
+    if pool == "none":
+        return nn.Identity()
+    if pool not in POOLS:
+        raise unknown_name("pooling", pool, [*POOLS, "none"])
+    return POOLS[pool](2)
+
+
+class Opening(Branch):
+    """Image to state: a convolution onto the first width, by default with norm and activation.
+
+    Shapes:
+        (batch, in_channels, H, W) -> (batch, width, ceil(H / stride), ceil(W / stride)).
+
+    Raises:
+        ConfigurationError: the images have another rank or number of channels.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        *,
+        order: str = "conv norm act",
+        norm: NormSpec = "batch",
+        activation: ActivationSpec = "relu",
+        boundary: str = "zeros",
+        bias: bool = False,
+        kernel_size: int = 3,
+        stride: int = 1,
+    ) -> None:
+        super().__init__(
+            order,
+            in_channels,
+            width,
+            norm=norm,
+            activation=activation,
+            boundary=boundary,
+            bias=bias,
+            kernel_size=kernel_size,
+            stride=stride,
+        )
+        self.in_channels = in_channels
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.ndim != 4 or images.shape[1] != self.in_channels:
+            raise ConfigurationError(
+                f"expected images of shape (batch, {self.in_channels}, height, width), got {tuple(images.shape)}"
+            )
+        return super().forward(images)  # type: ignore[no-untyped-call]
+
+
+class PooledConnector(nn.Sequential):
+    """Convolution that changes the width, norm, activation, then pooling over 2 x 2 pixels.
+
+    Shapes:
+        (batch, in_channels, H, W) -> (batch, out_channels, H // 2, W // 2), or H, W without pooling.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        norm: NormSpec = "batch",
+        activation: ActivationSpec = "relu",
+        pool: Pool = "average",
+        boundary: str = "zeros",
+        bias: bool = False,
+        kernel_size: int = 1,
+    ) -> None:
+        super().__init__()
+        self.branch = Branch(
+            "conv norm act",
+            in_channels,
+            out_channels,
+            norm=norm,
+            activation=activation,
+            boundary=boundary,
+            bias=bias,
+            kernel_size=kernel_size,
+        )
+        self.pool = make_pool(pool)
+
+
+class PaddedShortcut(nn.Module):
+    """The shortcut without weights: every ``stride``-th pixel, and zeros for the channels that are new.
+
+    The new channels are half before and half after the old ones (He et al. 2015, option A).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        if out_channels < in_channels:
+            raise ConfigurationError(f"a padded shortcut cannot lower {in_channels} channels to {out_channels}")
+        before = (out_channels - in_channels) // 2
+        self.channels = (before, out_channels - in_channels - before)
+        self.stride = stride
+
+    def forward(self, y: Tensor) -> Tensor:
+        return F.pad(y[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, *self.channels))
+
+
+class ResidualConnector(nn.Module):
+    """A residual unit that changes width and size: P(S(y) + F(y)), with a strided shortcut S.
+
+    ContinuousNet calls it a stitch. F and P are those of the residual unit of the same name.
+
+    Shapes:
+        (batch, in_channels, H, W) -> (batch, out_channels, ceil(H / stride), ceil(W / stride)).
+
+    Args:
+        unit: a, b, c, d, e (He et al. 2016) or post (Queiruga et al. 2020).
+        shortcut: ``convolution`` (1x1, strided), ``convolution_norm`` (followed by a norm) or ``padding``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        stride: int = 2,
+        unit: str = "post",
+        shortcut: Shortcut = "convolution",
+        norm: NormSpec = "batch",
+        activation: ActivationSpec = "relu",
+        boundary: str = "zeros",
+        bias: bool = False,
+    ) -> None:
+        super().__init__()
+        order = unit_order(unit)
+        self.branch = Branch(
+            order.branch,
+            in_channels,
+            out_channels,
+            norm=norm,
+            activation=activation,
+            boundary=boundary,
+            bias=bias,
+            stride=stride,
+        )
+        self.shortcut = _shortcut(shortcut, in_channels, out_channels, stride, norm)
+        self.projection = Branch(order.projection, out_channels, out_channels, norm=norm, activation=activation)
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self.projection(torch.add(self.shortcut(y), self.branch(y)))
+
+
+def _shortcut(kind: str, in_channels: int, out_channels: int, stride: int, norm: NormSpec) -> nn.Module:
+    if kind == "padding":
+        return PaddedShortcut(in_channels, out_channels, stride)
+    convolution = Conv2d(in_channels, out_channels, kernel_size=1, stride=stride)
+    if kind == "convolution":
+        return convolution
+    if kind == "convolution_norm":
+        return nn.Sequential(convolution, make_norm(norm, out_channels))
+    raise unknown_name("shortcut", kind, ("convolution", "convolution_norm", "padding"))
+
+
+class Head(nn.Module):
+    """State to logits: perhaps norm and activation, the mean over all pixels, a linear map.
+
+    Shapes:
+        (batch, width, H, W) -> (batch, num_classes).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_classes: int,
+        *,
+        order: str = "",
+        norm: NormSpec = "batch",
+        activation: ActivationSpec = "relu",
+    ) -> None:
+        super().__init__()
+        self.branch = Branch(order, width, width, norm=norm, activation=activation)
+        self.linear = nn.Linear(width, num_classes)
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self.linear(self.branch(y).mean(dim=(-2, -1)))

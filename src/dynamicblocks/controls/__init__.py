@@ -1,0 +1,23 @@
+"""Weights in depth-time: theta(t) = sum_k phi_k(t) theta_k, a basis times copies of a layer."""
+
+from dynamicblocks.controls.alignment import Alignment, Location
+from dynamicblocks.controls.basis import Basis, Terms, as_basis, bases
+from dynamicblocks.controls.controls import Controls
+from dynamicblocks.controls.field import ControlledField
+from dynamicblocks.controls.piecewise import PiecewiseConstant, PiecewiseLinear
+from dynamicblocks.controls.projection import projection_matrix, refinement_matrix
+
+__all__ = [
+    "Alignment",
+    "Basis",
+    "ControlledField",
+    "Controls",
+    "Location",
+    "PiecewiseConstant",
+    "PiecewiseLinear",
+    "Terms",
+    "as_basis",
+    "bases",
+    "projection_matrix",
+    "refinement_matrix",
+]

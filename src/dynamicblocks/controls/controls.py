@@ -1,0 +1,168 @@
+"""Controls: the weights of a block, as layers at knots in time."""
+
+import copy
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from dynamicblocks.controls.basis import Basis, Terms
+from dynamicblocks.controls.blending import blend, blended_parameters, call_blended, is_variance
+from dynamicblocks.controls.projection import Matrix, projection_matrix, refinement_matrix
+from dynamicblocks.errors import ConfigurationError, unknown_name
+from dynamicblocks.layers import ProjectedLayer, takes_time
+from dynamicblocks.times import Grid
+
+Call = Literal["field", "projection"]
+
+
+class Controls(nn.Module):
+    """theta(t) = sum_k phi_k(t) theta_k, with theta_k the weights of an ordinary layer of its own.
+
+    Where a single basis function is one, its layer is called as it is: hooks, memory formats and quantisation work,
+    and nothing is paid for. Elsewhere the layers' parameters are blended and one of them is called with the blend.
+
+    Running statistics belong to their control and move with every evaluation in training by the control's share.
+
+    Args:
+        layers: one for each control, of equal parameter shapes.
+        basis: with knots.
+    """
+
+    layers: nn.ModuleList
+
+    def __init__(self, layers: Iterable[nn.Module], basis: Basis) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.basis = basis
+        if len(self.layers) != basis.size:
+            raise ConfigurationError(f"{basis!r} takes {basis.size} layers, got {len(self.layers)}")
+        self.takes_time = takes_time(self.layers[0])
+        first = self.layers[0]
+        self.projects = isinstance(first, ProjectedLayer) and first.projection is not None
+        # Indices frozen because a grid does not read them, not because the user chose to.
+        self._frozen_unread: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def extra_repr(self) -> str:
+        return repr(self.basis)
+
+    def parts(self, terms: Terms, call: Call) -> list[nn.Module]:
+        """The modules that a call at these terms runs or reads."""
+        modules = [self.layers[index] for index, _ in terms]
+        if call == "field":
+            return modules
+        return [m.projection for m in modules if isinstance(m, ProjectedLayer) and m.projection is not None]
+
+    def parameters_at(self, terms: Terms, call: Call = "field") -> dict[str, Tensor]:
+        """Theta at a time between knots, by name."""
+        return blended_parameters(self.parts(terms, call), [weight for _, weight in terms])
+
+    def evaluate(
+        self, terms: Terms, t: float, y: Tensor, *, call: Call = "field", theta: dict[str, Tensor] | None = None
+    ) -> Tensor:
+        """f(t, y; theta(t)), or the projection of y, with theta(t) given by its ``terms``.
+
+        Args:
+            terms: the basis functions at the time of the call.
+            t: that time, handed to layers that take it.
+            y: the state.
+            call: the layer function itself, or its projection.
+            theta: blended parameters, where they are known already.
+        """
+        parts = self.parts(terms, call)
+        arguments = (t, y) if self.takes_time and call == "field" else (y,)
+        if len(terms) == 1:
+            output = parts[0](*arguments)
+        else:
+            theta = self.parameters_at(terms, call) if theta is None else theta
+            output = call_blended(parts, [weight for _, weight in terms], theta, arguments)
+        if not torch.compiler.is_compiling():
+            self._check(output, y, call)
+        return output
+
+    def _check(self, output: object, y: Tensor, call: Call) -> None:
+        name = type(self.layers[0]).__name__
+        if not isinstance(output, Tensor):
+            raise ConfigurationError(f"the {call} of {name} must return a tensor, got {type(output).__name__}")
+        if output.shape != y.shape:
+            raise ConfigurationError(
+                f"the {call} of {name} must keep the shape of the state, but it took {tuple(y.shape)} to "
+                f"{tuple(output.shape)}; put a Connector between blocks to change widths or sizes"
+            )
+
+    def refine(self, factor: int = 2) -> "Controls":
+        """``factor`` times as many intervals with the same theta(t): a constant is copied, a line is interpolated."""
+        basis = self.basis.refine(factor)
+        return self._transferred(basis, refinement_matrix(self.basis, basis))
+
+    def coarsen(self, factor: int = 2) -> "Controls":
+        """A ``factor``-th of the intervals, theta(t) projected by least squares."""
+        return self.project(self.basis.coarsen(factor))
+
+    def project(self, basis: Basis) -> "Controls":
+        """theta(t), weights and running statistics, projected by least squares onto another basis.
+
+        The knots of ``basis`` must span the same times; without knots it gets uniform ones, or, without a size too,
+        those of the present basis. Exact where the new basis contains the
+        old. Variances stay within the range of the old ones, so they stay positive.
+        """
+        basis = basis.over(Grid(self.basis.points))
+        return self._transferred(basis, projection_matrix(self.basis, basis))
+
+    def _transferred(self, basis: Basis, matrix: Matrix) -> "Controls":
+        """New controls, each the combination of the old ones that its row of ``matrix`` says."""
+        return Controls([self._combined(row) for row in matrix.tolist()], basis)
+
+    def _combined(self, row: Sequence[float]) -> nn.Module:
+        sources = [(index, weight) for index, weight in enumerate(row) if weight != 0.0]
+        nearest = max(range(len(row)), key=lambda index: abs(row[index]))
+        layer = copy.deepcopy(self.layers[nearest])
+        if sources == [(nearest, 1.0)]:
+            return layer
+        states = [_floating_state(self.layers[index]) for index, _ in sources]
+        weights = [weight for _, weight in sources]
+        with torch.no_grad():
+            for name, target in _floating_state(layer).items():
+                old = torch.stack([state[name] for state in states])
+                new = blend(list(old), weights)
+                if is_variance(name):
+                    new = new.clamp(old.amin(dim=0), old.amax(dim=0))
+                target.copy_(new)
+        return layer
+
+    def smoothness(self, kind: Literal["l2", "l1"] = "l2", eps: float = 1e-3) -> Tensor:
+        r"""The penalty on d theta/dt, with difference quotients over the *control* steps d_k.
+
+        ``l2``: sum_k d_k | (theta_{k+1} - theta_k) / d_k |^2 (the integral of |theta'|^2 for piecewise linear
+        controls); ``l1``: sum_k d_k sqrt(((theta_{k+1} - theta_k) / d_k)^2 + eps^2) - eps, summed over entries, which
+        lets theta jump at a few knots (Ruthotto & Haber 2018).
+        """
+        if kind not in ("l2", "l1"):
+            raise unknown_name("smoothness penalty", kind, ("l2", "l1"))
+        named = [dict(layer.named_parameters()) for layer in self.layers]
+        first = next(iter(self.parameters()), None)
+        total = torch.zeros((), device=first.device if first is not None else None)
+        for here, there, distance in zip(named, named[1:], self.basis.distances(), strict=False):
+            for name, theta in here.items():
+                slope = (there[name] - theta) / distance
+                entries = slope.square() if kind == "l2" else torch.sqrt(slope.square() + eps**2) - eps
+                total = total + distance * entries.sum()
+        return total
+
+    def freeze_unread(self, unread: set[int]) -> None:
+        """Stop gradients of the controls that nothing reads, and let those go on that were stopped for it before."""
+        for index, layer in enumerate(self.layers):
+            if index in unread:
+                layer.requires_grad_(False)
+            elif index in self._frozen_unread:
+                layer.requires_grad_(True)
+        self._frozen_unread = set(unread)
+
+
+def _floating_state(layer: nn.Module) -> dict[str, Tensor]:
+    named = {**dict(layer.named_parameters()), **dict(layer.named_buffers())}
+    return {name: tensor for name, tensor in named.items() if tensor.is_floating_point()}

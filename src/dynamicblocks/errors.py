@@ -1,0 +1,32 @@
+"""The errors of the package: one type for each kind of cause, each with a message that says what to do."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class DynamicBlocksError(Exception):
+    """Base class of every error that the package raises on purpose."""
+
+
+class ConfigurationError(DynamicBlocksError, ValueError):
+    """What the caller wrote cannot work: a wrong value, shape, name or combination."""
+
+
+class SolverError(DynamicBlocksError, RuntimeError):
+    """What the numbers did: a loss or a state that stopped being finite."""
+
+
+class StorageError(DynamicBlocksError, RuntimeError):
+    """A file or folder on disk is missing, truncated, of another version or not what it claims to be."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigurationError:
+    """The error for a name that does not exist: it lists the names that do and suggests the nearest.
+
+    >>> print(unknown_name("integrator", "rk44", ["euler", "rk4"]))
+    unknown integrator 'rk44'; did you mean 'rk4'? Known: euler, rk4
+    """
+    names = sorted(known)
+    nearest = get_close_matches(name, names, n=1)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
+    return ConfigurationError(f"unknown {kind} {name!r}{hint} Known: {', '.join(names)}")

@@ -1,0 +1,96 @@
+"""Recomputation of segments of the grid in the backward pass."""
+
+import contextlib
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.gradients.base import Gradient, gradients
+from dynamicblocks.marching import FixedMarch
+from dynamicblocks.times import check_count
+
+
+@gradients.register("checkpoint")
+@dataclass(frozen=True)
+class Checkpoint(Gradient):
+    """Keep the state at the start of each segment of steps only; the backward pass runs a segment again to pass it.
+
+    The gradients are those of backpropagation, bit for bit on one machine, at the price of a second forward pass
+    (Chen et al. 2016, arXiv:1604.06174; per block, with one segment: ANODE, Gholami et al. 2019, arXiv:1902.10298).
+    Random layers are replayed with the same draws and autocast with the same types; running statistics move in the
+    forward pass alone, for recomputation runs on copies of the buffers as they were.
+
+    Args:
+        segments: how many; None for the square root of the number of steps (memory grows with that root), 1 to keep
+            no more than a block's input. No more segments are made than there are steps.
+    """
+
+    segments: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.segments is not None:
+            check_count(self.segments, "segments")
+
+    def check(self, layers: Iterable[nn.Module]) -> None:
+        for layer in layers:
+            for name, module in layer.named_modules():
+                if any(isinstance(value, torch.Generator) for value in vars(module).values()):
+                    raise ConfigurationError(
+                        f"gradient='checkpoint' cannot replay {type(module).__name__} ({name or 'the layer itself'}): "
+                        "it draws from a torch.Generator of its own; let it draw from the global one, or use "
+                        "gradient='backprop'"
+                    )
+
+    def advance(self, march: FixedMarch, carry: object, first: int, last: int) -> object:
+        if not torch.is_grad_enabled():
+            return march.advance(carry, first, last)
+        steps = last - first
+        count = min(steps, self.segments or math.ceil(math.sqrt(steps)))
+        bounds = [first + steps * part // count for part in range(count + 1)]
+        for begin, end in pairwise(bounds):
+            carry = _recomputed(march, carry, begin, end)
+        return carry
+
+
+def _recomputed(march: FixedMarch, carry: object, first: int, last: int) -> object:
+    """``march.advance`` with nothing kept but its input."""
+    if torch.compiler.is_compiling():
+        # The compiler recomputes inside one graph, in which buffers are written once.
+        return checkpoint(march.advance, carry, first, last, use_reentrant=False)
+    modules = march.layers_read(first, last)
+    snapshot = [(module, name, buffer.clone()) for module, name, buffer in _buffers(modules)]
+    return checkpoint(
+        march.advance,
+        carry,
+        first,
+        last,
+        use_reentrant=False,
+        context_fn=lambda: (contextlib.nullcontext(), _replayed(snapshot)),
+    )
+
+
+def _buffers(modules: Iterable[nn.Module]) -> Iterator[tuple[nn.Module, str, Tensor]]:
+    """Every buffer below ``modules``, with the module that holds it and its name there."""
+    for root in modules:
+        for module in root.modules():
+            for name, buffer in module.named_buffers(recurse=False):
+                yield module, name, buffer
+
+
+@contextlib.contextmanager
+def _replayed(snapshot: list[tuple[nn.Module, str, Tensor]]) -> Iterator[None]:
+    """Run with clones of the kept buffers in the place of the live ones, which are left untouched."""
+    live = [getattr(module, name) for module, name, _ in snapshot]
+    try:
+        for module, name, kept in snapshot:
+            setattr(module, name, kept.clone())
+        yield
+    finally:
+        for (module, name, _), buffer in zip(snapshot, live, strict=True):
+            setattr(module, name, buffer)

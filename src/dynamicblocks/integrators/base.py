@@ -1,0 +1,68 @@
+"""What an integrator is."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+Stage = Callable[[float, Tensor], Tensor]
+"""A field on one step: (c, y) -> f(t + c h, y). A stage is named by its fraction of the step, not by a rounded time."""
+
+Carry = Any
+"""What an integrator carries from step to step: the state, with whatever memory the method needs beside it."""
+
+
+class Integrator(ABC):
+    """A one-step map y(t) -> y(t + h) of a declared order.
+
+    The life of a solve is ``carry = init(y)``, then ``carry = advance(stage, h, carry)`` for each step, then
+    ``finish(carry)``, which gives the state; ``finish`` may be called after any step. A one-step method carries the
+    state itself.
+    """
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The name under which it is known."""
+
+    @property
+    @abstractmethod
+    def order(self) -> int:
+        """Order of convergence of the global error."""
+
+    @property
+    @abstractmethod
+    def fractions(self) -> tuple[float, ...]:
+        """The fractions c of a step at which it reads the field, in the order of the evaluations."""
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the field in one step."""
+        return len(self.fractions)
+
+    def init(self, y: Tensor) -> Carry:
+        """The carry before the first step."""
+        return y
+
+    @abstractmethod
+    def advance(self, stage: Stage, h: float, carry: Carry) -> Carry:
+        """The carry one step of size ``h`` later."""
+
+    def amend(self, carry: Carry, change: Callable[[Tensor], Tensor]) -> Carry:
+        """The carry with its newest state y replaced by ``change(y)``."""
+        return change(carry)
+
+    def finish(self, carry: Carry) -> Tensor:
+        """The state that a carry holds."""
+        return carry
+
+    def step(self, f: Callable[[float, Tensor], Tensor], t: float, h: float, carry: Carry) -> Carry:
+        """One step of size ``h`` from time ``t`` with a field ``f(t, y)``.
+
+        >>> import torch
+        >>> from dynamicblocks.integrators import as_integrator
+        >>> as_integrator("midpoint").step(lambda t, y: 2 * t + 0 * y, 1.0, 0.5, torch.tensor(1.0))
+        tensor(2.2500)
+        """
+        return self.advance(lambda c, y: f(t + c * h, y), h, carry)

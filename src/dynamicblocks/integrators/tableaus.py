@@ -1,0 +1,61 @@
+"""Butcher tableaus of explicit Runge-Kutta methods, as data."""
+
+import math
+from dataclasses import dataclass
+
+from dynamicblocks.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class Tableau:
+    """Coefficients of an explicit Runge-Kutta method.
+
+        k_i = f(t + c_i h, y + h sum_{j < i} a_ij k_j),    y(t + h) = y + h sum_i b_i k_i
+
+    Args:
+        name: the method's name.
+        order: its order of convergence.
+        a: rows of the strictly lower triangle; row i has i entries, so the first is empty.
+        b: weights, of sum 1.
+
+    Raises:
+        ConfigurationError: rows of the wrong length, or weights that do not sum to one.
+
+    >>> Tableau("midpoint", order=2, a=((), (1 / 2,)), b=(0, 1)).c
+    (0.0, 0.5)
+    """
+
+    name: str
+    order: int
+    a: tuple[tuple[float, ...], ...]
+    b: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        lengths = [len(row) for row in self.a]
+        if lengths != list(range(len(self.b))):
+            raise ConfigurationError(
+                f"tableau {self.name!r}: an explicit method of {len(self.b)} stages has rows of length "
+                f"{list(range(len(self.b)))} in a, got {lengths}"
+            )
+        if not math.isclose(math.fsum(self.b), 1.0, abs_tol=1e-12):
+            raise ConfigurationError(f"tableau {self.name!r}: the weights b must sum to 1, got {math.fsum(self.b)}")
+
+    @property
+    def c(self) -> tuple[float, ...]:
+        """Fractions of the step at which the stages stand: row sums of a."""
+        return tuple(math.fsum(row) for row in self.a)
+
+
+TABLEAUS = (
+    Tableau("euler", 1, ((),), (1,)),
+    Tableau("midpoint", 2, ((), (1 / 2,)), (0, 1)),
+    Tableau("heun2", 2, ((), (1,)), (1 / 2, 1 / 2)),
+    Tableau("ralston2", 2, ((), (2 / 3,)), (1 / 4, 3 / 4)),
+    Tableau("kutta3", 3, ((), (1 / 2,), (-1, 2)), (1 / 6, 2 / 3, 1 / 6)),
+    Tableau("heun3", 3, ((), (1 / 3,), (0, 2 / 3)), (1 / 4, 0, 3 / 4)),
+    # Strong stability preserving: a convex combination of Euler steps (Shu & Osher 1988).
+    Tableau("ssprk3", 3, ((), (1,), (1 / 4, 1 / 4)), (1 / 6, 1 / 6, 2 / 3)),
+    # Kutta's 3/8 rule, which torchdiffeq calls rk4.
+    Tableau("rk4", 4, ((), (1 / 3,), (-1 / 3, 1), (1, -1, 1)), (1 / 8, 3 / 8, 3 / 8, 1 / 8)),
+    Tableau("rk4_classic", 4, ((), (1 / 2,), (0, 1 / 2), (0, 0, 1)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
+)

@@ -1,0 +1,36 @@
+"""Layer functions: right-hand sides f(y) or f(t, y) that keep the shape of y. Plain modules that know no steps."""
+
+from dynamicblocks.layers.activations import activations
+from dynamicblocks.layers.boundary import BOUNDARIES, Conv2d, conv2d_adjoint
+from dynamicblocks.layers.branch import Branch, PostactDouble, PostactSingle, PreactDouble, PreactSingle, Style
+from dynamicblocks.layers.factory import LayerFactory, LayerSource, independent_layers, layers
+from dynamicblocks.layers.norms import TVNorm, norms
+from dynamicblocks.layers.protocol import ProjectedLayer, takes_time
+from dynamicblocks.layers.residual_unit import UNITS, ResidualUnit, UnitOrder, unit_order
+from dynamicblocks.layers.symmetric import Symmetric
+
+__all__ = [
+    "BOUNDARIES",
+    "UNITS",
+    "Branch",
+    "Conv2d",
+    "LayerFactory",
+    "LayerSource",
+    "PostactDouble",
+    "PostactSingle",
+    "PreactDouble",
+    "PreactSingle",
+    "ProjectedLayer",
+    "ResidualUnit",
+    "Style",
+    "Symmetric",
+    "TVNorm",
+    "UnitOrder",
+    "activations",
+    "conv2d_adjoint",
+    "independent_layers",
+    "layers",
+    "norms",
+    "takes_time",
+    "unit_order",
+]

@@ -1,0 +1,127 @@
+"""Branches of residual networks: convolution, normalisation and activation in any order."""
+
+from itertools import count
+from typing import ClassVar, TypedDict
+
+from torch import nn
+
+from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.layers.activations import ActivationSpec, make_activation
+from dynamicblocks.layers.boundary import Conv2d
+from dynamicblocks.layers.norms import NormSpec, make_norm
+
+
+class Style(TypedDict, total=False):
+    """The options that all parts of a network share."""
+
+    norm: NormSpec
+    activation: ActivationSpec
+    boundary: str
+    bias: bool
+
+
+class Branch(nn.Sequential):
+    """A sequence of ``conv``, ``norm`` and ``act`` in a given order, children named ``conv1``, ``norm1``, ``act1``, ...
+
+    The first convolution changes the number of channels and carries the stride. A norm ``"none"`` leaves no child.
+
+    Shapes:
+        (batch, in_channels, H, W) -> (batch, out_channels, ceil(H / stride), ceil(W / stride)).
+
+    Args:
+        order: words out of ``conv``, ``norm`` and ``act``, for example ``"norm act conv"``.
+        in_channels, out_channels: number of channels before and after.
+        norm: name of a normalisation, or a factory called with the number of channels.
+        activation: name of an activation, or a factory.
+        boundary: padding of the convolutions: zeros, replicate, reflect or circular.
+        bias: whether the convolutions have one.
+        kernel_size: odd.
+        stride: of the first convolution.
+
+    >>> [name for name, _ in Branch("conv norm act conv", 3, 16).named_children()]
+    ['conv1', 'norm1', 'act1', 'conv2']
+    """
+
+    def __init__(
+        self,
+        order: str,
+        in_channels: int,
+        out_channels: int,
+        *,
+        norm: NormSpec = "batch",
+        activation: ActivationSpec = "relu",
+        boundary: str = "zeros",
+        bias: bool = False,
+        kernel_size: int = 3,
+        stride: int = 1,
+    ) -> None:
+        super().__init__()
+        number = {word: count(1) for word in ("conv", "norm", "act")}
+        width = in_channels
+        for word in order.split():
+            if word not in number:
+                raise ConfigurationError(f"a branch is made of 'conv', 'norm' and 'act', got {word!r} in {order!r}")
+            if word == "norm" and norm == "none":
+                continue
+            name = f"{word}{next(number[word])}"
+            if word == "conv":
+                self.add_module(name, Conv2d(width, out_channels, kernel_size, stride, boundary, bias))
+                width, stride = out_channels, 1
+            elif word == "norm":
+                self.add_module(name, make_norm(norm, width))
+            else:
+                self.add_module(name, make_activation(activation))
+
+
+class _NamedBranch(Branch):
+    ORDER: ClassVar[str]
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        norm: NormSpec = "batch",
+        activation: ActivationSpec = "relu",
+        boundary: str = "zeros",
+        bias: bool = False,
+        kernel_size: int = 3,
+    ) -> None:
+        super().__init__(
+            self.ORDER,
+            width,
+            width,
+            norm=norm,
+            activation=activation,
+            boundary=boundary,
+            bias=bias,
+            kernel_size=kernel_size,
+        )
+
+
+class PreactDouble(_NamedBranch):
+    """F(y) = K2 a(N2 K1 a(N1 y)): norm, activation, convolution, twice (He et al. 2016, full pre-activation).
+
+    >>> import torch
+    >>> PreactDouble(8)(torch.zeros(1, 8, 4, 4)).shape
+    torch.Size([1, 8, 4, 4])
+    """
+
+    ORDER = "norm act conv norm act conv"
+
+
+class PreactSingle(_NamedBranch):
+    """F(y) = K a(N y): norm, activation, convolution."""
+
+    ORDER = "norm act conv"
+
+
+class PostactDouble(_NamedBranch):
+    """F(y) = N2 a(K2 N1 a(K1 y)): convolution, activation, norm, twice (Queiruga et al. 2020, arXiv:2008.02389)."""
+
+    ORDER = "conv act norm conv act norm"
+
+
+class PostactSingle(_NamedBranch):
+    """F(y) = N a(K y): convolution, activation, norm."""
+
+    ORDER = "conv act norm"

@@ -1,0 +1,87 @@
+"""From what a caller gives as a layer to independently initialised copies of it."""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.layers.branch import PostactDouble, PostactSingle, PreactDouble, PreactSingle
+from dynamicblocks.layers.residual_unit import ResidualUnit
+from dynamicblocks.layers.symmetric import Symmetric
+from dynamicblocks.registry import Registry
+
+LayerFactory = Callable[[], nn.Module]
+LayerSource = str | nn.Module | LayerFactory
+
+layers: Registry[nn.Module] = Registry("layer")
+layers.register("preact_double")(PreactDouble)
+layers.register("preact_single")(PreactSingle)
+layers.register("postact_double")(PostactDouble)
+layers.register("postact_single")(PostactSingle)
+layers.register("symmetric")(Symmetric)
+layers.register("residual_unit")(ResidualUnit)
+
+
+def independent_layers(source: LayerSource, count: int) -> list[nn.Module]:
+    """``count`` layers with weights of their own.
+
+    Args:
+        source: a factory (called ``count`` times, not kept), a string such as ``"symmetric(16)"``, or a module, of
+            which copies are made and initialised anew by their modules' ``reset_parameters``.
+
+    Raises:
+        ConfigurationError: a factory gives something else or the same module twice, the copies differ in their
+            parameters, or a module holds parameters and cannot reset them.
+    """
+    made = [_make(source) for _ in range(count)]
+    for module in made:
+        if not isinstance(module, nn.Module):
+            raise ConfigurationError(f"the layer factory must return an nn.Module, got {type(module).__name__}")
+        if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
+            raise ConfigurationError(
+                f"{type(module).__name__} has lazy parameters; run it once, or give the sizes, before building a block"
+            )
+    storages = [id(parameter) for module in made for parameter in module.parameters()]
+    if len(set(map(id, made))) < count or len(set(storages)) < len(storages):
+        raise ConfigurationError(
+            "the layer factory returned the same module or parameter twice; build a new one a call"
+        )
+    shapes = [{name: tensor.shape for name, tensor in module.named_parameters()} for module in made]
+    for index, other in enumerate(shapes):
+        if other != shapes[0]:
+            raise ConfigurationError(
+                f"the layer factory must return layers of the same shapes, but layer {index} has {_brief(other)} "
+                f"where layer 0 has {_brief(shapes[0])}"
+            )
+    return made
+
+
+def _brief(shapes: dict[str, torch.Size]) -> str:
+    return ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())
+
+
+def _make(source: LayerSource) -> nn.Module:
+    if isinstance(source, str):
+        return layers.create(source)
+    if isinstance(source, nn.Module):
+        return reinitialised_copy(source)
+    return source()
+
+
+def reinitialised_copy(module: nn.Module) -> nn.Module:
+    """A copy of ``module`` with every weight drawn anew by the ``reset_parameters`` of the modules that hold them."""
+    fresh = copy.deepcopy(module)
+    for name, part in fresh.named_modules():
+        reset = getattr(part, "reset_parameters", None)
+        if callable(reset):
+            reset()
+        elif next(part.parameters(recurse=False), None) is not None:
+            raise ConfigurationError(
+                f"cannot initialise a copy of {type(module).__name__}: its part {name or 'itself'!r} "
+                f"({type(part).__name__}) holds parameters but has no reset_parameters(); give a factory instead, "
+                "such as `lambda: MyLayer(...)`"
+            )
+    return fresh

@@ -1,0 +1,83 @@
+"""Normalisations by name: batch, group, tv, none."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.registry import Registry
+
+norms: Registry[nn.Module] = Registry("normalisation")
+norms.register("batch")(nn.BatchNorm2d)
+
+NormSpec = str | Callable[[int], nn.Module]
+
+
+class TVNorm(nn.Module):
+    """Normalise the channel vector of each pixel: N(y) = w * y / sqrt(sum_c y_c^2 + eps) + b.
+
+    The square root of a sum over channels is the pointwise part of a total-variation norm, hence the name
+    (Ruthotto & Haber 2018, arXiv:1804.04272). It couples no samples, so it behaves alike in training and evaluation.
+
+    Shapes:
+        (batch, channels, *) -> the same.
+
+    Args:
+        width: number of channels.
+        eps: added under the root.
+        weight, bias: whether to learn a scale and a shift for each channel.
+
+    >>> TVNorm(2)(torch.tensor([[[[3.0]], [[4.0]]]])).flatten().tolist()  # doctest: +ELLIPSIS
+    [0.59999..., 0.79999...]
+    """
+
+    def __init__(self, width: int, eps: float = 1e-4, weight: bool = True, bias: bool = True) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.empty(width)) if weight else None
+        self.bias = nn.Parameter(torch.empty(width)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Scale one, shift zero."""
+        if self.weight is not None:
+            nn.init.ones_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, y: Tensor) -> Tensor:
+        # Half precision cannot hold the sum of many squares.
+        wide = y.float() if y.dtype in (torch.float16, torch.bfloat16) else y
+        scale = torch.rsqrt(wide.square().sum(dim=1, keepdim=True) + self.eps)
+        channels = (-1,) + (1,) * (y.ndim - 2)
+        if self.weight is not None:
+            scale = scale * self.weight.view(channels)
+        normalised = wide * scale
+        if self.bias is not None:
+            normalised = normalised + self.bias.view(channels)
+        return normalised.to(y.dtype)
+
+
+norms.register("tv")(TVNorm)
+
+
+@norms.register("group")
+def group_norm(width: int, groups: int | None = None) -> nn.GroupNorm:
+    """Group normalisation; by default the largest number of groups up to 8 that divides ``width``."""
+    groups = math.gcd(width, 8) if groups is None else groups
+    if groups < 1 or width % groups:
+        raise ConfigurationError(f"group normalisation: {groups} groups do not divide {width} channels")
+    return nn.GroupNorm(groups, width)
+
+
+@norms.register("none")
+def no_norm(width: int) -> nn.Identity:
+    """No normalisation."""
+    return nn.Identity()
+
+
+def make_norm(spec: NormSpec, width: int) -> nn.Module:
+    """The normalisation of ``width`` channels that ``spec`` names, or what a factory ``spec(width)`` returns."""
+    return norms.create(spec, width) if isinstance(spec, str) else spec(width)

@@ -1,0 +1,79 @@
+"""The residual units that the literature compares, as data."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from dynamicblocks.errors import unknown_name
+from dynamicblocks.layers.activations import ActivationSpec
+from dynamicblocks.layers.branch import Branch
+from dynamicblocks.layers.norms import NormSpec
+from dynamicblocks.layers.protocol import ProjectedLayer
+
+
+class UnitOrder(NamedTuple):
+    """Where a residual unit normalises and activates: in the branch, on the sum, before the head."""
+
+    branch: str
+    projection: str
+    opening: str
+    head: str
+
+
+UNITS: dict[str, UnitOrder] = {
+    "a": UnitOrder("conv norm act conv norm", "act", "conv norm act", ""),
+    "b": UnitOrder("conv norm act conv", "norm act", "conv norm act", ""),
+    "c": UnitOrder("conv norm act conv norm act", "", "conv norm act", ""),
+    "d": UnitOrder("act conv norm act conv norm", "", "conv norm", "act"),
+    "e": UnitOrder("norm act conv norm act conv", "", "conv", "norm act"),
+    "post": UnitOrder("conv act norm conv act norm", "", "conv norm act", ""),
+}
+
+
+def unit_order(unit: str) -> UnitOrder:
+    """The order of the unit of that name, or an error that lists the names."""
+    if unit not in UNITS:
+        raise unknown_name("residual unit", unit, UNITS)
+    return UNITS[unit]
+
+
+class ResidualUnit(ProjectedLayer):
+    """One of the residual units of He et al. 2016 (arXiv:1603.05027), or ``post`` (Queiruga et al. 2020).
+
+    ======  ================================  =============
+    unit    branch F                          on the sum
+    ======  ================================  =============
+    a       conv norm act conv norm           act
+    b       conv norm act conv                norm act
+    c       conv norm act conv norm act       nothing
+    d       act conv norm act conv norm       nothing
+    e       norm act conv norm act conv       nothing
+    post    conv act norm conv act norm       nothing
+    ======  ================================  =============
+
+    The layer function is F alone; what acts on the sum is the layer's projection.
+
+    >>> ResidualUnit(8, "a").projection
+    Branch(
+      (act1): ReLU()
+    )
+    """
+
+    def __init__(
+        self,
+        width: int,
+        unit: str = "e",
+        *,
+        norm: NormSpec = "batch",
+        activation: ActivationSpec = "relu",
+        boundary: str = "zeros",
+        bias: bool = False,
+    ) -> None:
+        order = unit_order(unit)
+        super().__init__(
+            Branch(order.projection, width, width, norm=norm, activation=activation) if order.projection else None
+        )
+        self.branch = Branch(order.branch, width, width, norm=norm, activation=activation, boundary=boundary, bias=bias)
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self.branch(y)

@@ -1,0 +1,75 @@
+"""Plain residual networks for small images, as dynamic blocks with Euler and unit steps."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from torch import nn
+
+from dynamicblocks.block import DynamicBlock
+from dynamicblocks.connectors import Head, Opening, ResidualConnector, Shortcut
+from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.gradients import Gradient
+from dynamicblocks.integrators import Integrator
+from dynamicblocks.layers import ResidualUnit, Style, unit_order
+from dynamicblocks.layers.activations import ActivationSpec
+from dynamicblocks.layers.norms import NormSpec
+from dynamicblocks.models.registry import models
+from dynamicblocks.network import DynamicNet
+
+DEPTHS = (20, 32, 44, 56, 110)
+
+
+def resnet(
+    in_channels: int = 3,
+    num_classes: int = 10,
+    *,
+    depth: int = 20,
+    widths: Sequence[int] = (16, 32, 64),
+    unit: str = "e",
+    shortcut: Shortcut = "padding",
+    norm: NormSpec = "batch",
+    activation: ActivationSpec = "relu",
+    boundary: str = "zeros",
+    bias: bool = False,
+    integrator: Integrator | str = "euler",
+    gradient: Gradient | str = "backprop",
+) -> DynamicNet:
+    """The residual networks of He et al. (2015, 2016) for 32 x 32 images, of depth 6 n + 2.
+
+    Each width has n residual units. The first unit of a later width is a connector with a strided shortcut; the
+    others are Euler steps of a dynamic block with a control of its own for each step.
+
+    Args:
+        in_channels: channels of the images.
+        num_classes: number of logits.
+        depth: 6 n + 2 layers.
+        widths: channels of the three stages.
+        unit: a, b, c, d, e or post; see :class:`~dynamicblocks.layers.ResidualUnit`.
+        shortcut: ``padding`` (no weights), ``convolution`` (1x1) or ``convolution_norm``.
+        norm, activation, boundary, bias: of every convolution.
+        integrator, gradient: see :class:`~dynamicblocks.DynamicBlock`.
+
+    >>> net = resnet(depth=20, unit="post", shortcut="convolution_norm")
+    >>> sum(weight.numel() for weight in net.parameters())
+    272474
+    """
+    units, rest = divmod(depth - 2, 2 * len(widths))
+    if rest or units < 1:
+        raise ConfigurationError(f"depth must be {2 * len(widths)} n + 2 for n = 1, 2, ..., got {depth}")
+    order = unit_order(unit)
+    style = Style(norm=norm, activation=activation, boundary=boundary, bias=bias)
+    body: list[nn.Module] = []
+    for index, width in enumerate(widths):
+        steps = units
+        if index:
+            body.append(ResidualConnector(widths[index - 1], width, unit=unit, shortcut=shortcut, **style))
+            steps -= 1
+        if steps:
+            make = partial(ResidualUnit, width, unit, **style)
+            body.append(DynamicBlock(make, steps, steps, integrator, gradient))
+    opening = Opening(in_channels, widths[0], order=order.opening, **style)
+    return DynamicNet(opening, body, Head(widths[-1], num_classes, order=order.head, norm=norm, activation=activation))
+
+
+for _depth in DEPTHS:
+    models.register(f"resnet{_depth}")(partial(resnet, depth=_depth))

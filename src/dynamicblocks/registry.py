@@ -1,0 +1,81 @@
+"""Names for things: the one mechanism behind every string shorthand of the package."""
+
+import ast
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
+
+from dynamicblocks.errors import ConfigurationError, unknown_name
+
+T = TypeVar("T")
+
+
+def parse_call(text: str) -> tuple[str, list[Any], dict[str, Any]]:
+    """Split ``"name"`` or ``"name(1, key='x')"`` into a name, its arguments and its keywords (literals only).
+
+    >>> parse_call("uniform(0, 8, steps=8)")
+    ('uniform', [0, 8], {'steps': 8})
+    """
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+        if isinstance(tree, ast.Name):
+            return tree.id, [], {}
+        if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name):
+            arguments = [ast.literal_eval(node) for node in tree.args]
+            keywords = {node.arg: ast.literal_eval(node.value) for node in tree.keywords if node.arg}
+            return tree.func.id, arguments, keywords
+    except (SyntaxError, ValueError):
+        pass
+    raise ConfigurationError(f"cannot read {text!r}: expected a name such as 'rk4' or a call such as 'constant(8)'")
+
+
+class Registry(Generic[T]):
+    """Named factories of one kind of thing.
+
+    ``create("name")`` and ``create("name(1, key=2)")`` call the factory of that name; positional arguments given
+    to ``create`` come before those in the string.
+
+    >>> shapes = Registry[tuple[int, ...]]("shape")
+    >>> shapes.register("square")(lambda side: (side, side))  # doctest: +ELLIPSIS
+    <function <lambda> at ...>
+    >>> shapes.create("square(3)")
+    (3, 3)
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._factories: dict[str, Callable[..., T]] = {}
+
+    def register(self, name: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
+        """Decorator: make a factory available under ``name``."""
+
+        def add(factory: Callable[..., T]) -> Callable[..., T]:
+            if name in self._factories:
+                raise ConfigurationError(f"the {self.kind} {name!r} is registered already; choose another name")
+            self._factories[name] = factory
+            return factory
+
+        return add
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._factories))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._factories
+
+    def __getitem__(self, name: str) -> Callable[..., T]:
+        if name not in self._factories:
+            raise unknown_name(self.kind, name, self._factories)
+        return self._factories[name]
+
+    def create(self, text: str, *arguments: Any, **defaults: Any) -> T:
+        """Build what ``text`` names; ``arguments`` come first, ``defaults`` yield to keywords in the text."""
+        name, written, keywords = parse_call(text)
+        factory = self[name]
+        call = (*arguments, *written), {**defaults, **keywords}
+        try:
+            inspect.signature(factory).bind(*call[0], **call[1])
+        except TypeError as error:
+            signature = inspect.signature(factory)
+            raise ConfigurationError(f"{self.kind} {text!r}: {error}; it is {name}{signature}") from error
+        return factory(*call[0], **call[1])

@@ -1,0 +1,148 @@
+"""Time grids: the instants t_0 < t_1 < ... < t_N at which a block holds a state."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from torch import Tensor
+
+from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.registry import Registry
+
+grids: "Registry[Grid]" = Registry("time grid")
+
+
+def check_increasing(points: Sequence[float], what: str) -> tuple[float, ...]:
+    """Return ``points`` as floats, or raise: at least two, finite, strictly increasing."""
+    values = tuple(float(point) for point in points)
+    if len(values) < 2:
+        raise ConfigurationError(f"{what} need at least two points, got {len(values)}")
+    for index, value in enumerate(values):
+        if not math.isfinite(value):
+            raise ConfigurationError(f"{what} must be finite, but point {index} is {value}")
+    for index, (before, after) in enumerate(pairwise(values)):
+        if not before < after:
+            raise ConfigurationError(
+                f"{what} must increase strictly, but point {index} is {before} and point {index + 1} is {after}"
+            )
+    return values
+
+
+def check_count(value: int, what: str, least: int = 1) -> int:
+    """Return ``value``, or raise: a whole number of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigurationError(f"{what} must be a whole number of at least {least}, got {value!r}")
+    return value
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A strictly increasing sequence of times; step n goes from ``points[n]`` to ``points[n + 1]``.
+
+    Args:
+        points: at least two finite, strictly increasing numbers (any unit; with weights counted in layers, a step of
+            length 1 is one layer of a residual network).
+
+    Raises:
+        ConfigurationError: the points are too few, not finite or not increasing.
+
+    >>> Grid((0, 1, 4)).sizes
+    (1.0, 3.0)
+    """
+
+    points: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "points", check_increasing(self.points, "times"))
+
+    @property
+    def steps(self) -> int:
+        """Number of steps N."""
+        return len(self.points) - 1
+
+    @property
+    def sizes(self) -> tuple[float, ...]:
+        """Step sizes h_n = t_{n+1} - t_n."""
+        return tuple(after - before for before, after in pairwise(self.points))
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """First and last time."""
+        return self.points[0], self.points[-1]
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __iter__(self) -> Iterator[float]:
+        return iter(self.points)
+
+    def refine(self, factor: int = 2) -> "Grid":
+        """Split every step into ``factor`` equal ones.
+
+        >>> Grid((0, 1, 4)).refine().points
+        (0.0, 0.5, 1.0, 2.5, 4.0)
+        """
+        check_count(factor, "the refinement factor", least=2)
+        return Grid(subdivide(self.points, factor))
+
+
+def subdivide(points: Sequence[float], factor: int) -> tuple[float, ...]:
+    """Every interval between neighbouring points cut into ``factor`` equal ones; the points themselves are kept."""
+    inner = [a + (b - a) * part / factor for a, b in pairwise(points) for part in range(factor)]
+    return (*inner, points[-1])
+
+
+@grids.register("uniform")
+def uniform(t0: float, t1: float, *, steps: int) -> Grid:
+    """``steps`` equal steps from ``t0`` to ``t1``.
+
+    >>> uniform(0, 1, steps=4).points
+    (0.0, 0.25, 0.5, 0.75, 1.0)
+    """
+    check_count(steps, "steps")
+    check_increasing((t0, t1), "times")
+    # t1 itself ends the grid: t0 + (t1 - t0) may round to a neighbour of it.
+    return Grid((*(t0 + (t1 - t0) * n / steps for n in range(steps)), t1))
+
+
+@grids.register("graded")
+def graded(t0: float, t1: float, *, steps: int, ratio: float) -> Grid:
+    """Geometrically growing steps, h_{n+1} / h_n constant, the last ``ratio`` times as long as the first.
+
+    >>> graded(0, 7, steps=3, ratio=4).sizes
+    (1.0, 2.0, 4.0)
+    """
+    check_count(steps, "steps")
+    check_increasing((t0, t1), "times")
+    if not (math.isfinite(ratio) and ratio > 0):
+        raise ConfigurationError(f"ratio (last step over first) must be positive and finite, got {ratio}")
+    growth = ratio ** (1 / (steps - 1)) if steps > 1 else 1.0
+    lengths = [growth**n for n in range(steps)]
+    ends = [t0 + (t1 - t0) * math.fsum(lengths[: n + 1]) / math.fsum(lengths) for n in range(steps - 1)]
+    return Grid((t0, *ends, t1))
+
+
+def as_grid(times: "Grid | Sequence[float] | Tensor | int | str") -> Grid:
+    """A grid from what a caller may write: a grid, a sequence or 1-D tensor, a string, or a number of unit steps.
+
+    >>> as_grid(3).points
+    (0.0, 1.0, 2.0, 3.0)
+    >>> as_grid("uniform(0, 1, steps=2)").points
+    (0.0, 0.5, 1.0)
+    """
+    if isinstance(times, Grid):
+        return times
+    if isinstance(times, str):
+        return grids.create(times)
+    if isinstance(times, Tensor):
+        if times.ndim != 1:
+            raise ConfigurationError(f"times must be one-dimensional, got a tensor of shape {tuple(times.shape)}")
+        return Grid(tuple(times.tolist()))
+    if isinstance(times, int) and not isinstance(times, bool):
+        return uniform(0.0, float(times), steps=check_count(times, "steps"))
+    if isinstance(times, Sequence):
+        return Grid(tuple(float(time) for time in times))
+    raise ConfigurationError(
+        f"times must be a Grid, a sequence of numbers, a string or a number of steps, got {times!r}"
+    )
