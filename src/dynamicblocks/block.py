@@ -1,7 +1,5 @@
 """The dynamic block: one differential equation, five independent choices."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -11,9 +9,7 @@ from dynamicblocks.gradients import Gradient, as_gradient
 from dynamicblocks.integrators import Integrator, as_integrator
 from dynamicblocks.layers import LayerSource, independent_layers
 from dynamicblocks.marching import FixedMarch
-from dynamicblocks.times import Grid, as_grid, uniform
-
-Times = Grid | Sequence[float] | Tensor | int | str
+from dynamicblocks.times import Grid, Times, as_grid, uniform
 
 
 class DynamicBlock(nn.Module):
@@ -145,8 +141,7 @@ class DynamicBlock(nn.Module):
 
     def steps_for_each_control(self, count: int) -> Grid:
         """The grid of ``count`` equal steps in each interval between knots, over the span of the knots."""
-        knots = Grid(self.controls.basis.points)
-        return knots.refine(count) if count > 1 else knots
+        return Grid(self.controls.basis.points).refine(count)
 
     def uniform_steps(self, count: int) -> Grid:
         """The grid of ``count`` equal steps over the present span."""

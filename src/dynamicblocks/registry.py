@@ -23,8 +23,9 @@ def parse_call(text: str) -> tuple[str, list[Any], dict[str, Any]]:
         if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name):
             arguments = [ast.literal_eval(node) for node in tree.args]
             keywords = {node.arg: ast.literal_eval(node.value) for node in tree.keywords if node.arg}
-            return tree.func.id, arguments, keywords
-    except (SyntaxError, ValueError):
+            if len(keywords) == len(tree.keywords):  # no **mapping, no keyword twice
+                return tree.func.id, arguments, keywords
+    except (SyntaxError, ValueError, TypeError):
         pass
     raise ConfigurationError(f"cannot read {text!r}: expected a name such as 'rk4' or a call such as 'constant(8)'")
 

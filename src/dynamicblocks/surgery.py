@@ -6,11 +6,12 @@ from typing import TypeVar
 
 from torch import nn
 
-from dynamicblocks.block import DynamicBlock, Times
+from dynamicblocks.block import DynamicBlock
 from dynamicblocks.controls import Basis, as_basis
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients import Gradient, as_gradient
 from dynamicblocks.integrators import Integrator, as_integrator
+from dynamicblocks.times import Times
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -40,6 +41,7 @@ def with_integrator(
     *,
     steps: int | None = None,
     steps_per_control: int | None = None,
+    steps_factor: int | None = None,
     times: Times | None = None,
 ) -> Net:
     """The same weights under another integrator or grid: another manifestation of the same differential equation.
@@ -49,7 +51,8 @@ def with_integrator(
         integrator: the new integrator; None keeps the present one.
         steps: equal steps for each block, over its present span; or
         steps_per_control: equal steps for each interval between the knots of the controls; or
-        times: one grid for all blocks. At most one of the three; none keeps the present grids.
+        steps_factor: each present step cut into so many; or
+        times: one grid for all blocks. At most one of the four; none keeps the present grids.
 
     >>> import dynamicblocks as db
     >>> block = db.DynamicBlock("symmetric(4)", controls=3)
@@ -58,8 +61,8 @@ def with_integrator(
       constant(3) x Symmetric, 12 steps on [0, 3], rk4, Backprop()
     )
     """
-    if sum(choice is not None for choice in (steps, steps_per_control, times)) > 1:
-        raise ConfigurationError("give one of steps, steps_per_control and times, not several")
+    if sum(choice is not None for choice in (steps, steps_per_control, steps_factor, times)) > 1:
+        raise ConfigurationError("give one of steps, steps_per_control, steps_factor and times, not several")
     method = None if integrator is None else as_integrator(integrator)
 
     def change(block: DynamicBlock) -> DynamicBlock:
@@ -68,6 +71,8 @@ def with_integrator(
             grid = block.uniform_steps(steps)
         elif steps_per_control is not None:
             grid = block.steps_for_each_control(steps_per_control)
+        elif steps_factor is not None:
+            grid = block.times.refine(steps_factor)
         return block.replaced(integrator=method, times=grid)
 
     return map_blocks(net, change)

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError
@@ -15,7 +17,10 @@ grids: "Registry[Grid]" = Registry("time grid")
 
 def check_increasing(points: Sequence[float], what: str) -> tuple[float, ...]:
     """Return ``points`` as floats, or raise: at least two, finite, strictly increasing."""
-    values = tuple(float(point) for point in points)
+    try:
+        values = tuple(float(point) for point in points)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"{what} must be a sequence of numbers, got {points!r}") from error
     if len(values) < 2:
         raise ConfigurationError(f"{what} need at least two points, got {len(values)}")
     for index, value in enumerate(values):
@@ -83,7 +88,7 @@ class Grid:
         >>> Grid((0, 1, 4)).refine().points
         (0.0, 0.5, 1.0, 2.5, 4.0)
         """
-        check_count(factor, "the refinement factor", least=2)
+        check_count(factor, "the refinement factor")
         return Grid(subdivide(self.points, factor))
 
 
@@ -101,7 +106,7 @@ def uniform(t0: float, t1: float, *, steps: int) -> Grid:
     (0.0, 0.25, 0.5, 0.75, 1.0)
     """
     check_count(steps, "steps")
-    check_increasing((t0, t1), "times")
+    t0, t1 = check_increasing((t0, t1), "times")
     # t1 itself ends the grid: t0 + (t1 - t0) may round to a neighbour of it.
     return Grid((*(t0 + (t1 - t0) * n / steps for n in range(steps)), t1))
 
@@ -114,16 +119,20 @@ def graded(t0: float, t1: float, *, steps: int, ratio: float) -> Grid:
     (1.0, 2.0, 4.0)
     """
     check_count(steps, "steps")
-    check_increasing((t0, t1), "times")
-    if not (math.isfinite(ratio) and ratio > 0):
-        raise ConfigurationError(f"ratio (last step over first) must be positive and finite, got {ratio}")
+    t0, t1 = check_increasing((t0, t1), "times")
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not (math.isfinite(ratio) and ratio > 0):
+        raise ConfigurationError(f"ratio (last step over first) must be positive and finite, got {ratio!r}")
     growth = ratio ** (1 / (steps - 1)) if steps > 1 else 1.0
     lengths = [growth**n for n in range(steps)]
     ends = [t0 + (t1 - t0) * math.fsum(lengths[: n + 1]) / math.fsum(lengths) for n in range(steps - 1)]
     return Grid((t0, *ends, t1))
 
 
-def as_grid(times: "Grid | Sequence[float] | Tensor | int | str") -> Grid:
+Times = Grid | Sequence[float] | NDArray[np.floating] | Tensor | int | str
+"""What a caller may write for a time grid."""
+
+
+def as_grid(times: Times) -> Grid:
     """A grid from what a caller may write: a grid, a sequence or 1-D tensor, a string, or a number of unit steps.
 
     >>> as_grid(3).points
@@ -141,8 +150,8 @@ def as_grid(times: "Grid | Sequence[float] | Tensor | int | str") -> Grid:
         return Grid(tuple(times.tolist()))
     if isinstance(times, int) and not isinstance(times, bool):
         return uniform(0.0, float(times), steps=check_count(times, "steps"))
-    if isinstance(times, Sequence):
-        return Grid(tuple(float(time) for time in times))
+    if isinstance(times, Sequence | np.ndarray):
+        return Grid(tuple(times))  # type: ignore[arg-type]
     raise ConfigurationError(
         f"times must be a Grid, a sequence of numbers, a string or a number of steps, got {times!r}"
     )

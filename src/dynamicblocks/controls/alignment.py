@@ -27,7 +27,8 @@ class Alignment:
 
     A stage is named by its step n and its fraction c of that step, never by a floating-point time. A stage at c = 0
     or c = 1 reads the limit of theta from inside the step: where a step ends at a knot, its last stage still reads
-    the interval that the step crossed. A grid point that differs from a knot by rounding alone is that knot.
+    the interval that the step crossed; a stage at a knot inside a step reads the interval after it. A grid point or
+    stage that differs from a knot by rounding alone is at that knot.
 
     >>> alignment = Alignment(Grid((0.0, 1.0, 2.0)), knots=(0.0, 1.0, 2.0))
     >>> alignment.locate(0, 1.0), alignment.locate(1, 0.0)
@@ -39,7 +40,9 @@ class Alignment:
 
     grid: Grid
     knots: tuple[float, ...]
-    # Derived: grid points moved onto knots; for each step, the interval it starts in and the knots strictly inside it.
+    # Derived: how near is the same time; grid points moved onto knots; for each step, the interval it starts in and
+    # the knots strictly inside it, as fractions of the step.
+    _same: float = field(init=False, repr=False, compare=False)
     _times: tuple[float, ...] = field(init=False, repr=False, compare=False)
     _starts: tuple[int, ...] = field(init=False, repr=False, compare=False)
     _cuts: tuple[tuple[float, ...], ...] = field(init=False, repr=False, compare=False)
@@ -63,6 +66,7 @@ class Alignment:
             starts.append(interval)
             inside = [knot for knot in self.knots[interval + 1 :] if knot < after]
             cuts.append(tuple((knot - before) / (after - before) for knot in inside))
+        object.__setattr__(self, "_same", same)
         object.__setattr__(self, "_times", tuple(times))
         object.__setattr__(self, "_starts", tuple(starts))
         object.__setattr__(self, "_cuts", tuple(cuts))
@@ -70,10 +74,13 @@ class Alignment:
     def locate(self, step: int, fraction: float) -> Location:
         """The place between knots of the stage at ``fraction`` in [0, 1] of a step."""
         cuts = self._cuts[step]
+        before, after = self._times[step], self._times[step + 1]
+        for crossed, cut in enumerate(cuts, start=1):
+            if abs(cut - fraction) * (after - before) <= self._same:
+                return Location(self._starts[step] + crossed, 0.0)
         # At the end of a step the knots crossed are those strictly inside it: the limit from inside.
         crossed = sum(1 for cut in cuts if cut <= fraction) if fraction < 1.0 else len(cuts)
         interval = self._starts[step] + crossed
         left, right = self.knots[interval], self.knots[interval + 1]
-        before, after = self._times[step], self._times[step + 1]
         time = after if fraction >= 1.0 else before + fraction * (after - before)
         return Location(interval, min(max((time - left) / (right - left), 0.0), 1.0))

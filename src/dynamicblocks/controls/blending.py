@@ -44,26 +44,36 @@ def call_blended(
     }
     training = modules[called].training and bool(buffers)
     before = {name: buffer.clone() for name, buffer in buffers.items()} if training else {}
-    output = functional_call(modules[called], {**parameters, **buffers}, arguments)
+    state = {**parameters, **buffers}
+    output = functional_call(modules[called], state, arguments)
     if training:
         with torch.no_grad():
             for name, old in before.items():
-                _share_update(name, [own[name] for own in named], weights, old, buffers[name])
+                for module, weight in zip(modules, weights, strict=True):
+                    _share_update(module, name, weight, old, state[name], in_place=state[name] is buffers[name])
     return output
 
 
-def _share_update(name: str, owned: Sequence[Tensor], weights: Weights, old: Tensor, new: Tensor) -> None:
-    """Move every module's buffer by its share w_i of the change of the blended one.
+def _share_update(module: nn.Module, name: str, weight: float, old: Tensor, new: Tensor, in_place: bool) -> None:
+    """Move a module's buffer b by its share w of the change of the blended one.
 
-    A variance v_i takes the share w_i v_i / v of the relative change, so that it stays positive:
-    v_i <- v_i (1 + w_i (v_new / v - 1)), whose factor is at least 1 - w_i. Integer counters all take the change.
+    A variance takes the share w b / old of the relative change, so that it stays positive:
+    b <- b (1 + w (new / old - 1)), whose factor is at least 1 - w. Integer counters take the whole change.
     """
+    parent_name, _, buffer_name = name.rpartition(".")
+    parent = module.get_submodule(parent_name)
+    buffer: Tensor = getattr(parent, buffer_name)
+    if buffer.dtype == torch.bool:
+        return
     change = new - old
-    for buffer, weight in zip(owned, weights, strict=True):
-        if not buffer.is_floating_point():
-            buffer.add_(change)
-        elif is_variance(name):
-            share = torch.where(old > 0, buffer / old, torch.ones_like(old))
-            buffer.add_(change * share, alpha=weight)
-        else:
-            buffer.add_(change, alpha=weight)
+    if is_variance(name):
+        change = change * torch.where(old > 0, buffer / old, torch.ones_like(old))
+    if buffer.is_floating_point():
+        change = change * weight
+    if in_place:
+        # As the layer itself did. Batch normalisation saves its statistics for a backward pass that, in training,
+        # does not read them; .data moves them without telling autograd, as batch normalisation's own kernel does.
+        buffer.data.add_(change)
+    else:
+        # The layer put a new tensor in the place of its buffer: the old one may be needed by autograd.
+        setattr(parent, buffer_name, buffer + change)

@@ -63,15 +63,9 @@ def _recomputed(march: FixedMarch, carry: object, first: int, last: int) -> obje
     if torch.compiler.is_compiling():
         # The compiler recomputes inside one graph, in which buffers are written once.
         return checkpoint(march.advance, carry, first, last, use_reentrant=False)
-    modules = march.layers_read(first, last)
-    snapshot = [(module, name, buffer.clone()) for module, name, buffer in _buffers(modules)]
+    replay = _Replay(march.layers_read(first, last))
     return checkpoint(
-        march.advance,
-        carry,
-        first,
-        last,
-        use_reentrant=False,
-        context_fn=lambda: (contextlib.nullcontext(), _replayed(snapshot)),
+        march.advance, carry, first, last, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), replay)
     )
 
 
@@ -83,14 +77,21 @@ def _buffers(modules: Iterable[nn.Module]) -> Iterator[tuple[nn.Module, str, Ten
                 yield module, name, buffer
 
 
-@contextlib.contextmanager
-def _replayed(snapshot: list[tuple[nn.Module, str, Tensor]]) -> Iterator[None]:
-    """Run with clones of the kept buffers in the place of the live ones, which are left untouched."""
-    live = [getattr(module, name) for module, name, _ in snapshot]
-    try:
-        for module, name, kept in snapshot:
+class _Replay:
+    """A context in which modules have copies of the buffers that they had when it was made.
+
+    The live buffers come back untouched at its end. It can be entered again, once for each backward pass.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self._kept = [(module, name, buffer.clone()) for module, name, buffer in _buffers(modules)]
+        self._live: list[Tensor] = []
+
+    def __enter__(self) -> None:
+        self._live = [getattr(module, name) for module, name, _ in self._kept]
+        for module, name, kept in self._kept:
             setattr(module, name, kept.clone())
-        yield
-    finally:
-        for (module, name, _), buffer in zip(snapshot, live, strict=True):
-            setattr(module, name, buffer)
+
+    def __exit__(self, *_exception: object) -> None:
+        for (module, name, _kept), live in zip(self._kept, self._live, strict=True):
+            setattr(module, name, live)

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable
 
-import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
@@ -49,18 +48,22 @@ def independent_layers(source: LayerSource, count: int) -> list[nn.Module]:
         raise ConfigurationError(
             "the layer factory returned the same module or parameter twice; build a new one a call"
         )
-    shapes = [{name: tensor.shape for name, tensor in module.named_parameters()} for module in made]
-    for index, other in enumerate(shapes):
-        if other != shapes[0]:
+    forms = [_form(module) for module in made]
+    for index, other in enumerate(forms):
+        if other != forms[0]:
+            differing = sorted(other.items() ^ forms[0].items())
             raise ConfigurationError(
-                f"the layer factory must return layers of the same shapes, but layer {index} has {_brief(other)} "
-                f"where layer 0 has {_brief(shapes[0])}"
+                "the layer factory must return layers of one class, of the same shapes and types, but layers "
+                f"0 and {index} differ in {', '.join(f'{name} {form}' for name, form in differing)}"
             )
     return made
 
 
-def _brief(shapes: dict[str, torch.Size]) -> str:
-    return ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())
+def _form(module: nn.Module) -> dict[str, str]:
+    """The class of a module, and shape and type of each of its tensors, by name."""
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    forms = {name: f"{tuple(tensor.shape)} {tensor.dtype}" for name, tensor in tensors.items()}
+    return {"class": type(module).__name__, **forms}
 
 
 def _make(source: LayerSource) -> nn.Module:
@@ -68,6 +71,8 @@ def _make(source: LayerSource) -> nn.Module:
         return layers.create(source)
     if isinstance(source, nn.Module):
         return reinitialised_copy(source)
+    if not callable(source):
+        raise ConfigurationError(f"the layer must be a factory, a module or a string, got {source!r}")
     return source()
 
 

@@ -36,9 +36,10 @@ def takes_time(layer: nn.Module) -> bool:
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     required = [p for p in positional if p.default is p.empty]
     variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-    if len(required) == 2:
+    callable_by_position = not any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters)
+    if callable_by_position and len(required) == 2:
         return True
-    if len(required) == 1 or (not required and (positional or variadic)):
+    if callable_by_position and (len(required) == 1 or (not required and (positional or variadic))):
         return False
     raise ConfigurationError(
         f"{type(layer).__name__}.forward{inspect.signature(layer.forward)} must take (y) or (t, y); "

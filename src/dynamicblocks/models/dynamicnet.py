@@ -77,6 +77,11 @@ def dynamicnet(
     return DynamicNet(opening, body, Head(widths[-1], num_classes, order="norm act", norm=norm, activation=activation))
 
 
+models.register("dynamicnet_small")(
+    partial(dynamicnet, widths=(24, 48), units=2, controls="linear", integrator="midpoint")
+)
+
+
 @models.register("dynamicblocks_rk4")
 def dynamicblocks_rk4(
     in_channels: int = 3,

@@ -71,5 +71,6 @@ def resnet(
     return DynamicNet(opening, body, Head(widths[-1], num_classes, order=order.head, norm=norm, activation=activation))
 
 
+models.register("resnet")(resnet)
 for _depth in DEPTHS:
     models.register(f"resnet{_depth}")(partial(resnet, depth=_depth))

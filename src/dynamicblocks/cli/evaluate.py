@@ -1,0 +1,69 @@
+"""``dynamicblocks evaluate``."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+from rich.table import Table
+
+from dynamicblocks.surgery import with_integrator
+from dynamicblocks.training import evaluate, make_batches
+from dynamicblocks.training.config import HardwareConfig
+from dynamicblocks.training.hardware import make_fabric
+from dynamicblocks.training.runs import load_run
+
+HELP = "evaluate a trained network, perhaps under another integrator or grid"
+USAGE = "dynamicblocks evaluate RUN [--integrator NAME] [--steps N | --steps_per_control N] [--split SPLIT] ..."
+DESCRIPTION = """Evaluate the weights of a run as they were trained, and under another integrator or number of steps.
+
+Example: dynamicblocks evaluate runs/MINE --integrator rk4 --steps 16"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The run, and its other manifestation."""
+    parser.add_argument("run", type=str, help="folder of the run")
+    parser.add_argument("--integrator", type=str | None, default=None, help="one of `dynamicblocks integrators`")
+    parser.add_argument("--steps", type=int | None, default=None, help="equal steps of each block")
+    parser.add_argument(
+        "--steps_per_control", type=int | None, default=None, help="equal steps of each control interval"
+    )
+    parser.add_argument("--split", type=Literal["test", "validation"], default="test", help="which images")
+    parser.add_argument("--accelerator", type=str, default="auto", help="auto, cpu, cuda, ...")
+    parser.add_argument("--precision", type=str, default="32-true", help="32-true, bf16-mixed, ...")
+
+
+def run(options: Namespace) -> None:
+    """Evaluate both, print a table and add a line to the run."""
+    console = Console()
+    fabric = make_fabric(HardwareConfig(accelerator=options.accelerator, precision=options.precision))
+    folder, config, data, net = load_run(Path(options.run))
+    net.to(fabric.device)
+    nets = {"as trained": net}
+    if (options.integrator, options.steps, options.steps_per_control) != (None, None, None):
+        nets["as asked"] = with_integrator(
+            net, options.integrator, steps=options.steps, steps_per_control=options.steps_per_control
+        )
+    batches = make_batches(data, getattr(data, options.split), config, fabric)
+    table = Table(title=f"{folder.path} on {len(batches.split)} {options.split} images", title_justify="left")
+    for column in ("", "integrator", "steps a block", "evaluations", "loss", "accuracy", "images/s"):
+        table.add_column(column, justify="left" if column in ("", "integrator") else "right")
+    for name, variant in nets.items():
+        score = evaluate(variant, batches, fabric)
+        integrators = ", ".join(dict.fromkeys(block.integrator.name for block in variant.blocks))
+        steps = [block.steps for block in variant.blocks]
+        shown = ", ".join(str(count) for count in dict.fromkeys(steps))
+        table.add_row(
+            name,
+            integrators,
+            shown,
+            str(variant.evaluations),
+            f"{score.loss:.4f}",
+            f"{score.accuracy:.2%}",
+            f"{score.images_per_second:,.0f}",
+        )
+        entry = {"integrator": integrators, "steps": steps, "evaluations": variant.evaluations, "split": options.split}
+        folder.append("evaluations.jsonl", {**entry, **asdict(score)})
+    console.print(table)
+    console.print(f"Added to {folder.path / 'evaluations.jsonl'}", highlight=False, soft_wrap=True)

@@ -1,0 +1,61 @@
+"""``dynamicblocks models`` and ``dynamicblocks integrators``."""
+
+import inspect
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+from rich.table import Table
+
+from dynamicblocks.integrators import as_integrator, list_integrators
+from dynamicblocks.models import create_model, list_models, model_options
+
+
+class ModelsCommand:
+    """Lists networks, or the options of one."""
+
+    HELP = "list the networks, or the options of one"
+    USAGE = "dynamicblocks models [NAME]"
+    DESCRIPTION = """List the networks with their numbers of weights, or the options of one.
+
+Example: dynamicblocks models resnet20"""
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("name", type=str | None, nargs="?", default=None, help="a network, to see its options")
+
+    def run(self, options: Namespace) -> None:
+        if options.name is None:
+            table = Table("network", "weights", "evaluations", title="Networks (colour images, 10 classes)")
+            for name in list_models():
+                net = create_model(name)
+                weights = sum(weight.numel() for weight in net.parameters())
+                table.add_row(name, f"{weights:,}", str(net.evaluations))
+            Console().print(table, "Options of one: dynamicblocks models NAME", sep="\n", highlight=False)
+            return
+        table = Table("option", "default", title=f"Options of {options.name}")
+        for option, parameter in model_options(options.name).items():
+            table.add_row(option, "" if parameter.default is inspect.Parameter.empty else repr(parameter.default))
+        Console().print(table, f"Use one: dynamicblocks train --model.name {options.name}", sep="\n", highlight=False)
+
+
+class IntegratorsCommand:
+    """Lists integrators."""
+
+    HELP = "list the integrators"
+    USAGE = "dynamicblocks integrators"
+    DESCRIPTION = """List the integrators with their orders and costs.
+
+Example: dynamicblocks integrators"""
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """It has none."""
+
+    def run(self, options: Namespace) -> None:
+        table = Table("integrator", "order", "evaluations a step", title="Integrators")
+        for name in list_integrators():
+            integrator = as_integrator(name)
+            table.add_row(name, str(integrator.order), str(integrator.evaluations))
+        Console().print(table, "Use one: dynamicblocks train --model.integrator NAME", sep="\n", highlight=False)
+
+
+models_command = ModelsCommand()
+integrators_command = IntegratorsCommand()

@@ -1,0 +1,94 @@
+"""``dynamicblocks train``."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+from rich.table import Table
+
+from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.training import Outcome, TrainConfig, Training
+from dynamicblocks.training.config import add_config_arguments, config_of, load_config
+from dynamicblocks.training.run_folder import RunFolder
+
+HELP = "train a network on images"
+# A list of every flag above each error would hide the error.
+USAGE = "dynamicblocks train [--config FILE] [--FLAG VALUE ...] [--resume RUN]"
+DESCRIPTION = """Train a network of dynamic blocks on images, then evaluate the same weights under other integrators.
+
+Without arguments: scikit-learn's digits and a small network, under two minutes on a laptop.
+Example: dynamicblocks train --model.name resnet20 --model.unit post --epochs 20
+Example: dynamicblocks train --config runs/OLD/config.yaml --seed 1"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Every field of the configuration is a flag."""
+    add_config_arguments(parser)
+    parser.add_argument("--resume", type=str, default=None, help="folder of a run to continue, as it was configured")
+
+
+def run(options: Namespace) -> None:
+    """Train and show what came out."""
+    console = Console()
+    if options.resume is not None:
+        training = _resumed(options, console)
+    else:
+        training = Training(config_of(options), console=console)
+    if training.fabric.global_rank:
+        console = Console(quiet=True)
+    console.print(f"{training.data.note}", soft_wrap=True)
+    console.print(
+        f"{training.config.model.name}: {training.weights:,} weights, {training.net.evaluations} layer evaluations a "
+        f"pass, on {training.fabric.device}; writing to {training.folder.path}",
+        soft_wrap=True,
+        highlight=False,
+    )
+    show(training.run(), training, console)
+
+
+def _resumed(options: Namespace, console: Console) -> Training:
+    if config_of(options) != TrainConfig():
+        raise ConfigurationError(
+            "--resume continues a run as it was configured and takes no other options; to change some, start a new "
+            f"run with --config {Path(options.resume) / 'config.yaml'}"
+        )
+    path = Path(options.resume)
+    config = load_config(RunFolder.open(path).configuration())
+    return Training(config, resume=path, console=console)
+
+
+def show(outcome: Outcome, training: Training, console: Console) -> None:
+    """The result, the same weights in other manifestations, and what to do next."""
+    test = outcome.test
+    console.print(
+        f"\nTest accuracy [bold]{test.accuracy:.2%}[/] ({test.correct} of {test.images} images, read once). Weights of "
+        f"epoch {outcome.best_epoch + 1}, the best on the validation images ({outcome.validation.accuracy:.2%}). "
+        f"{outcome.seconds:.1f} s of training.",
+        highlight=False,
+    )
+    console.print(manifestation_table(outcome, training))
+    run = shlex.quote(str(outcome.folder))
+    console.print(f"Run written to {outcome.folder}\nNext:", highlight=False, soft_wrap=True)
+    for command in (
+        f"dynamicblocks evaluate {run} --integrator rk4 --steps 16",
+        "dynamicblocks train --model.name resnet20 --data.name digits",
+        "dynamicblocks models",
+    ):
+        console.print(f"  {command}", highlight=False, soft_wrap=True)
+
+
+def manifestation_table(outcome: Outcome, training: Training) -> Table:
+    """Test accuracy by integrator and number of steps."""
+    factors = sorted({other.steps_factor for other in outcome.manifestations})
+    trained = {block.integrator.name for block in training.net.blocks}
+    table = Table(title="The same weights under other integrators and step counts: test accuracy", title_justify="left")
+    table.add_column("integrator")
+    for factor in factors:
+        table.add_column("steps as trained" if factor == 1 else f"{factor} x steps", justify="right")
+    found: dict[tuple[str, int], Any] = {(o.integrator, o.steps_factor): o for o in outcome.manifestations}
+    for integrator in dict.fromkeys(other.integrator for other in outcome.manifestations):
+        name = f"{integrator} (trained)" if integrator in trained else integrator
+        table.add_row(name, *(f"{found[integrator, factor].accuracy:.2%}" for factor in factors))
+    return table

@@ -1,0 +1,22 @@
+"""Training: configuration, loop, checkpoints, evaluation."""
+
+from dynamicblocks.training.config import DataConfig, HardwareConfig, ModelConfig, OptimizerConfig, TrainConfig
+from dynamicblocks.training.evaluation import Manifestation, Score, evaluate, manifestations
+from dynamicblocks.training.run_folder import RunFolder
+from dynamicblocks.training.train import Outcome, Training, make_batches
+
+__all__ = [
+    "DataConfig",
+    "HardwareConfig",
+    "Manifestation",
+    "ModelConfig",
+    "OptimizerConfig",
+    "Outcome",
+    "RunFolder",
+    "Score",
+    "TrainConfig",
+    "Training",
+    "evaluate",
+    "make_batches",
+    "manifestations",
+]

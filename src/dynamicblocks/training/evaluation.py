@@ -1,0 +1,87 @@
+"""Measuring a network on images."""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+
+from dynamicblocks.data import Batches
+from dynamicblocks.network import DynamicNet
+from dynamicblocks.surgery import with_integrator
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a network reached on a split.
+
+    Args:
+        loss: mean cross-entropy.
+        accuracy: share of images classified rightly, in [0, 1].
+        images: how many there were.
+        seconds: that it took.
+    """
+
+    loss: float
+    accuracy: float
+    images: int
+    seconds: float
+
+    @property
+    def correct(self) -> int:
+        """Images classified rightly."""
+        return round(self.accuracy * self.images)
+
+    @property
+    def images_per_second(self) -> float:
+        """Throughput."""
+        return self.images / self.seconds
+
+
+def evaluate(net: DynamicNet, batches: Batches, fabric: Fabric) -> Score:
+    """Loss and accuracy over a split, over all processes, with running statistics left as they are."""
+    training = net.training
+    net.eval()
+    begin = time.perf_counter()
+    total = torch.zeros(3, device=batches.split.images.device)
+    with torch.inference_mode(), fabric.autocast():
+        for images, labels in batches.evaluation():
+            logits = net(images).float()
+            loss = F.cross_entropy(logits, labels, reduction="sum")
+            total += torch.stack([loss, (logits.argmax(dim=1) == labels).sum(), loss.new_tensor(len(labels))])
+    summed = fabric.all_reduce(total, reduce_op="sum")
+    assert isinstance(summed, torch.Tensor)
+    loss_sum, correct, images_seen = summed.tolist()
+    net.train(training)
+    return Score(loss_sum / images_seen, correct / images_seen, round(images_seen), time.perf_counter() - begin)
+
+
+@dataclass(frozen=True)
+class Manifestation:
+    """The same weights under one integrator and step count."""
+
+    integrator: str
+    steps_factor: int
+    evaluations: int
+    loss: float
+    accuracy: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def manifestations(
+    net: DynamicNet, batches: Batches, fabric: Fabric, integrators: Iterable[str], factors: Sequence[int]
+) -> list[Manifestation]:
+    """The weights of ``net`` under every integrator and with so many times its steps."""
+    found = []
+    for integrator in integrators:
+        for factor in factors:
+            other = with_integrator(net, integrator, steps_factor=factor)
+            score = evaluate(other, batches, fabric)
+            found.append(Manifestation(integrator, factor, other.evaluations, score.loss, score.accuracy))
+    return found

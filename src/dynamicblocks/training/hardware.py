@@ -1,0 +1,44 @@
+"""Devices, precision and random numbers."""
+
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.training.config import HardwareConfig
+
+
+def make_fabric(config: HardwareConfig) -> Fabric:
+    """Lightning Fabric on the hardware asked for.
+
+    Raises:
+        ConfigurationError: the device is not there, or the choices do not go together.
+    """
+    try:
+        return Fabric(
+            accelerator=config.accelerator,
+            devices=config.devices,
+            strategy=config.strategy,
+            precision=config.precision,  # type: ignore[arg-type]
+        )
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        gpus = torch.cuda.device_count()
+        raise ConfigurationError(
+            f"cannot use accelerator {config.accelerator!r} with {config.devices} device(s), strategy "
+            f"{config.strategy!r} and precision {config.precision!r}: {error} This machine has a CPU and {gpus} CUDA "
+            "device(s); --hardware.accelerator auto takes what is there"
+        ) from error
+
+
+def random_state() -> dict[str, Any]:
+    """The states of torch's global random generators."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Go on with the draws of :func:`random_state`."""
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])

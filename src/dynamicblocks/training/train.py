@@ -1,0 +1,275 @@
+"""The training loop."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from rich.console import Console
+from torch import Tensor, nn
+
+from dynamicblocks.data import Batches, ImageDataset, Split, load_dataset
+from dynamicblocks.errors import SolverError, StorageError
+from dynamicblocks.network import DynamicNet
+from dynamicblocks.surgery import freeze_unused_controls
+from dynamicblocks.training.config import TrainConfig
+from dynamicblocks.training.environment import environment
+from dynamicblocks.training.evaluation import Manifestation, Score, evaluate, manifestations
+from dynamicblocks.training.hardware import make_fabric, random_state, set_random_state
+from dynamicblocks.training.optimizer import learning_rate, make_optimizer, set_learning_rate
+from dynamicblocks.training.progress import TrainingBar, training_bar
+from dynamicblocks.training.run_folder import RunFolder
+
+# The integrators and multiples of the steps that a training shows at its end.
+SHOWN_INTEGRATORS = ("euler", "midpoint", "rk4_classic")
+SHOWN_FACTORS = (1, 2, 4)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training came to."""
+
+    folder: Path
+    test: Score
+    validation: Score
+    best_epoch: int
+    seconds: float
+    weights: int
+    manifestations: list[Manifestation]
+
+
+@dataclass
+class Position:
+    """Where a training stands, and its best epoch so far. ``step`` counts within the epoch."""
+
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    best_epoch: int = -1
+    best_accuracy: float = -1.0
+    best_loss: float = float("inf")
+
+    def improved_by(self, score: Score) -> bool:
+        """Whether a score beats the best so far: by accuracy, then by loss."""
+        return (score.accuracy, -score.loss) > (self.best_accuracy, -self.best_loss)
+
+
+def make_batches(data: ImageDataset, part: Split, config: TrainConfig, fabric: Fabric) -> Batches:
+    """Batches of a split, moved to the device."""
+    on_device = Split(part.images.to(fabric.device), part.labels.to(fabric.device))
+    return Batches(
+        on_device,
+        config.data.batch_size,
+        data.mean,
+        data.std,
+        seed=config.seed,
+        shift=config.data.shift,
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+    )
+
+
+class Training:
+    """One training, from a configuration or from a checkpoint of it.
+
+    Args:
+        config: what to do.
+        resume: the folder of a run to continue, made by the same configuration.
+        console: where to write.
+    """
+
+    def __init__(self, config: TrainConfig, *, resume: Path | None = None, console: Console | None = None) -> None:
+        self.config = config
+        self.fabric = make_fabric(config.hardware)
+        self.fabric.launch()
+        self.console = console or Console(quiet=self.fabric.global_rank > 0)
+        self.data = load_dataset(config.data.name, config.data.validation, config.data.split_seed)
+        self.batches = make_batches(self.data, self.data.train, config, self.fabric)
+        self.validation = make_batches(self.data, self.data.validation, config, self.fabric)
+        torch.manual_seed(config.seed)
+        self.net: DynamicNet = config.model.build(self.data)
+        frozen = freeze_unused_controls(self.net)
+        if frozen:
+            self.console.print(f"The grid never reads these controls, so they are frozen: {', '.join(frozen)}")
+        self.weights = sum(weight.numel() for weight in self.net.parameters())
+        # The bare network is kept for evaluation and storage: names without the prefixes of wrappers.
+        self.net.to(memory_format=torch.channels_last if config.hardware.channels_last else torch.preserve_format)  # type: ignore[call-overload]
+        self.net.to(self.fabric.device)
+        wrapped: nn.Module = torch.compile(self.net) if config.hardware.compile else self.net  # type: ignore[assignment]
+        self.model, self.optimizer = self.fabric.setup(wrapped, make_optimizer(self.net, config.optimizer))
+        self.position = Position()
+        self.sums = torch.zeros(3, device=self.fabric.device)
+        self.folder = self._continue(resume) if resume is not None else self._begin()
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole training."""
+        return self.config.epochs * self.batches.steps
+
+    def _begin(self) -> RunFolder:
+        name = self.config.run or f"{datetime.now():%Y%m%d-%H%M%S}-{self.config.data.name}-{self.config.model.name}"
+        path = Path(self.config.output) / self.fabric.broadcast(name)
+        record = {
+            **environment(),
+            "started": f"{datetime.now():%Y-%m-%d %H:%M:%S}",
+            "weights": self.weights,
+            "data": self.data.note,
+            "device": str(self.fabric.device),
+            "processes": self.fabric.world_size,
+        }
+        if self.fabric.global_rank == 0:
+            RunFolder.create(path, self.config.as_dict(), record)
+        self.fabric.barrier()
+        return RunFolder(path)
+
+    def _continue(self, path: Path) -> RunFolder:
+        folder = RunFolder.open(path)
+        state = folder.read_checkpoint()
+        try:
+            self.net.load_state_dict(state["weights"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.position = Position(**state["position"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise StorageError(f"the checkpoint in {path} does not fit its configuration: {error}") from error
+        self.sums.copy_(state["sums"])
+        set_random_state(state["random"])
+        if self.fabric.global_rank == 0:
+            folder.forget_epochs(self.position.epoch)
+        return folder
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "weights": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "position": vars(self.position),
+            "sums": self.sums,
+            "random": random_state(),
+        }
+
+    def _save(self) -> None:
+        if self.fabric.global_rank == 0:
+            self.folder.write_checkpoint(self._state())
+
+    def run(self) -> Outcome:
+        """Train to the end, then read the test images once."""
+        done = self.position.epoch * self.batches.steps + self.position.step
+        with training_bar(self.console, self.total_steps, done) as bar:
+            while self.position.epoch < self.config.epochs:
+                self._epoch(bar)
+            bar.finish(self.total_steps)
+        return self._conclude()
+
+    def _epoch(self, bar: TrainingBar) -> None:
+        """The rest of the present epoch, its validation and its checkpoint."""
+        epoch, first = self.position.epoch, self.position.step
+        begin = time.perf_counter()
+        before = self.position.seconds
+        self.net.train()
+        rate = 0.0
+        for step, (images, labels) in enumerate(self.batches.training(epoch, first), start=first):
+            done = epoch * self.batches.steps + step
+            rate = learning_rate(self.config.optimizer, done, self.total_steps)
+            set_learning_rate(self.optimizer, rate)
+            self._step(images, labels)
+            elapsed = time.perf_counter() - begin
+            seen = (step + 1 - first) * self.config.data.batch_size
+            bar.step(done + 1, epoch, self.sums, seen / elapsed)
+            self.position.step = step + 1
+            every = self.config.checkpoint_steps
+            if every and (step + 1) % every == 0 and step + 1 < self.batches.steps:
+                self.position.seconds = before + elapsed
+                self._check_loss()
+                self._save()
+        elapsed = time.perf_counter() - begin
+        self._check_loss()
+        self.position.seconds = before + elapsed
+        loss, correct, images_seen = self.sums.tolist()
+        score = evaluate(self.net, self.validation, self.fabric)
+        entry = {
+            "epoch": epoch,
+            "learning_rate": rate,
+            "loss": loss / images_seen,
+            "accuracy": correct / images_seen,
+            "validation_loss": score.loss,
+            "validation_accuracy": score.accuracy,
+            "images_per_second": (self.batches.steps - first) * self.config.data.batch_size / elapsed,
+            "seconds": self.position.seconds,
+        }
+        self._finish_epoch(score, entry)
+
+    def _step(self, images: Tensor, labels: Tensor) -> None:
+        options = self.config.optimizer
+        if self.config.hardware.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        logits = self.model(images)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=options.label_smoothing)
+        with torch.no_grad():
+            right = (logits.argmax(dim=1) == labels).sum()
+            self.sums += torch.stack([loss * len(labels), right, torch.full_like(loss, len(labels))])
+        if options.smoothness:
+            smoothness = torch.stack([block.controls.smoothness() for block in self.net.blocks]).sum()
+            loss = loss + options.smoothness * smoothness
+        self.optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(loss)
+        if options.clip:
+            self.fabric.clip_gradients(self.model, self.optimizer, max_norm=options.clip)
+        self.optimizer.step()
+
+    def _check_loss(self) -> None:
+        if not bool(torch.isfinite(self.sums[0])):
+            raise SolverError(
+                f"the loss is not finite in epoch {self.position.epoch + 1}, step {self.position.step}; the last good "
+                f"state is in {self.folder.path}. Try a lower --optimizer.lr, --optimizer.clip 1.0, or more steps: an "
+                "explicit integrator is unstable where the layer function is too steep for its step"
+            )
+
+    def _finish_epoch(self, score: Score, entry: Mapping[str, Any]) -> None:
+        """Keep the weights if they are the best, then move on and write the checkpoint."""
+        if self.position.improved_by(score):
+            self.position.best_epoch = self.position.epoch
+            self.position.best_accuracy, self.position.best_loss = score.accuracy, score.loss
+            if self.fabric.global_rank == 0:
+                self.folder.write_weights(self.net.state_dict(), self.config.as_dict())
+        if self.fabric.global_rank == 0:
+            self.folder.append("metrics.jsonl", entry)
+        self.position.epoch += 1
+        self.position.step = 0
+        self.sums.zero_()
+        self._save()
+
+    def _conclude(self) -> Outcome:
+        """The best weights on the test images, then under other integrators and step counts."""
+        self.fabric.barrier()
+        self.net.load_state_dict(self.folder.read_weights())
+        test = make_batches(self.data, self.data.test, self.config, self.fabric)
+        score = evaluate(self.net, test, self.fabric)
+        others = manifestations(self.net, test, self.fabric, SHOWN_INTEGRATORS, SHOWN_FACTORS)
+        outcome = Outcome(
+            folder=self.folder.path,
+            test=score,
+            validation=evaluate(self.net, self.validation, self.fabric),
+            best_epoch=self.position.best_epoch,
+            seconds=self.position.seconds,
+            weights=self.weights,
+            manifestations=others,
+        )
+        if self.fabric.global_rank == 0:
+            self.folder.write_result(
+                {
+                    "test_accuracy": score.accuracy,
+                    "test_loss": score.loss,
+                    "test_images": score.images,
+                    "validation_accuracy": outcome.validation.accuracy,
+                    "best_epoch": outcome.best_epoch,
+                    "training_seconds": outcome.seconds,
+                    "weights": outcome.weights,
+                    "seed": self.config.seed,
+                    "manifestations": [other.as_dict() for other in others],
+                }
+            )
+        return outcome

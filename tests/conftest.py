@@ -1,0 +1,23 @@
+"""Shared by all tests."""
+
+import pytest
+import torch
+
+
+def pytest_configure():
+    # Two test processes on two cores: more threads would fight each other.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def float64():
+    """Double precision as the default for the duration of a test."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield torch.float64
+    torch.set_default_dtype(before)

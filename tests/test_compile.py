@@ -1,0 +1,49 @@
+"""Compiled networks: one graph, the same numbers, statistics moved once."""
+
+import copy
+
+import pytest
+import torch
+
+import dynamicblocks as db
+
+
+def small_net(controls, gradient, norm):
+    return db.create_model(
+        "dynamicnet",
+        widths=(4,),
+        units=2,
+        steps=2,
+        controls=controls,
+        integrator="midpoint",
+        gradient=gradient,
+        norm=norm,
+        layer="preact_single",
+    )
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("norm", ["batch", "group(groups=2)", "tv"])
+@pytest.mark.parametrize("gradient", ["backprop", "checkpoint"])
+@pytest.mark.parametrize("controls", ["constant", "linear"])
+def test_compiled_equals_eager(controls, gradient, norm, training):
+    torch._dynamo.reset()
+    net = small_net(controls, gradient, norm).train(training)
+    twin = copy.deepcopy(net)
+    images = torch.randn(4, 3, 8, 8)
+
+    eager = net(images)
+    eager.square().sum().backward()
+    compiled = torch.compile(twin, fullgraph=True)(images)
+    compiled.square().sum().backward()
+
+    torch.testing.assert_close(compiled, eager, rtol=1e-5, atol=1e-5)
+    for (name, weight), other in zip(net.named_parameters(), twin.parameters(), strict=True):
+        assert (weight.grad is None) == (other.grad is None), name
+        if weight.grad is not None:
+            scale = weight.grad.abs().max().clamp(min=1)
+            torch.testing.assert_close(other.grad / scale, weight.grad / scale, rtol=1e-5, atol=1e-5, msg=name)
+    for (name, buffer), other in zip(net.named_buffers(), twin.buffers(), strict=True):
+        torch.testing.assert_close(other, buffer, rtol=1e-5, atol=1e-5, msg=name)
+    counted = [b.item() for name, b in twin.named_buffers() if name.endswith("num_batches_tracked")]
+    assert not training or all(count > 0 for count in counted)
