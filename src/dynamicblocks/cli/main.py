@@ -32,10 +32,12 @@ class HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
 
 def make_parser() -> ArgumentParser:
     """The parser of all commands."""
-    parser = ArgumentParser(prog="dynamicblocks", description=DESCRIPTION, version=__version__)
+    parser = ArgumentParser(
+        prog="dynamicblocks", description=DESCRIPTION, version=__version__, formatter_class=HelpFormatter
+    )
     subcommands = parser.add_subcommands(required=True, dest="command")
     for name, command in COMMANDS.items():
-        sub = ArgumentParser(description=command.DESCRIPTION, usage=command.USAGE, formatter_class=HelpFormatter)
+        sub = ArgumentParser(description=command.DESCRIPTION, usage=command.USAGE)
         command.add_arguments(sub)
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         subcommands.add_subcommand(name, sub, help=command.HELP)
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in written
     try:
         parsed = parser.parse_args(written)
-        options = parser.instantiate_classes(parsed)
+        options = parser.instantiate(parsed)
         COMMANDS[options.command].run(options[options.command])
     except DynamicBlocksError as error:
         if debug:

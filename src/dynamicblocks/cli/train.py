@@ -83,7 +83,7 @@ def manifestation_table(outcome: Outcome, training: Training) -> Table:
     """Test accuracy by integrator and number of steps."""
     factors = sorted({other.steps_factor for other in outcome.manifestations})
     trained = {block.integrator.name for block in training.net.blocks}
-    table = Table(title="The same weights under other integrators and step counts: test accuracy", title_justify="left")
+    table = Table(title="Test accuracy of the same weights, by integrator and steps", title_justify="left")
     table.add_column("integrator")
     for factor in factors:
         table.add_column("steps as trained" if factor == 1 else f"{factor} x steps", justify="right")

@@ -198,6 +198,6 @@ def load_config(path: Path) -> TrainConfig:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(TrainConfig, nested_key=None)
     try:
-        return config_of(parser.instantiate_classes(parser.parse_path(str(path))))
+        return config_of(parser.instantiate(parser.parse_path(str(path))))
     except (ArgumentError, TypeError, OSError, ValueError) as error:
         raise StorageError(f"{path} is no configuration of this version: {error}") from error

@@ -1,0 +1,100 @@
+"""Data sets and batches."""
+
+import pytest
+import torch
+
+import dynamicblocks as db
+from dynamicblocks.data import Batches, Split, load_dataset
+from dynamicblocks.data.batches import shifted
+
+
+def test_digits_are_split_without_overlap_in_proportion():
+    data = load_dataset("digits")
+    parts = (data.train, data.validation, data.test)
+    assert sum(len(part) for part in parts) == 1797
+    images = torch.cat([part.images for part in parts]).flatten(1)
+    assert images.dtype == torch.uint8
+    assert images.max() == 16
+    for part in parts:
+        shares = torch.bincount(part.labels, minlength=10) / len(part)
+        assert shares.min() > 0.08
+        assert shares.max() < 0.12
+
+
+def test_the_split_is_the_same_every_time_and_its_test_images_never_change():
+    first, again, other = load_dataset("digits"), load_dataset("digits"), load_dataset("digits", 0.3, split_seed=7)
+    assert torch.equal(first.train.images, again.train.images)
+    assert torch.equal(first.test.images, other.test.images)
+    assert not torch.equal(first.validation.images[:50], other.validation.images[:50])
+
+
+@pytest.mark.parametrize("validation", [0, 1, -0.1, 1.5, float("nan")])
+def test_bad_validation_shares(validation):
+    with pytest.raises(db.ConfigurationError, match=r"must be in \(0, 1\)"):
+        load_dataset("digits", validation)
+
+
+def test_a_validation_split_that_cannot_hold_every_class():
+    with pytest.raises(db.ConfigurationError, match="all 10 classes"):
+        load_dataset("digits", 0.001)
+
+
+def make_batches(count=10, **options):
+    images = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4).contiguous()
+    return Batches(Split(images, torch.arange(count)), **{"batch_size": 4, "mean": [0.0], "std": [1.0], **options})
+
+
+def test_an_epoch_shows_each_image_once_at_most_in_an_order_of_its_own():
+    batches = make_batches()
+    epochs = [torch.cat([labels for _, labels in batches.training(epoch)]) for epoch in range(2)]
+    assert [len(set(labels.tolist())) for labels in epochs] == [8, 8]
+    assert not torch.equal(*epochs)
+    for images, labels in batches.training(0):
+        assert torch.equal(images[:, 0, 0, 0], labels.float())
+
+
+def test_an_epoch_can_be_entered_in_its_middle():
+    batches = make_batches(20, shift=1, seed=3)
+    whole, rest = list(batches.training(5)), list(batches.training(5, first_step=3))
+    assert len(whole) == 5
+    for (images, labels), (same_images, same_labels) in zip(whole[3:], rest, strict=True):
+        assert torch.equal(images, same_images)
+        assert torch.equal(labels, same_labels)
+
+
+def test_processes_share_every_batch():
+    whole = list(make_batches(shift=1).training(0))
+    parts = [list(make_batches(shift=1, rank=rank, world=2).training(0)) for rank in range(2)]
+    for step, (images, labels) in enumerate(whole):
+        assert torch.equal(images[0::2], parts[0][step][0])
+        assert torch.equal(labels[1::2], parts[1][step][1])
+    seen = torch.cat([y for rank in range(2) for _, y in make_batches(rank=rank, world=2).evaluation()])
+    assert sorted(seen.tolist()) == list(range(10))
+
+
+def test_normalised_training_images_have_mean_zero_and_variance_one():
+    data = load_dataset("digits")
+    batches = Batches(data.train, 64, data.mean, data.std)
+    pixels = torch.cat([images for images, _ in batches.evaluation()])
+    assert pixels.mean().item() == pytest.approx(0, abs=1e-5)
+    assert pixels.std().item() == pytest.approx(1, abs=1e-3)
+
+
+def test_shifts_move_images_with_zeros_behind():
+    image = torch.zeros(1, 1, 5, 5, dtype=torch.uint8)
+    image[0, 0, 2, 2] = 9
+    places = set()
+    for seed in range(80):
+        moved = shifted(image, 1, torch.Generator().manual_seed(seed))
+        assert moved.sum() == 9
+        places.add(tuple(moved[0, 0].nonzero()[0].tolist()))
+    assert places == {(row, column) for row in (1, 2, 3) for column in (1, 2, 3)}
+
+
+def test_bad_batches():
+    with pytest.raises(db.ConfigurationError, match="multiple of 3 processes"):
+        make_batches(world=3)
+    with pytest.raises(db.ConfigurationError, match="batch_size must be a whole number of at least 1, got 0"):
+        make_batches(batch_size=0)
+    with pytest.raises(db.ConfigurationError, match="shift must be a whole number of at least 0, got -1"):
+        make_batches(shift=-1)
