@@ -8,12 +8,12 @@ import torch
 import dynamicblocks as db
 
 
-def small_net(controls, gradient, norm):
+def make_net(controls, gradient, norm, widths=(4,), steps=2):
     return db.create_model(
         "dynamicnet",
-        widths=(4,),
+        widths=widths,
         units=2,
-        steps=2,
+        steps=steps,
         controls=controls,
         integrator="midpoint",
         gradient=gradient,
@@ -27,8 +27,19 @@ def small_net(controls, gradient, norm):
 @pytest.mark.parametrize("gradient", ["backprop", "checkpoint"])
 @pytest.mark.parametrize("controls", ["constant", "linear"])
 def test_compiled_equals_eager(controls, gradient, norm, training):
+    check_compiled(make_net(controls, gradient, norm).train(training), training)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gradient", ["backprop", "checkpoint"])
+@pytest.mark.parametrize("controls", ["constant", "linear"])
+def test_compiled_equals_eager_with_two_blocks_and_more_steps(controls, gradient):
+    """Steps that end inside control intervals, so that blended stages occur in every block."""
+    check_compiled(make_net(controls, gradient, "batch", widths=(4, 8), steps=3).train(), training=True)
+
+
+def check_compiled(net, training):
     torch._dynamo.reset()
-    net = small_net(controls, gradient, norm).train(training)
     twin = copy.deepcopy(net)
     images = torch.randn(4, 3, 8, 8)
 

@@ -5,7 +5,7 @@ import torch
 
 import dynamicblocks as db
 from dynamicblocks.data import Batches, Split, load_dataset
-from dynamicblocks.data.batches import shifted
+from dynamicblocks.data.batches import shifted, turned
 
 
 def test_digits_are_split_without_overlap_in_proportion():
@@ -91,10 +91,36 @@ def test_shifts_move_images_with_zeros_behind():
     assert places == {(row, column) for row in (1, 2, 3) for column in (1, 2, 3)}
 
 
+def most(*_, **__):
+    """Draws at the upper end of [0, 1]."""
+    return torch.ones(2, 3)
+
+
+def test_turns_and_magnifications_are_about_the_centre(monkeypatch):
+    images = torch.rand(3, 2, 8, 8)
+    torch.testing.assert_close(turned(images, 0.0, 0.0, torch.Generator()), images)
+    monkeypatch.setattr("dynamicblocks.data.batches.torch.rand", most)
+    quarter = turned(images, 90.0, 0.0, torch.Generator())
+    torch.testing.assert_close(quarter, torch.rot90(images, 1, (2, 3)), atol=1e-5, rtol=1e-5)
+    square = torch.zeros(3, 1, 8, 8)
+    square[:, :, 2:6, 2:6] = 1
+    double = turned(square, 0.0, 1.0, torch.Generator())
+    assert double.mean() == pytest.approx(1, abs=0.25)
+    assert double[:, :, 1:7, 1:7].min() == pytest.approx(1)
+
+
+def test_turned_training_images_are_resumed_alike():
+    batches = make_batches(20, shift=1, turn=20.0, scale=0.2, seed=3)
+    whole, rest = list(batches.training(5)), list(batches.training(5, first_step=3))
+    assert torch.equal(whole[3][0], rest[0][0])
+
+
 def test_bad_batches():
     with pytest.raises(db.ConfigurationError, match="multiple of 3 processes"):
         make_batches(world=3)
     with pytest.raises(db.ConfigurationError, match="batch_size must be a whole number of at least 1, got 0"):
         make_batches(batch_size=0)
+    with pytest.raises(db.ConfigurationError, match="turn must be zero or more and finite, got nan"):
+        make_batches(turn=float("nan"))
     with pytest.raises(db.ConfigurationError, match="shift must be a whole number of at least 0, got -1"):
         make_batches(shift=-1)

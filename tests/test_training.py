@@ -373,6 +373,6 @@ def test_the_checkpoint_is_chosen_on_validation_images(tmp_path):
     training = Training(small_config(tmp_path, epochs=3))
     outcome = training.run()
     metrics = [json.loads(line) for line in (Path(tmp_path) / "run" / "metrics.jsonl").read_text().splitlines()]
-    best = max(metrics, key=lambda entry: (entry["validation_accuracy"], -entry["validation_loss"]))
+    best = min(metrics, key=lambda entry: entry["validation_loss"])
     assert outcome.best_epoch == best["epoch"]
     assert outcome.validation.accuracy == best["validation_accuracy"]

@@ -30,6 +30,21 @@ def shifted(images: Tensor, most: int, draw: torch.Generator) -> Tensor:
     return padded.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
+def turned(images: Tensor, degrees: float, scale: float, draw: torch.Generator) -> Tensor:
+    """Each image turned by up to ``degrees`` and scaled by up to a factor ``1 + scale``, about its centre; as floats.
+
+    Values between pixels are bilinear, those beyond the border zero.
+    """
+    angle, size = torch.rand(2, len(images), generator=draw).to(images.device) * 2 - 1
+    angle = torch.deg2rad(angle * degrees)
+    # The map goes from the new image to the old one, hence the inverse of the magnification.
+    size = (1 + scale) ** -size
+    cosine, sine, zero = size * torch.cos(angle), size * torch.sin(angle), torch.zeros_like(size)
+    maps = torch.stack([cosine, -sine, zero, sine, cosine, zero], dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(maps, list(images.shape), align_corners=False)
+    return F.grid_sample(images.float(), grid, padding_mode="zeros", align_corners=False)
+
+
 @dataclass(frozen=True)
 class Batches:
     """Normalised batches of a split.
@@ -42,6 +57,8 @@ class Batches:
         mean, std: of pixel values, for each channel.
         seed: of shuffling and augmentation.
         shift: most pixels by which training images are moved.
+        turn: most degrees by which they are turned.
+        scale: most by which they are magnified or shrunk, as a share of their size.
         rank, world: this process and the number of processes; each takes its share of every batch.
     """
 
@@ -51,6 +68,8 @@ class Batches:
     std: Sequence[float]
     seed: int = 0
     shift: int = 0
+    turn: float = 0.0
+    scale: float = 0.0
     rank: int = 0
     world: int = 1
     _affine: tuple[Tensor, Tensor] = field(init=False, repr=False, compare=False)
@@ -58,6 +77,9 @@ class Batches:
     def __post_init__(self) -> None:
         check_count(self.batch_size, "batch_size")
         check_count(self.shift, "shift", least=0)
+        for name in ("turn", "scale"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ConfigurationError(f"{name} must be zero or more and finite, got {getattr(self, name)}")
         if self.batch_size % self.world:
             raise ConfigurationError(f"batch_size {self.batch_size} must be a multiple of {self.world} processes")
         device = self.split.images.device
@@ -81,8 +103,11 @@ class Batches:
             batch = order[step * self.batch_size : (step + 1) * self.batch_size]
             # Augmentation is drawn for the whole batch, so that it does not depend on the number of processes.
             images = self.split.images[batch.to(self.split.images.device)]
+            draw = generator(self.seed, epoch, step)
             if self.shift:
-                images = shifted(images, self.shift, generator(self.seed, epoch, step))
+                images = shifted(images, self.shift, draw)
+            if self.turn or self.scale:
+                images = turned(images, self.turn, self.scale, draw)
             labels = self.split.labels[batch.to(self.split.labels.device)]
             yield self.normalised(images[self.rank :: self.world]), labels[self.rank :: self.world]
 

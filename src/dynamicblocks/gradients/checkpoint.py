@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -65,16 +65,15 @@ def _recomputed(march: FixedMarch, carry: object, first: int, last: int) -> obje
         return checkpoint(march.advance, carry, first, last, use_reentrant=False)
     replay = _Replay(march.layers_read(first, last))
     return checkpoint(
-        march.advance, carry, first, last, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), replay)
+        march.advance,
+        carry,
+        first,
+        last,
+        use_reentrant=False,
+        # Comparing the form of every tensor of both runs costs more than the rest of the bookkeeping together.
+        determinism_check="none",
+        context_fn=lambda: (contextlib.nullcontext(), replay),
     )
-
-
-def _buffers(modules: Iterable[nn.Module]) -> Iterator[tuple[nn.Module, str, Tensor]]:
-    """Every buffer below ``modules``, with the module that holds it and its name there."""
-    for root in modules:
-        for module in root.modules():
-            for name, buffer in module.named_buffers(recurse=False):
-                yield module, name, buffer
 
 
 class _Replay:
@@ -84,14 +83,33 @@ class _Replay:
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        self._kept = [(module, name, buffer.clone()) for module, name, buffer in _buffers(modules)]
+        self._places: list[tuple[nn.Module, str]] = []
         self._live: list[Tensor] = []
+        alike: dict[tuple[torch.dtype, torch.device], list[tuple[int, Tensor]]] = {}
+        for root in modules:
+            for module in root.modules():
+                for name, buffer in module.named_buffers(recurse=False):
+                    alike.setdefault((buffer.dtype, buffer.device), []).append((len(self._places), buffer))
+                    self._places.append((module, name))
+        # One copy for all buffers of a type: a normalisation has three small ones, and a block hundreds.
+        self._kept = [
+            ([index for index, _ in group], [buffer.shape for _, buffer in group], _joined([b for _, b in group]))
+            for group in alike.values()
+        ]
 
     def __enter__(self) -> None:
-        self._live = [getattr(module, name) for module, name, _ in self._kept]
-        for module, name, kept in self._kept:
-            setattr(module, name, kept.clone())
+        self._live = [getattr(module, name) for module, name in self._places]
+        for indices, shapes, joined in self._kept:
+            parts = torch.split(joined.clone(), [shape.numel() for shape in shapes])
+            for index, shape, part in zip(indices, shapes, parts, strict=True):
+                module, name = self._places[index]
+                setattr(module, name, part.view(shape))
 
     def __exit__(self, *_exception: object) -> None:
-        for (module, name, _kept), live in zip(self._kept, self._live, strict=True):
-            setattr(module, name, live)
+        for (module, name), buffer in zip(self._places, self._live, strict=True):
+            setattr(module, name, buffer)
+
+
+def _joined(buffers: list[Tensor]) -> Tensor:
+    """The entries of all buffers in one new tensor."""
+    return torch.cat([buffer.detach().reshape(-1) for buffer in buffers])

@@ -24,6 +24,8 @@ class DataConfig:
         split_seed: which images those are.
         batch_size: images in a training step, over all processes.
         shift: most pixels by which training images are moved at random.
+        turn: most degrees by which they are turned at random.
+        scale: most by which they are magnified or shrunk at random, as a share of their size.
     """
 
     name: str = "digits"
@@ -31,6 +33,8 @@ class DataConfig:
     split_seed: int = 0
     batch_size: int = 64
     shift: int = 1
+    turn: float = 10.0
+    scale: float = 0.1
 
 
 @dataclass(frozen=True)

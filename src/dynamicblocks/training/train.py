@@ -1,5 +1,6 @@
 """The training loop."""
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -51,12 +52,11 @@ class Position:
     step: int = 0
     seconds: float = 0.0
     best_epoch: int = -1
-    best_accuracy: float = -1.0
-    best_loss: float = float("inf")
+    best_loss: float = math.inf
 
     def improved_by(self, score: Score) -> bool:
-        """Whether a score beats the best so far: by accuracy, then by loss."""
-        return (score.accuracy, -score.loss) > (self.best_accuracy, -self.best_loss)
+        """Whether a validation score beats the best so far, by loss: finer than a count of right answers."""
+        return score.loss < self.best_loss
 
 
 def make_batches(data: ImageDataset, part: Split, config: TrainConfig, fabric: Fabric) -> Batches:
@@ -69,6 +69,8 @@ def make_batches(data: ImageDataset, part: Split, config: TrainConfig, fabric: F
         data.std,
         seed=config.seed,
         shift=config.data.shift,
+        turn=config.data.turn,
+        scale=config.data.scale,
         rank=fabric.global_rank,
         world=fabric.world_size,
     )
@@ -231,8 +233,7 @@ class Training:
     def _finish_epoch(self, score: Score, entry: Mapping[str, Any]) -> None:
         """Keep the weights if they are the best, then move on and write the checkpoint."""
         if self.position.improved_by(score):
-            self.position.best_epoch = self.position.epoch
-            self.position.best_accuracy, self.position.best_loss = score.accuracy, score.loss
+            self.position.best_epoch, self.position.best_loss = self.position.epoch, score.loss
             if self.fabric.global_rank == 0:
                 self.folder.write_weights(self.net.state_dict(), self.config.as_dict())
         if self.fabric.global_rank == 0:

@@ -1,0 +1,110 @@
+"""What the benchmarks share: a fair comparison of two times, where it was made, and a place for the result."""
+
+import gc
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median, quantiles
+
+from rich.console import Console
+from rich.table import Table
+
+from dynamicblocks.training.environment import environment
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The distribution of a few numbers; printed as median [quartiles]."""
+
+    min: float
+    lower_quartile: float
+    median: float
+    upper_quartile: float
+    max: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """The spread of at least one value."""
+        lower, middle, upper = quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+        return cls(min(values), lower, middle, upper, max(values))
+
+    def __str__(self) -> str:
+        return f"{self.median:.3f} [{self.lower_quartile:.3f}, {self.upper_quartile:.3f}]"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Seconds that two callables took, and their ratio a / b.
+
+    Two times were taken of each callable in a round. ``ratios`` has the spread of the rounds' own ratios, which is
+    the number to read: what slows the machine for a while slows both sides of a round. Other processes only ever add
+    time, so on a busy machine the ratio of the shortest times is a second opinion.
+    """
+
+    seconds_a: list[float]
+    seconds_b: list[float]
+    ratio_of_medians: float
+    ratio_of_minima: float
+    ratios: Spread
+
+    def as_dict(self) -> dict[str, object]:
+        """For :func:`save`."""
+        return asdict(self)
+
+
+def paired(a: Callable[[], object], b: Callable[[], object], repeats: int = 10, warmup: int = 2) -> Comparison:
+    """Time two callables alternately.
+
+    Each of the ``repeats`` rounds runs A B B A: a machine that slows down or speeds up steadily during a round adds
+    as much to one side as to the other. Both run ``warmup`` times before.
+    """
+    for _ in range(warmup):
+        a()
+        b()
+    # What lives now is set aside, so that the collections between the runs look at new garbage only.
+    gc.collect()
+    gc.freeze()
+    rounds = [[_seconds(run) for run in (a, b, b, a)] for _ in range(repeats)]
+    gc.unfreeze()
+    seconds_a = [seconds for first, _, _, last in rounds for seconds in (first, last)]
+    seconds_b = [seconds for _, second, third, _ in rounds for seconds in (second, third)]
+    ratios = [(a1 + a2) / (b1 + b2) for a1, b1, b2, a2 in rounds]
+    return Comparison(
+        seconds_a,
+        seconds_b,
+        ratio_of_medians=median(seconds_a) / median(seconds_b),
+        ratio_of_minima=min(seconds_a) / min(seconds_b),
+        ratios=Spread.of(ratios),
+    )
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    # Garbage of one side must not be collected on the other's time.
+    gc.collect()
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def save(name: str, payload: Mapping[str, object]) -> Path:
+    """Write ``results/NAME.json``, dated and with what it was measured on."""
+    RESULTS.mkdir(exist_ok=True)
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    record = {"date": date, "environment": environment(), **payload}
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def show(title: str, rows: Sequence[Mapping[str, object]]) -> None:
+    """Print rows with equal keys as a table."""
+    table = Table(*rows[0], title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    # A pipe or a log has no width of its own, and 80 columns would break every cell.
+    Console(width=max(Console().width, 120)).print(table)
