@@ -636,3 +636,20 @@ def test_buffers_that_a_layer_replaces_move_by_share_too():
     for layer in layers:
         assert layer.mask.tolist() == [True, False]
         assert layer.order.tolist() == [1, 0]
+
+
+def test_a_basis_of_ones_own_may_scale_a_single_control(float64):
+    class Ramp(db.PiecewiseConstant):
+        """phi_k(t) = 1 + s: one function at a time, and not one."""
+
+        def terms(self, interval, fraction):
+            return ((interval, 1 + fraction),)
+
+    block = db.DynamicBlock(lambda: nn.Conv2d(2, 2, 1), Ramp(1), integrator="midpoint")
+    y = torch.randn(1, 2, 3, 3)
+    kernel, bias = block.controls.layers[0].weight, block.controls.layers[0].bias
+
+    def field(c, y):
+        return torch.nn.functional.conv2d(y, (1 + c) * kernel, (1 + c) * bias)
+
+    torch.testing.assert_close(block(y), y + field(0.5, y + 0.5 * field(0.0, y)))

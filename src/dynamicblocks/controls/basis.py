@@ -12,6 +12,11 @@ Terms = tuple[tuple[int, float], ...]
 """The basis functions that are not zero at a time: pairs (k, phi_k)."""
 
 
+def is_one_control(terms: Terms) -> bool:
+    """Whether theta is a single control as it is, so that nothing is blended."""
+    return len(terms) == 1 and terms[0][1] == 1.0
+
+
 @dataclass(frozen=True)
 class Basis(ABC):
     """Functions phi_k of time, smooth between knots, that blend K controls: theta(t) = sum_k phi_k(t) theta_k.

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dynamicblocks.controls.basis import Basis, Terms
+from dynamicblocks.controls.basis import Basis, Terms, is_one_control
 from dynamicblocks.controls.blending import blend, blended_parameters, call_blended, is_variance
 from dynamicblocks.controls.projection import Matrix, projection_matrix, refinement_matrix
 from dynamicblocks.errors import ConfigurationError, unknown_name
@@ -75,7 +75,7 @@ class Controls(nn.Module):
         """
         parts = self.parts(terms, call)
         arguments = (t, y) if self.takes_time and call == "field" else (y,)
-        if len(terms) == 1:
+        if is_one_control(terms):
             output = parts[0](*arguments)
         else:
             theta = self.parameters_at(terms, call) if theta is None else theta

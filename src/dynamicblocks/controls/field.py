@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from dynamicblocks.controls.alignment import Alignment
-from dynamicblocks.controls.basis import Terms
+from dynamicblocks.controls.basis import Terms, is_one_control
 from dynamicblocks.controls.controls import Controls
 
 
@@ -28,7 +28,7 @@ class ControlledField:
 
         def stage(fraction: float, y: Tensor) -> Tensor:
             terms = self.terms(step, fraction)
-            if len(terms) > 1 and fraction not in blended:
+            if not is_one_control(terms) and fraction not in blended:
                 # Methods read some times twice (rk4: the midpoint); blend once.
                 blended[fraction] = self.controls.parameters_at(terms)
             return self.controls.evaluate(terms, start + fraction * (end - start), y, theta=blended.get(fraction))
