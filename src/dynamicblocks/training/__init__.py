@@ -2,8 +2,10 @@
 
 from dynamicblocks.training.config import DataConfig, HardwareConfig, ModelConfig, OptimizerConfig, TrainConfig
 from dynamicblocks.training.evaluation import Manifestation, Score, evaluate, manifestations
+from dynamicblocks.training.loading import make_batches
+from dynamicblocks.training.outcome import Outcome
 from dynamicblocks.training.run_folder import RunFolder
-from dynamicblocks.training.train import Outcome, Training, make_batches
+from dynamicblocks.training.train import Training
 
 __all__ = [
     "DataConfig",

@@ -1,79 +1,30 @@
 """The training loop."""
 
-import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning_fabric import Fabric
 from rich.console import Console
 from torch import Tensor, nn
 
-from dynamicblocks.data import Batches, ImageDataset, Split, load_dataset
+from dynamicblocks.data import load_dataset
 from dynamicblocks.errors import SolverError, StorageError
 from dynamicblocks.network import DynamicNet
 from dynamicblocks.surgery import freeze_unused_controls
 from dynamicblocks.training.config import TrainConfig
 from dynamicblocks.training.environment import environment
-from dynamicblocks.training.evaluation import Manifestation, Score, evaluate, manifestations
+from dynamicblocks.training.evaluation import Score, evaluate
 from dynamicblocks.training.hardware import make_fabric, random_state, set_random_state
+from dynamicblocks.training.loading import make_batches
 from dynamicblocks.training.optimizer import learning_rate, make_optimizer, set_learning_rate
+from dynamicblocks.training.outcome import Outcome, conclude
+from dynamicblocks.training.position import Position
 from dynamicblocks.training.progress import TrainingBar, training_bar
 from dynamicblocks.training.run_folder import RunFolder
-
-# The integrators and multiples of the steps that a training shows at its end.
-SHOWN_INTEGRATORS = ("euler", "midpoint", "rk4_classic")
-SHOWN_FACTORS = (1, 2, 4)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a training came to."""
-
-    folder: Path
-    test: Score
-    validation: Score
-    best_epoch: int
-    seconds: float
-    weights: int
-    manifestations: list[Manifestation]
-
-
-@dataclass
-class Position:
-    """Where a training stands, and its best epoch so far. ``step`` counts within the epoch."""
-
-    epoch: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    best_epoch: int = -1
-    best_loss: float = math.inf
-
-    def improved_by(self, score: Score) -> bool:
-        """Whether a validation score beats the best so far, by loss: finer than a count of right answers."""
-        return score.loss < self.best_loss
-
-
-def make_batches(data: ImageDataset, part: Split, config: TrainConfig, fabric: Fabric) -> Batches:
-    """Batches of a split, moved to the device."""
-    on_device = Split(part.images.to(fabric.device), part.labels.to(fabric.device))
-    return Batches(
-        on_device,
-        config.data.batch_size,
-        data.mean,
-        data.std,
-        seed=config.seed,
-        shift=config.data.shift,
-        turn=config.data.turn,
-        scale=config.data.scale,
-        rank=fabric.global_rank,
-        world=fabric.world_size,
-    )
 
 
 class Training:
@@ -164,7 +115,9 @@ class Training:
             while self.position.epoch < self.config.epochs:
                 self._epoch(bar)
             bar.finish(self.total_steps)
-        return self._conclude()
+        self.fabric.barrier()
+        self.net.load_state_dict(self.folder.read_weights())
+        return conclude(self.net, self.data, self.config, self.fabric, self.folder, self.position)
 
     def _epoch(self, bar: TrainingBar) -> None:
         """The rest of the present epoch, its validation and its checkpoint."""
@@ -242,35 +195,3 @@ class Training:
         self.position.step = 0
         self.sums.zero_()
         self._save()
-
-    def _conclude(self) -> Outcome:
-        """The best weights on the test images, then under other integrators and step counts."""
-        self.fabric.barrier()
-        self.net.load_state_dict(self.folder.read_weights())
-        test = make_batches(self.data, self.data.test, self.config, self.fabric)
-        score = evaluate(self.net, test, self.fabric)
-        others = manifestations(self.net, test, self.fabric, SHOWN_INTEGRATORS, SHOWN_FACTORS)
-        outcome = Outcome(
-            folder=self.folder.path,
-            test=score,
-            validation=evaluate(self.net, self.validation, self.fabric),
-            best_epoch=self.position.best_epoch,
-            seconds=self.position.seconds,
-            weights=self.weights,
-            manifestations=others,
-        )
-        if self.fabric.global_rank == 0:
-            self.folder.write_result(
-                {
-                    "test_accuracy": score.accuracy,
-                    "test_loss": score.loss,
-                    "test_images": score.images,
-                    "validation_accuracy": outcome.validation.accuracy,
-                    "best_epoch": outcome.best_epoch,
-                    "training_seconds": outcome.seconds,
-                    "weights": outcome.weights,
-                    "seed": self.config.seed,
-                    "manifestations": [other.as_dict() for other in others],
-                }
-            )
-        return outcome

@@ -1,0 +1,21 @@
+"""Where a training stands."""
+
+import math
+from dataclasses import dataclass
+
+from dynamicblocks.training.evaluation import Score
+
+
+@dataclass
+class Position:
+    """Where a training stands, and its best epoch so far. ``step`` counts within the epoch."""
+
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    best_epoch: int = -1
+    best_loss: float = math.inf
+
+    def improved_by(self, score: Score) -> bool:
+        """Whether a validation score beats the best so far, by loss: finer than a count of right answers."""
+        return score.loss < self.best_loss
