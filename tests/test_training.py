@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -208,6 +209,16 @@ def test_two_processes_train_together(tmp_path):
     for name, tensor in one_weights.items():
         torch.testing.assert_close(two_weights[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
     assert json.loads((tmp_path / "two" / "run.json").read_text())["processes"] == 2
+    one, two = (json.loads((tmp_path / run / "metrics.jsonl").read_text()) for run in ("one", "two"))
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-3)
+    assert two["validation_loss"] == pytest.approx(one["validation_loss"], rel=1e-2)
+
+
+def test_strategies_that_split_the_weights_are_refused(monkeypatch, tmp_path, capsys):
+    sharded = SimpleNamespace(strategy=object())
+    monkeypatch.setattr("dynamicblocks.training.hardware.Fabric", lambda **_: sharded)
+    assert train(tmp_path, "--hardware.strategy", "fsdp") == 2
+    assert "strategy 'fsdp' splits the weights among processes" in capsys.readouterr().err
 
 
 def test_a_compiled_training_stores_plain_names(tmp_path):

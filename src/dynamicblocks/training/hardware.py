@@ -4,6 +4,8 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.strategies.single_device import SingleDeviceStrategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from dynamicblocks.errors import ConfigurationError
@@ -17,7 +19,7 @@ def make_fabric(config: HardwareConfig) -> Fabric:
         ConfigurationError: the device is not there, or the choices do not go together.
     """
     try:
-        return Fabric(
+        fabric = Fabric(
             accelerator=config.accelerator,
             devices=config.devices,
             strategy=config.strategy,
@@ -30,6 +32,12 @@ def make_fabric(config: HardwareConfig) -> Fabric:
             f"{config.strategy!r} and precision {config.precision!r}: {error} This machine has a CPU and {gpus} CUDA "
             "device(s); --hardware.accelerator auto takes what is there"
         ) from error
+    if not isinstance(fabric.strategy, SingleDeviceStrategy | DDPStrategy):
+        raise ConfigurationError(
+            f"strategy {config.strategy!r} splits the weights among processes, which checkpoints do not support yet; "
+            "use auto or ddp"
+        )
+    return fabric
 
 
 def random_state() -> dict[str, Any]:

@@ -45,16 +45,21 @@ class RunFolder:
         Raises:
             ConfigurationError: the folder holds something already.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise ConfigurationError(
-                f"{path} exists already; choose another --run, or continue it with --resume {path}"
-            )
+        cls.check_free(path)
         path.mkdir(parents=True, exist_ok=True)
         folder = cls(path)
         write_text(folder.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
         # Last, for its presence says that the folder is whole.
         write_text(folder.path / "run.json", json.dumps({"format": FORMAT, **record}, indent=2) + "\n")
         return folder
+
+    @staticmethod
+    def check_free(path: Path) -> None:
+        """Raise if there is something at ``path`` that a new run would overwrite."""
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ConfigurationError(
+                f"{path} exists already; choose another --run, or continue it with --resume {path}"
+            )
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":

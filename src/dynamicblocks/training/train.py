@@ -75,6 +75,9 @@ class Training:
             "device": str(self.fabric.device),
             "processes": self.fabric.world_size,
         }
+        # Every process checks before one of them writes, so that all of them stop.
+        RunFolder.check_free(path)
+        self.fabric.barrier()
         if self.fabric.global_rank == 0:
             RunFolder.create(path, self.config.as_dict(), record)
         self.fabric.barrier()
@@ -89,24 +92,23 @@ class Training:
             self.position = Position(**state["position"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise StorageError(f"the checkpoint in {path} does not fit its configuration: {error}") from error
-        self.sums.copy_(state["sums"])
+        if self.fabric.global_rank == 0:
+            self.sums.copy_(state["sums"])
         set_random_state(state["random"])
         if self.fabric.global_rank == 0:
             folder.forget_epochs(self.position.epoch)
         return folder
 
-    def _state(self) -> dict[str, Any]:
-        return {
-            "weights": self.net.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "position": vars(self.position),
-            "sums": self.sums,
-            "random": random_state(),
-        }
-
-    def _save(self) -> None:
+    def _save(self, sums: Tensor) -> None:
         if self.fabric.global_rank == 0:
-            self.folder.write_checkpoint(self._state())
+            state = {
+                "weights": self.net.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "position": vars(self.position),
+                "sums": sums,
+                "random": random_state(),
+            }
+            self.folder.write_checkpoint(state)
 
     def run(self) -> Outcome:
         """Train to the end, then read the test images once."""
@@ -138,12 +140,10 @@ class Training:
             every = self.config.checkpoint_steps
             if every and (step + 1) % every == 0 and step + 1 < self.batches.steps:
                 self.position.seconds = before + elapsed
-                self._check_loss()
-                self._save()
+                self._save(self._finite_sums())
         elapsed = time.perf_counter() - begin
-        self._check_loss()
+        loss, correct, images_seen = self._finite_sums().tolist()
         self.position.seconds = before + elapsed
-        loss, correct, images_seen = self.sums.tolist()
         score = evaluate(self.net, self.validation, self.fabric)
         entry = {
             "epoch": epoch,
@@ -175,13 +175,16 @@ class Training:
             self.fabric.clip_gradients(self.model, self.optimizer, max_norm=options.clip)
         self.optimizer.step()
 
-    def _check_loss(self) -> None:
-        if not bool(torch.isfinite(self.sums[0])):
+    def _finite_sums(self) -> Tensor:
+        """Loss, right answers and images of the epoch so far, over all processes."""
+        sums = torch.as_tensor(self.fabric.all_reduce(self.sums.clone(), reduce_op="sum"))
+        if not bool(torch.isfinite(sums[0])):
             raise SolverError(
                 f"the loss is not finite in epoch {self.position.epoch + 1}, step {self.position.step}; the last good "
                 f"state is in {self.folder.path}. Try a lower --optimizer.lr, --optimizer.clip 1.0, or more steps: an "
                 "explicit integrator is unstable where the layer function is too steep for its step"
             )
+        return sums
 
     def _finish_epoch(self, score: Score, entry: Mapping[str, Any]) -> None:
         """Keep the weights if they are the best, then move on and write the checkpoint."""
@@ -194,4 +197,4 @@ class Training:
         self.position.epoch += 1
         self.position.step = 0
         self.sums.zero_()
-        self._save()
+        self._save(self.sums)
