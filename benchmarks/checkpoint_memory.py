@@ -24,9 +24,10 @@ class Case(NamedTuple):
     integrator: str
 
 
-# A state that fills caches as in training, one so small that bookkeeping shows, and one with blended weights.
+# Wide and narrow states as in training, one so small that bookkeeping shows, and one with blended weights.
 CASES = {
     "euler": Case((32, 64, 16, 16), "constant", "euler"),
+    "euler-narrow": Case((128, 16, 16, 16), "constant", "euler"),
     "euler-small": Case((16, 32, 16, 16), "constant", "euler"),
     "rk4-linear": Case((16, 32, 16, 16), "linear", "rk4_classic"),
 }

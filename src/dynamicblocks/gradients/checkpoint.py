@@ -83,14 +83,16 @@ class _Replay:
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        self._places: list[tuple[nn.Module, str]] = []
-        self._live: list[Tensor] = []
+        # The dictionaries in which modules keep their buffers: attribute access would check each of hundreds anew.
+        self._places: list[tuple[dict[str, Tensor | None], str]] = []
+        self._live: list[Tensor | None] = []
         alike: dict[tuple[torch.dtype, torch.device], list[tuple[int, Tensor]]] = {}
         for root in modules:
             for module in root.modules():
-                for name, buffer in module.named_buffers(recurse=False):
-                    alike.setdefault((buffer.dtype, buffer.device), []).append((len(self._places), buffer))
-                    self._places.append((module, name))
+                for name, buffer in module._buffers.items():
+                    if buffer is not None:
+                        alike.setdefault((buffer.dtype, buffer.device), []).append((len(self._places), buffer))
+                        self._places.append((module._buffers, name))
         # One copy for all buffers of a type: a normalisation has three small ones, and a block hundreds.
         self._kept = [
             ([index for index, _ in group], [buffer.shape for _, buffer in group], _joined([b for _, b in group]))
@@ -98,16 +100,16 @@ class _Replay:
         ]
 
     def __enter__(self) -> None:
-        self._live = [getattr(module, name) for module, name in self._places]
+        self._live = [buffers[name] for buffers, name in self._places]
         for indices, shapes, joined in self._kept:
             parts = torch.split(joined.clone(), [shape.numel() for shape in shapes])
             for index, shape, part in zip(indices, shapes, parts, strict=True):
-                module, name = self._places[index]
-                setattr(module, name, part.view(shape))
+                buffers, name = self._places[index]
+                buffers[name] = part.view(shape)
 
     def __exit__(self, *_exception: object) -> None:
-        for (module, name), buffer in zip(self._places, self._live, strict=True):
-            setattr(module, name, buffer)
+        for (buffers, name), live in zip(self._places, self._live, strict=True):
+            buffers[name] = live
 
 
 def _joined(buffers: list[Tensor]) -> Tensor:
