@@ -143,6 +143,11 @@ def test_residual_connector_with_a_silent_branch_is_its_shortcut(shortcut):
         assert out[:, [0, 5]].abs().sum() == 0
 
 
+def test_networks_of_ones_own_layers():
+    net = db.create_model("dynamicnet", widths=(4, 8), layer=lambda width: torch.nn.Conv2d(width, width, 1))
+    assert [block.controls.layers[0].out_channels for block in net.blocks] == [4, 8]
+
+
 def test_bad_connectors():
     with pytest.raises(db.ConfigurationError, match="unknown shortcut"):
         db.ResidualConnector(4, 8, shortcut="none")

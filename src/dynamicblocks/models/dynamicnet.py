@@ -1,6 +1,6 @@
 """The general network of dynamic blocks, and the default network of the original toolbox."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -26,7 +26,7 @@ def dynamicnet(
     num_classes: int = 10,
     *,
     widths: Sequence[int] = (16, 32, 64),
-    layer: str = "preact_double",
+    layer: str | Callable[[int], nn.Module] = "preact_double",
     norm: NormSpec = "batch",
     activation: ActivationSpec = "relu",
     boundary: str = "zeros",
@@ -44,7 +44,8 @@ def dynamicnet(
         in_channels: channels of the images.
         num_classes: number of logits.
         widths: channels of each block.
-        layer: the layer function, by name; called with the width, norm, activation and boundary.
+        layer: the layer function, by name, made with the width, norm, activation and boundary; or a function that
+            makes a layer of a width.
         norm, activation, boundary: of layers, connectors and opening.
         units: depth of a block in units of layers: its time goes from 0 to ``units``, in so many control intervals.
         controls: the basis of the weights in time, ``"constant"`` or ``"linear"``, or one with a size of its own.
@@ -71,7 +72,7 @@ def dynamicnet(
                 body.append(ResidualConnector(before, width, **style))
             else:
                 raise unknown_name("connector", connector, ("pooled", "residual"))
-        make = partial(layers.create, layer, width, **style)
+        make = partial(layers.create, layer, width, **style) if isinstance(layer, str) else partial(layer, width)
         body.append(DynamicBlock(make, basis, grid, integrator, gradient))
     opening = Opening(in_channels, widths[0], **style)
     return DynamicNet(opening, body, Head(widths[-1], num_classes, order="norm act", norm=norm, activation=activation))
