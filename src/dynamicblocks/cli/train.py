@@ -31,14 +31,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Train and show what came out."""
-    console = Console()
-    if options.resume is not None:
-        training = _resumed(options, console)
-    else:
-        training = Training(config_of(options), console=console)
-    if training.fabric.global_rank:
-        console = Console(quiet=True)
-    console.print(f"{training.data.note}", soft_wrap=True)
+    training = _resumed(options) if options.resume is not None else Training(config_of(options))
+    console = training.console
+    console.print(training.data.note, soft_wrap=True)
     console.print(
         f"{training.config.model.name}: {training.weights:,} weights, {training.net.evaluations} layer evaluations a "
         f"pass, on {training.fabric.device}; writing to {training.folder.path}",
@@ -48,7 +43,7 @@ def run(options: Namespace) -> None:
     show(training.run(), training, console)
 
 
-def _resumed(options: Namespace, console: Console) -> Training:
+def _resumed(options: Namespace) -> Training:
     if config_of(options) != TrainConfig():
         raise ConfigurationError(
             "--resume continues a run as it was configured and takes no other options; to change some, start a new "
@@ -56,7 +51,7 @@ def _resumed(options: Namespace, console: Console) -> Training:
         )
     path = Path(options.resume)
     config = load_config(RunFolder.open(path).configuration())
-    return Training(config, resume=path, console=console)
+    return Training(config, resume=path)
 
 
 def show(outcome: Outcome, training: Training, console: Console) -> None:

@@ -33,14 +33,14 @@ class Training:
     Args:
         config: what to do.
         resume: the folder of a run to continue, made by the same configuration.
-        console: where to write.
+        console: where the first process writes; the others are silent.
     """
 
     def __init__(self, config: TrainConfig, *, resume: Path | None = None, console: Console | None = None) -> None:
         self.config = config
         self.fabric = make_fabric(config.hardware)
         self.fabric.launch()
-        self.console = console or Console(quiet=self.fabric.global_rank > 0)
+        self.console = Console(quiet=True) if self.fabric.global_rank else console or Console()
         self.data = load_dataset(config.data.name, config.data.validation, config.data.split_seed)
         self.batches = make_batches(self.data, self.data.train, config, self.fabric)
         self.validation = make_batches(self.data, self.data.validation, config, self.fabric)
