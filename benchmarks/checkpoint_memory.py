@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from harness import Spread, paired, save, show
+from harness import Spread, make_parser, paired, save, show
 from live_bytes import peak_bytes
 
 import dynamicblocks as db
@@ -106,13 +106,7 @@ def row(result: dict[str, object]) -> dict[str, object]:
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example: python benchmarks/checkpoint_memory.py --cases euler --repeats 10",
-    )
-    parser.add_argument("--repeats", type=int, default=6, help="rounds A B B A (default: %(default)s)")
-    parser.add_argument("--threads", type=int, help="threads of PyTorch (default: PyTorch's own choice)")
+    parser = make_parser(__doc__, "python benchmarks/checkpoint_memory.py --cases euler --repeats 10", repeats=6)
     parser.add_argument("--cases", nargs="+", choices=[*CASES], default=[*CASES], help="blocks (default: all)")
     return parser.parse_args()
 

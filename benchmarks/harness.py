@@ -1,5 +1,6 @@
 """What the benchmarks share: a fair comparison of two times, where it was made, and a place for the result."""
 
+import argparse
 import gc
 import json
 import time
@@ -89,6 +90,18 @@ def _seconds(run: Callable[[], object]) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
+
+
+def make_parser(description: str | None, example: str, repeats: int) -> argparse.ArgumentParser:
+    """A command line with what every benchmark takes."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"example: {example}",
+    )
+    parser.add_argument("--repeats", type=int, default=repeats, help="rounds A B B A (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="threads of PyTorch (default: PyTorch's own choice)")
+    return parser
 
 
 def save(name: str, payload: Mapping[str, object]) -> Path:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from statistics import median
 
 import torch
-from harness import paired, save, show
+from harness import make_parser, paired, save, show
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -144,13 +144,7 @@ def profile(dynamic: Callable[[], Tensor], plain: Callable[[], Tensor], steps: i
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example: python benchmarks/resnet_cost.py --repeats 40 --threads 2",
-    )
-    parser.add_argument("--repeats", type=int, default=30, help="rounds A B B A (default: %(default)s)")
-    parser.add_argument("--threads", type=int, help="threads of PyTorch (default: PyTorch's own choice)")
+    parser = make_parser(__doc__, "python benchmarks/resnet_cost.py --repeats 40 --threads 2", repeats=30)
     parser.add_argument("--profile", action="store_true", help="print where the time goes; measure and save nothing")
     return parser.parse_args()
 

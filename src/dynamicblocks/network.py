@@ -41,6 +41,11 @@ class DynamicNet(nn.Module):
         return [module for module in self.body if isinstance(module, DynamicBlock)]
 
     @property
+    def weights(self) -> int:
+        """Number of weights."""
+        return sum(weight.numel() for weight in self.parameters())
+
+    @property
     def evaluations(self) -> int:
         """Evaluations of layer functions in one forward pass."""
         return sum(block.evaluations for block in self.blocks)

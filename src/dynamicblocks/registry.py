@@ -73,10 +73,9 @@ class Registry(Generic[T]):
         """Build what ``text`` names; ``arguments`` come first, ``defaults`` yield to keywords in the text."""
         name, written, keywords = parse_call(text)
         factory = self[name]
-        call = (*arguments, *written), {**defaults, **keywords}
+        signature = inspect.signature(factory)
         try:
-            inspect.signature(factory).bind(*call[0], **call[1])
+            call = signature.bind(*arguments, *written, **{**defaults, **keywords})
         except TypeError as error:
-            signature = inspect.signature(factory)
             raise ConfigurationError(f"{self.kind} {text!r}: {error}; it is {name}{signature}") from error
-        return factory(*call[0], **call[1])
+        return factory(*call.args, **call.kwargs)

@@ -41,6 +41,13 @@ def check_count(value: int, what: str, least: int = 1) -> int:
     return value
 
 
+def check_amount(value: float, what: str) -> float:
+    """Return ``value``, or raise: a finite number, zero or more."""
+    if not 0 <= value < math.inf:
+        raise ConfigurationError(f"{what} must be zero or more and finite, got {value}")
+    return value
+
+
 @dataclass(frozen=True)
 class Grid:
     """A strictly increasing sequence of times; step n goes from ``points[n]`` to ``points[n + 1]``.

@@ -78,9 +78,8 @@ class Alignment:
         for crossed, cut in enumerate(cuts, start=1):
             if abs(cut - fraction) * (after - before) <= self._same:
                 return Location(self._starts[step] + crossed, 0.0)
-        # At the end of a step the knots crossed are those strictly inside it: the limit from inside.
-        crossed = sum(1 for cut in cuts if cut <= fraction) if fraction < 1.0 else len(cuts)
-        interval = self._starts[step] + crossed
+        # Cuts are strictly inside the step, so at its end this is the last interval crossed: the limit from inside.
+        interval = self._starts[step] + sum(1 for cut in cuts if cut <= fraction)
         left, right = self.knots[interval], self.knots[interval + 1]
         time = after if fraction >= 1.0 else before + fraction * (after - before)
         return Location(interval, min(max((time - left) / (right - left), 0.0), 1.0))

@@ -107,8 +107,8 @@ class Controls(nn.Module):
         """theta(t), weights and running statistics, projected by least squares onto another basis.
 
         The knots of ``basis`` must span the same times; without knots it gets uniform ones, or, without a size too,
-        those of the present basis. Exact where the new basis contains the
-        old. Variances stay within the range of the old ones, so they stay positive.
+        those of the present basis. Exact where the new basis contains the old. Variances stay within the range of the
+        old ones, so they stay positive.
         """
         basis = basis.over(Grid(self.basis.points))
         return self._transferred(basis, projection_matrix(self.basis, basis))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dynamicblocks.data.datasets import Split
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.times import check_count
+from dynamicblocks.times import check_amount, check_count
 
 
 def generator(*key: int) -> torch.Generator:
@@ -77,9 +77,8 @@ class Batches:
     def __post_init__(self) -> None:
         check_count(self.batch_size, "batch_size")
         check_count(self.shift, "shift", least=0)
-        for name in ("turn", "scale"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ConfigurationError(f"{name} must be zero or more and finite, got {getattr(self, name)}")
+        check_amount(self.turn, "turn")
+        check_amount(self.scale, "scale")
         if self.batch_size % self.world:
             raise ConfigurationError(f"batch_size {self.batch_size} must be a multiple of {self.world} processes")
         device = self.split.images.device

@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from dynamicblocks.data import ImageDataset
+from dynamicblocks.data import ImageDataset, load_dataset
 from dynamicblocks.errors import ConfigurationError, StorageError
 from dynamicblocks.models import create_model
 from dynamicblocks.network import DynamicNet
-from dynamicblocks.times import check_count
+from dynamicblocks.times import check_amount, check_count
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,10 @@ class DataConfig:
     shift: int = 1
     turn: float = 10.0
     scale: float = 0.1
+
+    def load(self) -> ImageDataset:
+        """The data set, split."""
+        return load_dataset(self.name, self.validation, self.split_seed)
 
 
 @dataclass(frozen=True)
@@ -113,9 +117,7 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         for name in ("lr", "momentum", "weight_decay", "warmup", "label_smoothing", "smoothness", "clip"):
-            value = getattr(self, name)
-            if not 0 <= value < float("inf"):
-                raise ConfigurationError(f"optimizer.{name} must be zero or more and finite, got {value}")
+            check_amount(getattr(self, name), f"optimizer.{name}")
         for name in ("momentum", "warmup", "label_smoothing"):
             if getattr(self, name) >= 1:
                 raise ConfigurationError(f"optimizer.{name} must be below 1, got {getattr(self, name)}")

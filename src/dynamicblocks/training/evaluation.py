@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from dynamicblocks.data import Batches
 from dynamicblocks.network import DynamicNet
 from dynamicblocks.surgery import with_integrator
+from dynamicblocks.training.hardware import over_processes
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,7 @@ def evaluate(net: DynamicNet, batches: Batches, fabric: Fabric) -> Score:
             logits = net(images).float()
             loss = F.cross_entropy(logits, labels, reduction="sum")
             total += torch.stack([loss, (logits.argmax(dim=1) == labels).sum(), loss.new_tensor(len(labels))])
-    summed = fabric.all_reduce(total, reduce_op="sum")
-    assert isinstance(summed, torch.Tensor)
-    loss_sum, correct, images_seen = summed.tolist()
+    loss_sum, correct, images_seen = over_processes(fabric, total).tolist()
     net.train(training)
     return Score(loss_sum / images_seen, correct / images_seen, round(images_seen), time.perf_counter() - begin)
 

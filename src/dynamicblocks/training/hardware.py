@@ -7,6 +7,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.single_device import SingleDeviceStrategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.training.config import HardwareConfig
@@ -38,6 +39,11 @@ def make_fabric(config: HardwareConfig) -> Fabric:
             "use auto or ddp"
         )
     return fabric
+
+
+def over_processes(fabric: Fabric, values: Tensor) -> Tensor:
+    """The sum of ``values`` over all processes; ``values`` itself is left as it is."""
+    return torch.as_tensor(fabric.all_reduce(values.clone(), reduce_op="sum"))
 
 
 def random_state() -> dict[str, Any]:

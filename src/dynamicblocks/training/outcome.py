@@ -2,14 +2,13 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from lightning_fabric import Fabric
 
-from dynamicblocks.data import ImageDataset
+from dynamicblocks.data import Batches
 from dynamicblocks.network import DynamicNet
-from dynamicblocks.training.config import TrainConfig
 from dynamicblocks.training.evaluation import Manifestation, Score, evaluate, manifestations
-from dynamicblocks.training.loading import make_batches
 from dynamicblocks.training.position import Position
 from dynamicblocks.training.run_folder import RunFolder
 
@@ -30,38 +29,31 @@ class Outcome:
     weights: int
     manifestations: list[Manifestation]
 
+    def as_result(self, seed: int) -> dict[str, Any]:
+        """Plain values, for the run's result.json."""
+        return {
+            "test_accuracy": self.test.accuracy,
+            "test_loss": self.test.loss,
+            "test_images": self.test.images,
+            "validation_accuracy": self.validation.accuracy,
+            "best_epoch": self.best_epoch,
+            "training_seconds": self.seconds,
+            "weights": self.weights,
+            "seed": seed,
+            "manifestations": [asdict(other) for other in self.manifestations],
+        }
+
 
 def conclude(
-    net: DynamicNet,
-    data: ImageDataset,
-    config: TrainConfig,
-    fabric: Fabric,
-    folder: RunFolder,
-    position: Position,
+    net: DynamicNet, validation: Batches, test: Batches, fabric: Fabric, folder: RunFolder, position: Position
 ) -> Outcome:
-    """Read the test images, for the chosen weights and then for their other manifestations, and write the result."""
-    test = make_batches(data, data.test, config, fabric)
-    outcome = Outcome(
+    """Read the test images, for the chosen weights and then for their other manifestations."""
+    return Outcome(
         folder=folder.path,
         test=evaluate(net, test, fabric),
-        validation=evaluate(net, make_batches(data, data.validation, config, fabric), fabric),
+        validation=evaluate(net, validation, fabric),
         best_epoch=position.best_epoch,
         seconds=position.seconds,
-        weights=sum(weight.numel() for weight in net.parameters()),
+        weights=net.weights,
         manifestations=manifestations(net, test, fabric, SHOWN_INTEGRATORS, SHOWN_FACTORS),
     )
-    if fabric.global_rank == 0:
-        folder.write_result(
-            {
-                "test_accuracy": outcome.test.accuracy,
-                "test_loss": outcome.test.loss,
-                "test_images": outcome.test.images,
-                "validation_accuracy": outcome.validation.accuracy,
-                "best_epoch": outcome.best_epoch,
-                "training_seconds": outcome.seconds,
-                "weights": outcome.weights,
-                "seed": config.seed,
-                "manifestations": [asdict(other) for other in outcome.manifestations],
-            }
-        )
-    return outcome

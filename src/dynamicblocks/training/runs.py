@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dynamicblocks.data import ImageDataset, load_dataset
+from dynamicblocks.data import ImageDataset
 from dynamicblocks.errors import StorageError
 from dynamicblocks.network import DynamicNet
 from dynamicblocks.training.config import TrainConfig, load_config
@@ -17,7 +17,7 @@ def load_run(path: Path) -> tuple[RunFolder, TrainConfig, ImageDataset, DynamicN
     """
     folder = RunFolder.open(path)
     config = load_config(folder.configuration())
-    data = load_dataset(config.data.name, config.data.validation, config.data.split_seed)
+    data = config.data.load()
     weights = folder.read_weights()
     net = config.model.build(data)
     try:

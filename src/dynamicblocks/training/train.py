@@ -11,14 +11,13 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor, nn
 
-from dynamicblocks.data import load_dataset
 from dynamicblocks.errors import SolverError, StorageError
 from dynamicblocks.network import DynamicNet
 from dynamicblocks.surgery import freeze_unused_controls
 from dynamicblocks.training.config import TrainConfig
 from dynamicblocks.training.environment import environment
 from dynamicblocks.training.evaluation import Score, evaluate
-from dynamicblocks.training.hardware import make_fabric, random_state, set_random_state
+from dynamicblocks.training.hardware import make_fabric, over_processes, random_state, set_random_state
 from dynamicblocks.training.loading import make_batches
 from dynamicblocks.training.optimizer import learning_rate, make_optimizer, set_learning_rate
 from dynamicblocks.training.outcome import Outcome, conclude
@@ -41,7 +40,7 @@ class Training:
         self.fabric = make_fabric(config.hardware)
         self.fabric.launch()
         self.console = Console(quiet=True) if self.fabric.global_rank else console or Console()
-        self.data = load_dataset(config.data.name, config.data.validation, config.data.split_seed)
+        self.data = config.data.load()
         self.batches = make_batches(self.data, self.data.train, config, self.fabric)
         self.validation = make_batches(self.data, self.data.validation, config, self.fabric)
         torch.manual_seed(config.seed)
@@ -49,7 +48,6 @@ class Training:
         frozen = freeze_unused_controls(self.net)
         if frozen:
             self.console.print(f"The grid never reads these controls, so they are frozen: {', '.join(frozen)}")
-        self.weights = sum(weight.numel() for weight in self.net.parameters())
         # The bare network is kept for evaluation and storage: names without the prefixes of wrappers.
         self.net.to(memory_format=torch.channels_last if config.hardware.channels_last else torch.preserve_format)  # type: ignore[call-overload]
         self.net.to(self.fabric.device)
@@ -70,7 +68,7 @@ class Training:
         record = {
             **environment(),
             "started": f"{datetime.now():%Y-%m-%d %H:%M:%S}",
-            "weights": self.weights,
+            "weights": self.net.weights,
             "data": self.data.note,
             "device": str(self.fabric.device),
             "processes": self.fabric.world_size,
@@ -119,7 +117,11 @@ class Training:
             bar.finish(self.total_steps)
         self.fabric.barrier()
         self.net.load_state_dict(self.folder.read_weights())
-        return conclude(self.net, self.data, self.config, self.fabric, self.folder, self.position)
+        test = make_batches(self.data, self.data.test, self.config, self.fabric)
+        outcome = conclude(self.net, self.validation, test, self.fabric, self.folder, self.position)
+        if self.fabric.global_rank == 0:
+            self.folder.write_result(outcome.as_result(self.config.seed))
+        return outcome
 
     def _epoch(self, bar: TrainingBar) -> None:
         """The rest of the present epoch, its validation and its checkpoint."""
@@ -177,7 +179,7 @@ class Training:
 
     def _finite_sums(self) -> Tensor:
         """Loss, right answers and images of the epoch so far, over all processes."""
-        sums = torch.as_tensor(self.fabric.all_reduce(self.sums.clone(), reduce_op="sum"))
+        sums = over_processes(self.fabric, self.sums)
         if not bool(torch.isfinite(sums[0])):
             raise SolverError(
                 f"the loss is not finite in epoch {self.position.epoch + 1}, step {self.position.step}; the last good "
