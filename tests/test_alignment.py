@@ -157,6 +157,23 @@ def test_linear_weights_read_one_control_at_a_knot_and_two_elsewhere(layout, wri
                 assert knots[left[0]] < time < knots[right[0]]
 
 
+@pytest.mark.parametrize("written", [doubled, single, accumulated], ids=lambda write: write.__name__)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_discontinuous_weights_are_limits_from_inside_the_step(layout, written):
+    """At a knot one control is read: at the end of a step that of the interval crossed, else that of the next."""
+    knots, points = LAYOUTS[layout]
+    basis = db.DiscontinuousLinear(knots=tuple(doubled(knots)))
+    alignment = Alignment(db.Grid(written(points)), basis.points)
+    for step, (before, after) in enumerate(pairwise(points)):
+        for fraction, c in FRACTIONS.items():
+            interval, share = place(knots, before, after, c)
+            terms = basis.terms(*alignment.locate(step, fraction))
+            if share in (0, 1):
+                assert terms == ((2 * interval + int(share), 1.0),)
+            else:
+                assert [index for index, _ in terms] == [2 * interval, 2 * interval + 1]
+
+
 def test_ends_beyond_the_knots_by_rounding_are_the_ends():
     end = 0.1 + 0.2
     assert end > 0.3
@@ -194,6 +211,15 @@ def test_steps_shorter_than_rounding_of_the_span_are_still_steps():
         ("constant(6)", "uniform(0, 6, steps=2)", "ralston2", {1, 4}),
         ("constant(6)", "uniform(0, 6, steps=2)", "rk4", set()),
         ("constant(3)", "uniform(0, 3, steps=2)", "euler", {2}),
+        ("discontinuous_linear(6)", 3, "euler", {1, 3, 5}),
+        ("discontinuous_linear(6)", 3, "heun2", set()),
+        ("discontinuous_linear(6)", "uniform(0, 3, steps=2)", "euler", {1, 4, 5}),
+        ("bspline(6)", 3, "euler", {5}),
+        ("bspline(6)", 3, "rk4_classic", set()),
+        ("bspline(6)", "uniform(0, 3, steps=1)", "euler", {1, 2, 3, 4, 5}),
+        ("legendre(3)", 3, "euler", set()),
+        ("chebyshev(3)", 1, "heun2", {1}),
+        ("chebyshev(3)", 1, "midpoint", {2}),
     ],
 )
 def test_unused_controls_are_those_that_no_stage_reads(controls, times, integrator, unused):

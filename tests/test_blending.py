@@ -84,6 +84,70 @@ def test_variances_stay_positive_whatever_the_statistics(exponents, weight, size
         assert (norm.running_var > 0).all()
 
 
+def test_a_variance_blended_with_a_negative_weight_stays_near_its_sources():
+    weights = (-0.5, 0.75, 0.75)
+    y = torch.randn(4, 1, 3, 3, dtype=double)
+    for variances, used in (
+        ([1.0, 2.0, 3.0], 3.25),
+        ([9.0, 0.5, 0.7], 0.25),
+        ([1.0, 3.0, 3.0], 4.0),
+        ([0.1, 4, 4], 5.95),
+    ):
+        norms = [norm.eval() for norm in norms_of(variances)]
+        parameters = blended_parameters(norms, weights)
+        mean = sum(w * norm.running_mean for w, norm in zip(weights, norms, strict=True))
+        expected = F.batch_norm(y, mean, torch.tensor([used], dtype=double), parameters["weight"], parameters["bias"])
+        torch.testing.assert_close(call(norms, weights, y), expected, rtol=1e-13, atol=1e-13)
+
+
+def test_where_a_weight_is_negative_changes_go_to_the_others():
+    norms = norms_of([1.0, 2.0, 3.0])
+    y = 2 * torch.randn(4, 1, 3, 3, dtype=double) + 1
+    call(norms, (-0.5, 0.5, 1.0), y)
+    mean = -0.5 * -0.4 + 0.5 * 0.6 + 1.0 * 1.6
+    change_of_mean = 0.1 * (y.mean().item() - mean)
+    growth_of_variance = 0.1 * (y.var().item() / 3.5 - 1)
+    expected = [(-0.4, 1.0)] + [
+        (before + share * change_of_mean, variance * (1 + share * growth_of_variance))
+        for before, variance, share in ((0.6, 2.0, 1 / 3), (1.6, 3.0, 2 / 3))
+    ]
+    for norm, (mean, variance) in zip(norms, expected, strict=True):
+        assert norm.running_mean.item() == pytest.approx(mean, rel=1e-13)
+        assert norm.running_var.item() == pytest.approx(variance, rel=1e-13)
+    assert [norm.num_batches_tracked.item() for norm in norms] == [1, 11, 21]
+
+
+@settings(deadline=None)
+@given(
+    exponents=st.tuples(*[st.floats(-15, 15)] * 4),
+    kind=st.sampled_from([db.Legendre, db.Chebyshev]),
+    fraction=st.floats(0, 1),
+    size=st.sampled_from([0.0, 1e-10, 1.0, 1e10]),
+    momentum=st.sampled_from([0.1, 0.9]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_variances_stay_positive_under_polynomials(exponents, kind, fraction, size, momentum, dtype):
+    norms = norms_of([10.0**exponent for exponent in exponents], dtype, momentum=momentum)
+    y = size * torch.linspace(-1, 1, 8, dtype=dtype).view(2, 1, 2, 2)
+    terms = kind(4).terms(0, fraction)
+    for _ in range(3):
+        output = call([norms[index] for index, _ in terms], [weight for _, weight in terms], y)
+        assert torch.isfinite(output).all()
+    for norm in norms:
+        assert torch.isfinite(norm.running_var).all()
+        assert (norm.running_var > 0).all()
+
+
+@pytest.mark.parametrize("controls", ["legendre(5)", "chebyshev(5)", "bspline(6)", "discontinuous_linear(6)"])
+def test_statistics_in_training_stay_positive_and_bounded(controls):
+    block = db.DynamicBlock(normed_layer, controls, times=[0, 0.4, 1, 2], integrator="rk4")
+    for scale in (1.0, 1e-3, 1e3) * 10:
+        block(scale * torch.randn(4, 2, 4, 4, dtype=double))
+    for name, buffer in block.named_buffers():
+        assert torch.isfinite(buffer).all()
+        assert not name.endswith("running_var") or (buffer > 0).all()
+
+
 def linear_block(**choices):
     layers = iter([normed_layer() for _ in range(3)])
     return db.DynamicBlock(lambda: next(layers), "linear(3)", times=[0, 1, 2], **choices)

@@ -30,6 +30,11 @@ def test_compiled_equals_eager(controls, gradient, norm, training):
     check_compiled(make_net(controls, gradient, norm).train(training), training)
 
 
+@pytest.mark.parametrize("controls", ["legendre(3)", "bspline(4)"])
+def test_compiled_equals_eager_where_many_controls_are_blended(controls):
+    check_compiled(make_net(controls, "backprop", "batch").train(), training=True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("gradient", ["backprop", "checkpoint"])
 @pytest.mark.parametrize("controls", ["constant", "linear"])

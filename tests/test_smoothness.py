@@ -12,7 +12,10 @@ from torch import nn
 import dynamicblocks as db
 from dynamicblocks.controls import Controls
 from tests.weights_in_time import (
+    Chebyshev,
     Constant,
+    Discontinuous,
+    Legendre,
     Linear,
     Scalar,
     scalar_controls,
@@ -34,6 +37,30 @@ def test_smoothness_of_constants_measures_between_midpoints():
     controls = scalar_controls(Constant(knots=(0, 2, 4, 10)), [1, 4, 0])
     # Midpoints 1, 3 and 7: slopes 3/2 and -1 on lengths 2 and 4.
     assert controls.smoothness().item() == pytest.approx(2.25 * 2 + 1 * 4, rel=1e-15)
+
+
+@pytest.mark.parametrize("kind", ["l2", "l1"])
+def test_smoothness_of_lines_with_jumps_is_that_of_a_line_or_of_constants(kind):
+    knots = (0, 2, 4, 10)
+    jumping = Discontinuous(knots=knots)
+    assert jumping.distances() == (2, 2, 2, 4, 6)
+    line, constants = (
+        scalar_controls(Linear(knots=knots), [1, 4, 0, 2]),
+        scalar_controls(Constant(knots=knots), [1, 4, 0]),
+    )
+    for plain in (line, constants):
+        same = plain.project(jumping)
+        assert same.smoothness(kind).item() == pytest.approx(plain.smoothness(kind).item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", [Legendre, Chebyshev])
+def test_smoothness_of_polynomials_measures_between_nodes(kind):
+    basis = kind(4, (1, 3))
+    times = [basis.time(node) for node in basis.nodes]
+    assert basis.distances() == pytest.approx(np.diff(times), rel=1e-14)
+    slope = 3.0
+    line = scalar_controls(basis, [slope * time for time in times])
+    assert line.smoothness().item() == pytest.approx(slope**2 * (times[-1] - times[0]), rel=1e-13)
 
 
 def test_smoothness_l1_is_the_rounded_total_variation():

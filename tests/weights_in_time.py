@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
+from numpy.polynomial import chebyshev, legendre
+from scipy.interpolate import BSpline
+from scipy.special import roots_legendre
 from torch import nn
 
 import dynamicblocks as db
@@ -14,7 +17,11 @@ from dynamicblocks.controls import Controls
 
 double = torch.float64
 Constant, Linear = db.PiecewiseConstant, db.PiecewiseLinear
+Discontinuous, Spline = db.DiscontinuousLinear, db.CubicBSpline
+Legendre, Chebyshev = db.Legendre, db.Chebyshev
 both_bases = pytest.mark.parametrize("kind", [Constant, Linear])
+pieces = pytest.mark.parametrize("kind", [Constant, Linear, Discontinuous, Spline])
+polynomials = pytest.mark.parametrize("kind", [Legendre, Chebyshev])
 
 
 def knots_from(lengths, start=0.0):
@@ -32,7 +39,30 @@ def basis_functions(basis, times):
     knots = np.array(basis.knots)
     if isinstance(basis, Linear):
         return np.stack([np.interp(times, knots, unit) for unit in np.eye(len(knots))], axis=1)
-    return np.stack([(a < times) & (times < b) for a, b in pairwise(knots)], axis=1).astype(float)
+    if isinstance(basis, Spline):
+        return BSpline.design_matrix(times, np.pad(knots, 3, mode="edge"), 3).toarray()
+    if isinstance(basis, Legendre | Chebyshev):
+        return polynomials_through(basis, (2 * np.asarray(times) - knots[0] - knots[1]) / (knots[1] - knots[0]))
+    inside = np.stack([(a < times) & (times < b) for a, b in pairwise(knots)], axis=1).astype(float)
+    if isinstance(basis, Constant):
+        return inside
+    share = (np.asarray(times)[:, None] - knots[:-1]) / np.diff(knots)
+    return np.stack([inside * (1 - share), inside * share], axis=2).reshape(len(times), -1)
+
+
+def polynomials_through(basis, x):
+    """The polynomials on [-1, 1] that are one at a node and zero at the others, by way of orthogonal coefficients."""
+    nodes, vandermonde = polynomial_nodes(basis), legendre.legvander
+    if isinstance(basis, Chebyshev):
+        vandermonde = chebyshev.chebvander
+    return np.linalg.solve(vandermonde(nodes, basis.size - 1).T, vandermonde(x, basis.size - 1).T).T
+
+
+def polynomial_nodes(basis):
+    """The nodes in [-1, 1]."""
+    if isinstance(basis, Legendre):
+        return roots_legendre(basis.size)[0]
+    return chebyshev.chebpts2(basis.size) if basis.size > 1 else np.zeros(1)
 
 
 def curve(controls, name, times):

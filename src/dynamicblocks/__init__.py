@@ -13,13 +13,29 @@
 from dynamicblocks import layers
 from dynamicblocks.block import DynamicBlock
 from dynamicblocks.connectors import Head, Opening, PooledConnector, ResidualConnector
-from dynamicblocks.controls import Basis, Controls, PiecewiseConstant, PiecewiseLinear
+from dynamicblocks.controls import (
+    Basis,
+    Chebyshev,
+    Controls,
+    CubicBSpline,
+    DiscontinuousLinear,
+    Legendre,
+    PiecewiseConstant,
+    PiecewiseLinear,
+)
 from dynamicblocks.errors import ConfigurationError, DynamicBlocksError, SolverError, StorageError
 from dynamicblocks.gradients import Backprop, Checkpoint, Gradient
 from dynamicblocks.integrators import Integrator, RungeKutta, Tableau, as_integrator, list_integrators
 from dynamicblocks.models import create_model, list_models, model_options
 from dynamicblocks.network import DynamicNet
-from dynamicblocks.surgery import freeze_unused_controls, project, refine, with_gradient, with_integrator
+from dynamicblocks.surgery import (
+    freeze_unused_controls,
+    project,
+    recalibrate,
+    refine,
+    with_gradient,
+    with_integrator,
+)
 from dynamicblocks.times import Grid, graded, uniform
 
 __version__ = "0.1.0"
@@ -27,9 +43,12 @@ __version__ = "0.1.0"
 __all__ = [
     "Backprop",
     "Basis",
+    "Chebyshev",
     "Checkpoint",
     "ConfigurationError",
     "Controls",
+    "CubicBSpline",
+    "DiscontinuousLinear",
     "DynamicBlock",
     "DynamicBlocksError",
     "DynamicNet",
@@ -37,6 +56,7 @@ __all__ = [
     "Grid",
     "Head",
     "Integrator",
+    "Legendre",
     "Opening",
     "PiecewiseConstant",
     "PiecewiseLinear",
@@ -55,6 +75,7 @@ __all__ = [
     "list_models",
     "model_options",
     "project",
+    "recalibrate",
     "refine",
     "uniform",
     "with_gradient",

@@ -55,9 +55,9 @@ class DynamicBlock(nn.Module):
     ) -> None:
         super().__init__()
         basis = as_basis(controls)
-        grid = as_grid(times) if times is not None else _unit_grid(basis)
+        grid = as_grid(times) if times is not None else basis.unit_grid()
         basis = basis.over(grid)
-        self.controls = Controls(independent_layers(layer, basis.size_of(len(basis.points) - 1)), basis)
+        self.controls = Controls(independent_layers(layer, basis.count), basis)
         self._choose(grid, as_integrator(integrator), as_gradient(gradient))
 
     def _choose(self, grid: Grid, integrator: Integrator, gradient: Gradient) -> None:
@@ -140,8 +140,8 @@ class DynamicBlock(nn.Module):
         return other
 
     def steps_for_each_control(self, count: int) -> Grid:
-        """The grid of ``count`` equal steps in each interval between knots, over the span of the knots."""
-        return Grid(self.controls.basis.points).refine(count)
+        """The grid of ``count`` equal steps in each interval between knots (of a polynomial: for each control)."""
+        return self.controls.basis.unit_grid().refine(count)
 
     def uniform_steps(self, count: int) -> Grid:
         """The grid of ``count`` equal steps over the present span."""
@@ -156,13 +156,3 @@ class DynamicBlock(nn.Module):
             f"{self.steps} {'' if equal else 'unequal '}steps on [{t0:g}, {t1:g}], {self.integrator.name}, "
             f"{self.gradient!r}\n)"
         )
-
-
-def _unit_grid(basis: Basis) -> Grid:
-    if basis.knots is not None:
-        return Grid(basis.knots)
-    if basis.intervals is None:
-        raise ConfigurationError(
-            "give times, or a number of controls such as controls='constant(8)': with neither, the depth is unknown"
-        )
-    return uniform(0.0, float(basis.intervals), steps=basis.intervals)

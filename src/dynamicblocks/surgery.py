@@ -1,13 +1,15 @@
 """Changes of choices in whole networks. Each returns a new network and leaves the old one as it was."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from dynamicblocks.block import DynamicBlock
 from dynamicblocks.controls import Basis, as_basis
+from dynamicblocks.controls.calibration import measure, meters_of
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients import Gradient, as_gradient
 from dynamicblocks.integrators import Integrator, as_integrator
@@ -113,6 +115,53 @@ def project(net: Net, controls: Basis | str | int) -> Net:
     """
     basis = as_basis(controls)
     return map_blocks(net, lambda block: block.replaced(controls=block.controls.project(basis)))
+
+
+def recalibrate(net: Net, batches: Iterable[Tensor | Sequence[Tensor]]) -> Net:
+    """A copy of ``net`` with the running statistics of its normalisations measured anew, its weights as they are.
+
+    For networks whose statistics are not those of their weights: averaged, projected, under another integrator, or
+    trained for a short time only. Dropout is off meanwhile, and no gradient is recorded.
+
+    A control that is read alone gets the plain mean of the batch statistics of all its reads. Controls that are
+    blended get those statistics of which the blends are the batches' own (by least squares, where more places than
+    controls are read); none of the present ones enters. A control that nothing reads keeps its statistics.
+
+    Args:
+        net: a network or block.
+        batches: images, or pairs of images and labels as a data loader gives them; moved to the network's device.
+
+    Raises:
+        ConfigurationError: no normalisation keeps running statistics, or no batch came.
+
+    >>> import torch
+    >>> import dynamicblocks as db
+    >>> block = db.DynamicBlock(lambda: nn.BatchNorm2d(1), "linear(2)")
+    >>> images = torch.tensor([1.0, 3.0]).view(2, 1, 1, 1)
+    >>> recalibrate(block, [images]).controls.layers[0].running_mean.item()
+    2.0
+    """
+    other = copy.deepcopy(net)
+    meters = meters_of(other)
+    if not meters:
+        raise ConfigurationError(
+            f"{type(net).__name__} has no normalisation with running statistics, so there is nothing to measure"
+        )
+    device = next(chain(other.parameters(), other.buffers())).device
+    if measure(other, meters, (_images(batch).to(device) for batch in batches)) == 0:
+        raise ConfigurationError("recalibrate needs at least one batch of images, got none")
+    if not any(meter.reads for meter in meters):
+        raise ConfigurationError(
+            f"no normalisation of {type(net).__name__} was seen to run; give the network itself, not a compiled one"
+        )
+    return other
+
+
+def _images(batch: Tensor | Sequence[Tensor]) -> Tensor:
+    images = batch[0] if isinstance(batch, Sequence) and batch else batch
+    if not isinstance(images, Tensor):
+        raise ConfigurationError(f"a batch must be a tensor of images or (images, labels), got {type(batch).__name__}")
+    return images
 
 
 def freeze_unused_controls(net: nn.Module) -> list[str]:

@@ -2,22 +2,29 @@
 
 from dynamicblocks.controls.alignment import Alignment, Location
 from dynamicblocks.controls.basis import Basis, Terms, as_basis, bases
+from dynamicblocks.controls.bspline import CubicBSpline
 from dynamicblocks.controls.controls import Controls
 from dynamicblocks.controls.field import ControlledField
-from dynamicblocks.controls.piecewise import PiecewiseConstant, PiecewiseLinear
-from dynamicblocks.controls.projection import projection_matrix, refinement_matrix
+from dynamicblocks.controls.piecewise import DiscontinuousLinear, Piecewise, PiecewiseConstant, PiecewiseLinear
+from dynamicblocks.controls.polynomial import Chebyshev, Legendre, Polynomial
+from dynamicblocks.controls.projection import projection_matrix
 
 __all__ = [
     "Alignment",
     "Basis",
+    "Chebyshev",
     "ControlledField",
     "Controls",
+    "CubicBSpline",
+    "DiscontinuousLinear",
+    "Legendre",
     "Location",
+    "Piecewise",
     "PiecewiseConstant",
     "PiecewiseLinear",
+    "Polynomial",
     "Terms",
     "as_basis",
     "bases",
     "projection_matrix",
-    "refinement_matrix",
 ]

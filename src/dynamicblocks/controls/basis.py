@@ -1,15 +1,24 @@
-"""What a basis in time is: knots, functions phi_k, and how it is refined."""
+"""What a basis in time is: knots, functions phi_k, where its controls stand, and how it is refined."""
 
 from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
+from dynamicblocks.controls.alignment import Location
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.registry import Registry
-from dynamicblocks.times import Grid, check_count, check_increasing, subdivide, uniform
+from dynamicblocks.times import Grid, check_count, check_increasing
 
 Terms = tuple[tuple[int, float], ...]
 """The basis functions that are not zero at a time: pairs (k, phi_k)."""
+
+Matrix = NDArray[np.float64]
 
 
 def is_one_control(terms: Terms) -> bool:
@@ -38,28 +47,17 @@ class Basis(ABC):
         if self.size is not None:
             check_count(self.size, f"the number of controls of {type(self).__name__}", least=self.size_of(1))
         if self.knots is not None:
-            knots = check_increasing(self.knots, "knots")
-            size = self.size_of(len(knots) - 1)
-            if self.size not in (None, size):
-                raise ConfigurationError(
-                    f"{type(self).__name__}: {len(knots)} knots make {size} controls, but {self.size} were asked for"
-                )
-            object.__setattr__(self, "knots", knots)
-            object.__setattr__(self, "size", size)
+            object.__setattr__(self, "knots", check_increasing(self.knots, "knots"))
 
     @classmethod
     @abstractmethod
     def size_of(cls, intervals: int) -> int:
-        """Number of controls on so many intervals between knots."""
+        """Number of controls on so many intervals of time (polynomials, which take any number: the default)."""
 
-    @classmethod
+    @property
     @abstractmethod
-    def intervals_of(cls, size: int) -> int:
-        """Number of intervals between knots that so many controls need."""
-
-    @abstractmethod
-    def terms(self, interval: int, fraction: float) -> Terms:
-        """The nonzero basis functions at ``fraction`` in [0, 1] of an interval, limits taken from inside it."""
+    def intervals(self) -> int | None:
+        """Number of intervals between knots, None if open."""
 
     @property
     @abstractmethod
@@ -68,12 +66,36 @@ class Basis(ABC):
 
     @property
     @abstractmethod
-    def nodes(self) -> tuple[float, ...]:
-        """The times whose values of theta are the controls themselves: theta(nodes[k]) = theta_k."""
+    def nodes(self) -> tuple[Location, ...]:
+        """The places where the controls stand. Theta there is the control itself, unless the basis says otherwise."""
 
     @abstractmethod
-    def distances(self) -> tuple[float, ...]:
-        """Lengths of time between neighbouring controls, for difference quotients of theta."""
+    def terms(self, interval: int, fraction: float) -> Terms:
+        """The nonzero basis functions at ``fraction`` in [0, 1] of an interval, limits taken from inside it."""
+
+    @abstractmethod
+    def over(self, grid: Grid) -> Self:
+        """The basis with what it leaves open filled in: knots on the span of the grid, a size that suits its steps."""
+
+    @abstractmethod
+    def unit_grid(self) -> Grid:
+        """The steps of a block that is given none: one for each interval, or for each control of a polynomial.
+
+        Raises:
+            ConfigurationError: without a size there is nothing to count.
+        """
+
+    @abstractmethod
+    def refine(self, factor: int = 2) -> Self:
+        """A basis that contains this one: each interval, or the number of a polynomial's controls, times ``factor``."""
+
+    @abstractmethod
+    def coarsen(self, factor: int = 2) -> Self:
+        """What :meth:`refine` undone would be.
+
+        Raises:
+            ConfigurationError: the number of intervals, or of a polynomial's controls, is no multiple of ``factor``.
+        """
 
     @property
     def points(self) -> tuple[float, ...]:
@@ -83,34 +105,55 @@ class Basis(ABC):
         return self.knots
 
     @property
-    def intervals(self) -> int | None:
-        """Number of intervals between knots, None if open."""
-        return None if self.size is None else self.intervals_of(self.size)
+    def count(self) -> int:
+        """The number of controls, or an error if it is open."""
+        if self.size is None:
+            raise ConfigurationError(f"{self!r} has no size yet; give one, or call over(grid)")
+        return self.size
 
-    def over(self, grid: Grid) -> Self:
-        """The basis with knots: its own, or uniform over the grid's span, or (no size given) the grid's points."""
-        if self.knots is not None:
-            return self
-        if self.intervals is None:
-            return type(self)(knots=grid.points)
-        return type(self)(knots=uniform(*grid.span, steps=self.intervals).points)
+    def distances(self) -> tuple[float, ...]:
+        """Lengths of time between neighbouring controls, for difference quotients of theta."""
+        return tuple(b - a for a, b in pairwise(self.time(node) for node in self.nodes))
 
-    def refine(self, factor: int = 2) -> Self:
-        """Every interval between knots cut into ``factor`` equal ones; the new basis contains the old."""
-        check_count(factor, "the refinement factor", least=2)
-        return type(self)(knots=subdivide(self.points, factor))
+    def time(self, place: Location) -> float:
+        """The time of a place between the knots."""
+        left, right = self.points[place.interval : place.interval + 2]
+        # left + (right - left) may round to a neighbour of right.
+        return right if place.fraction == 1.0 else left + place.fraction * (right - left)
 
-    def coarsen(self, factor: int = 2) -> Self:
-        """Every ``factor`` neighbouring intervals joined to one.
+    def place(self, time: float, beside: float | None = None) -> Location:
+        """The place of a time between the knots; at a knot, in the interval that holds the time ``beside``."""
+        interval = bisect_right(self.points, time if beside is None else beside) - 1
+        interval = min(max(interval, 0), len(self.points) - 2)
+        left, right = self.points[interval : interval + 2]
+        return Location(interval, min(max((time - left) / (right - left), 0.0), 1.0))
 
-        Raises:
-            ConfigurationError: the number of intervals is no multiple of ``factor``.
+    def values(self, places: Sequence[Location]) -> Matrix:
+        """The matrix phi_k(place), one row a place."""
+        matrix = np.zeros((len(places), self.count))
+        for row, place in enumerate(places):
+            for index, weight in self.terms(*place):
+                matrix[row, index] += weight
+        return matrix
+
+    def controls_from(self, old: "Basis") -> Matrix:
+        """The map from the controls of ``old``, which this basis contains, to its own, with the same theta(t).
+
+        Theta is read at the nodes, exact to the last bit where a node of one basis is a node of the other.
         """
-        check_count(factor, "the coarsening factor", least=2)
-        intervals = len(self.points) - 1
-        if intervals % factor:
-            raise ConfigurationError(f"{intervals} intervals of controls cannot be joined by {factor}")
-        return type(self)(knots=self.points[::factor])
+        places = []
+        for node in self.nodes:
+            # A node at a knot belongs to one of its sides: that of the interval it is named by.
+            inside = self.time(Location(node.interval, 0.5))
+            places.append(old.place(self.time(node), beside=inside))
+        return old.values(places)
+
+
+def no_depth() -> ConfigurationError:
+    """The error for a block of which nothing tells how deep it is."""
+    return ConfigurationError(
+        "give times, or a number of controls such as controls='constant(8)': with neither, the depth is unknown"
+    )
 
 
 bases: Registry[Basis] = Registry("basis of controls")

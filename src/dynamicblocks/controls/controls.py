@@ -7,12 +7,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dynamicblocks.controls.basis import Basis, Terms, is_one_control
+from dynamicblocks.controls.basis import Basis, Matrix, Terms, is_one_control
 from dynamicblocks.controls.blending import blend, blended_parameters, call_blended, is_variance
-from dynamicblocks.controls.projection import Matrix, projection_matrix, refinement_matrix
+from dynamicblocks.controls.projection import projection_matrix
 from dynamicblocks.errors import ConfigurationError, unknown_name
 from dynamicblocks.layers import ProjectedLayer, takes_time
-from dynamicblocks.times import Grid
 
 Call = Literal["field", "projection"]
 
@@ -95,22 +94,25 @@ class Controls(nn.Module):
             )
 
     def refine(self, factor: int = 2) -> "Controls":
-        """``factor`` times as many intervals with the same theta(t): a constant is copied, a line is interpolated."""
+        """The same theta(t) in a finer basis: ``factor`` times as many intervals, or controls of a polynomial.
+
+        A constant is copied, a line or polynomial is read at the new nodes, new knots are inserted into a spline.
+        """
         basis = self.basis.refine(factor)
-        return self._transferred(basis, refinement_matrix(self.basis, basis))
+        return self._transferred(basis, basis.controls_from(self.basis))
 
     def coarsen(self, factor: int = 2) -> "Controls":
-        """A ``factor``-th of the intervals, theta(t) projected by least squares."""
+        """A ``factor``-th of the intervals, or of a polynomial's controls, theta(t) projected by least squares."""
         return self.project(self.basis.coarsen(factor))
 
     def project(self, basis: Basis) -> "Controls":
         """theta(t), weights and running statistics, projected by least squares onto another basis.
 
         The knots of ``basis`` must span the same times; without knots it gets uniform ones, or, without a size too,
-        those of the present basis. Exact where the new basis contains the old. Variances stay within the range of the
-        old ones, so they stay positive.
+        those of the present basis (after a polynomial: as many equal intervals as it has controls). Exact where the
+        new basis contains the old. Variances stay within the range of the old ones, so they stay positive.
         """
-        basis = basis.over(Grid(self.basis.points))
+        basis = basis.over(self.basis.unit_grid())
         return self._transferred(basis, projection_matrix(self.basis, basis))
 
     def _transferred(self, basis: Basis, matrix: Matrix) -> "Controls":

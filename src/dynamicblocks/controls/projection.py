@@ -1,40 +1,13 @@
 """Linear maps from the controls of one basis to those of another."""
 
-from bisect import bisect_right
-
 import numpy as np
-from numpy.typing import NDArray
 
 from dynamicblocks.controls.alignment import SAME_TIME
-from dynamicblocks.controls.basis import Basis, Terms
+from dynamicblocks.controls.basis import Basis, Matrix
 from dynamicblocks.errors import ConfigurationError
-
-Matrix = NDArray[np.float64]
 
 # Entries below this are rounding errors of the least-squares solve.
 NEGLIGIBLE = 1e-13
-
-
-def terms_at(basis: Basis, time: float) -> Terms:
-    """The nonzero basis functions at a time (the limit from the right at a knot, from the left at the end)."""
-    knots = basis.points
-    interval = min(max(bisect_right(knots, time) - 1, 0), len(knots) - 2)
-    left, right = knots[interval], knots[interval + 1]
-    return basis.terms(interval, min(max((time - left) / (right - left), 0.0), 1.0))
-
-
-def values(basis: Basis, times: list[float]) -> Matrix:
-    """The matrix phi_k(t_j), one row a time."""
-    matrix = np.zeros((len(times), basis.size_of(len(basis.points) - 1)))
-    for row, time in enumerate(times):
-        for index, weight in terms_at(basis, time):
-            matrix[row, index] += weight
-    return matrix
-
-
-def refinement_matrix(old: Basis, new: Basis) -> Matrix:
-    """The controls of a basis that contains ``old``, exactly: theta read at the new basis's nodes."""
-    return values(old, list(new.nodes))
 
 
 def projection_matrix(old: Basis, new: Basis) -> Matrix:
@@ -54,7 +27,8 @@ def projection_matrix(old: Basis, new: Basis) -> Matrix:
     breaks = breaks[np.concatenate(([True], np.diff(breaks) > 1e-12 * (b - a)))]
     abscissae, weights = np.polynomial.legendre.leggauss(max(old.degree, new.degree) + 1)
     half = np.diff(breaks)[:, None] / 2
-    times = (breaks[:-1, None] + half + half * abscissae).ravel()
+    times = (breaks[:-1, None] + half + half * abscissae).ravel().tolist()
     root = np.sqrt((half * weights).ravel())[:, None]
-    matrix, *_ = np.linalg.lstsq(root * values(new, times.tolist()), root * values(old, times.tolist()), rcond=None)
+    before, after = (root * basis.values([basis.place(time) for time in times]) for basis in (old, new))
+    matrix, *_ = np.linalg.lstsq(after, before, rcond=None)
     return np.where(np.abs(matrix) < NEGLIGIBLE, 0.0, matrix)

@@ -1,6 +1,7 @@
 """The general network of dynamic blocks, and the default network of the original toolbox."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
@@ -60,7 +61,7 @@ def dynamicnet(
     grid = uniform(0, units, steps=units if steps is None else steps)
     basis = as_basis(controls)
     if basis.size is None:
-        basis = type(basis)(basis.size_of(units))
+        basis = replace(basis, size=basis.size_of(units))
     style = Style(norm=norm, activation=activation, boundary=boundary)
     body: list[nn.Module] = []
     for index, width in enumerate(widths):
