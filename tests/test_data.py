@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import dynamicblocks as db
-from dynamicblocks.data import Batches, Split, load_dataset
-from dynamicblocks.data.batches import shifted, turned
+from dynamicblocks.data import Augmentation, Batches, MemorySplit, load_dataset
+from dynamicblocks.data.augmentation import cut_out, flipped, shifted, turned
 
 
 def test_digits_are_split_without_overlap_in_proportion():
@@ -39,9 +39,13 @@ def test_a_validation_split_that_cannot_hold_every_class():
         load_dataset("digits", 0.001)
 
 
+SHIFT = Augmentation(shift=1)
+
+
 def make_batches(count=10, **options):
     images = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4).contiguous()
-    return Batches(Split(images, torch.arange(count)), **{"batch_size": 4, "mean": [0.0], "std": [1.0], **options})
+    split = MemorySplit(images, torch.arange(count))
+    return Batches(split, **{"batch_size": 4, "mean": [0.0], "std": [1.0], **options})
 
 
 def test_an_epoch_shows_each_image_once_at_most_in_an_order_of_its_own():
@@ -54,7 +58,7 @@ def test_an_epoch_shows_each_image_once_at_most_in_an_order_of_its_own():
 
 
 def test_an_epoch_can_be_entered_in_its_middle():
-    batches = make_batches(20, shift=1, seed=3)
+    batches = make_batches(20, augmentation=Augmentation(shift=1), seed=3)
     whole, rest = list(batches.training(5)), list(batches.training(5, first_step=3))
     assert len(whole) == 5
     for (images, labels), (same_images, same_labels) in zip(whole[3:], rest, strict=True):
@@ -63,8 +67,8 @@ def test_an_epoch_can_be_entered_in_its_middle():
 
 
 def test_processes_share_every_batch():
-    whole = list(make_batches(shift=1).training(0))
-    parts = [list(make_batches(shift=1, rank=rank, world=2).training(0)) for rank in range(2)]
+    whole = list(make_batches(augmentation=SHIFT).training(0))
+    parts = [list(make_batches(augmentation=SHIFT, rank=rank, world=2).training(0)) for rank in range(2)]
     for step, (images, labels) in enumerate(whole):
         assert torch.equal(images[0::2], parts[0][step][0])
         assert torch.equal(labels[1::2], parts[1][step][1])
@@ -91,6 +95,25 @@ def test_shifts_move_images_with_zeros_behind():
     assert places == {(row, column) for row in (1, 2, 3) for column in (1, 2, 3)}
 
 
+def test_flips_mirror_about_half_of_the_images():
+    images = torch.arange(6, dtype=torch.uint8).view(1, 1, 2, 3).expand(400, 1, 2, 3)
+    found = flipped(images, torch.Generator().manual_seed(0))
+    mirrored = (found == torch.tensor([[2, 1, 0], [5, 4, 3]])).flatten(1).all(dim=1)
+    assert 150 < mirrored.sum() < 250
+    assert torch.equal(found[~mirrored], images[~mirrored])
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 4])
+def test_cutouts_are_squares_with_their_centre_in_the_image(side):
+    images = torch.ones(500, 2, 9, 9)
+    hidden = cut_out(images, side, torch.Generator().manual_seed(0)) == 0
+    assert torch.equal(hidden[:, 0], hidden[:, 1])
+    heights, widths = hidden[:, 0].any(dim=2).sum(dim=1), hidden[:, 0].any(dim=1).sum(dim=1)
+    assert torch.equal(hidden[:, 0].sum(dim=(1, 2)), heights * widths)
+    assert (heights.max(), widths.max()) == (side, side)
+    assert hidden.any(dim=1).any(dim=0).all()
+
+
 def most(*_, **__):
     """Draws at the upper end of [0, 1]."""
     return torch.ones(2, 3)
@@ -99,7 +122,7 @@ def most(*_, **__):
 def test_turns_and_magnifications_are_about_the_centre(monkeypatch):
     images = torch.rand(3, 2, 8, 8)
     torch.testing.assert_close(turned(images, 0.0, 0.0, torch.Generator()), images)
-    monkeypatch.setattr("dynamicblocks.data.batches.torch.rand", most)
+    monkeypatch.setattr("dynamicblocks.data.augmentation.torch.rand", most)
     quarter = turned(images, 90.0, 0.0, torch.Generator())
     torch.testing.assert_close(quarter, torch.rot90(images, 1, (2, 3)), atol=1e-5, rtol=1e-5)
     square = torch.zeros(3, 1, 8, 8)
@@ -109,8 +132,9 @@ def test_turns_and_magnifications_are_about_the_centre(monkeypatch):
     assert double[:, :, 1:7, 1:7].min() == pytest.approx(1)
 
 
-def test_turned_training_images_are_resumed_alike():
-    batches = make_batches(20, shift=1, turn=20.0, scale=0.2, seed=3)
+def test_changed_training_images_are_resumed_alike():
+    everything = Augmentation(shift=1, flip=True, cutout=2, turn=20.0, scale=0.2)
+    batches = make_batches(20, augmentation=everything, seed=3)
     whole, rest = list(batches.training(5)), list(batches.training(5, first_step=3))
     assert torch.equal(whole[3][0], rest[0][0])
 
@@ -121,6 +145,6 @@ def test_bad_batches():
     with pytest.raises(db.ConfigurationError, match="batch_size must be a whole number of at least 1, got 0"):
         make_batches(batch_size=0)
     with pytest.raises(db.ConfigurationError, match="turn must be zero or more and finite, got nan"):
-        make_batches(turn=float("nan"))
+        Augmentation(turn=float("nan"))
     with pytest.raises(db.ConfigurationError, match="shift must be a whole number of at least 0, got -1"):
-        make_batches(shift=-1)
+        Augmentation(shift=-1)

@@ -70,7 +70,7 @@ def test_damaged_and_foreign_files(tmp_path):
     with pytest.raises(db.StorageError, match="damaged header"):
         read_tensors(path)
     save_file({"x": torch.ones(1)}, path, metadata={"dynamicblocks": json.dumps({"format": 99})})
-    with pytest.raises(db.StorageError, match="has format 99, this version reads format 1"):
+    with pytest.raises(db.StorageError, match="has format 99, this version reads format 2"):
         read_tensors(path)
 
 
@@ -113,6 +113,6 @@ def test_damaged_run_folders(tmp_path):
     record.write_text(json.dumps({"format": 7, "versions": {"dynamicblocks": "9.9"}}))
     with pytest.raises(db.StorageError, match=r"has format 7 \(written by dynamicblocks 9\.9\)"):
         RunFolder.open(tmp_path)
-    record.write_text(json.dumps({"format": 1}))
+    record.write_text(json.dumps({"format": 2}))
     with pytest.raises(db.StorageError, match=r"config\.yaml is missing"):
         RunFolder.open(tmp_path).configuration()

@@ -122,7 +122,7 @@ class PaddedShortcut(nn.Module):
 
 
 class ResidualConnector(nn.Module):
-    """A residual unit that changes width and size: P(S(y) + F(y)), with a strided shortcut S.
+    """A residual unit that changes width and size: P(S(y) + h F(y)), with a strided shortcut S.
 
     ContinuousNet calls it a stitch. F and P are those of the residual unit of the same name.
 
@@ -132,6 +132,9 @@ class ResidualConnector(nn.Module):
     Args:
         unit: a, b, c, d, e (He et al. 2016) or post (Queiruga et al. 2020).
         shortcut: ``convolution`` (1x1, strided), ``convolution_norm`` (followed by a norm) or ``padding``.
+        shortcut_bias: whether the shortcut's convolution has a bias.
+        skipinit: whether F ends with a trainable scalar, zero at first.
+        step: the length h of the unit's own Euler step.
     """
 
     def __init__(
@@ -146,9 +149,13 @@ class ResidualConnector(nn.Module):
         activation: ActivationSpec = "relu",
         boundary: str = "zeros",
         bias: bool = False,
+        shortcut_bias: bool = False,
+        skipinit: bool = False,
+        step: float = 1.0,
     ) -> None:
         super().__init__()
-        order = unit_order(unit)
+        order = unit_order(unit, skipinit)
+        self.step = step
         self.branch = Branch(
             order.branch,
             in_channels,
@@ -159,17 +166,17 @@ class ResidualConnector(nn.Module):
             bias=bias,
             stride=stride,
         )
-        self.shortcut = _shortcut(shortcut, in_channels, out_channels, stride, norm)
+        self.shortcut = _shortcut(shortcut, in_channels, out_channels, stride, norm, shortcut_bias)
         self.projection = Branch(order.projection, out_channels, out_channels, norm=norm, activation=activation)
 
     def forward(self, y: Tensor) -> Tensor:
-        return self.projection(torch.add(self.shortcut(y), self.branch(y)))
+        return self.projection(torch.add(self.shortcut(y), self.branch(y), alpha=self.step))
 
 
-def _shortcut(kind: str, in_channels: int, out_channels: int, stride: int, norm: NormSpec) -> nn.Module:
+def _shortcut(kind: str, in_channels: int, out_channels: int, stride: int, norm: NormSpec, bias: bool) -> nn.Module:
     if kind == "padding":
         return PaddedShortcut(in_channels, out_channels, stride)
-    convolution = Conv2d(in_channels, out_channels, kernel_size=1, stride=stride)
+    convolution = Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=bias)
     if kind == "convolution":
         return convolution
     if kind == "convolution_norm":

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
-from rich.console import Console
 from rich.table import Table
 
+from dynamicblocks.cli.console import make_console
 from dynamicblocks.surgery import with_integrator
 from dynamicblocks.training import evaluate, make_batches
 from dynamicblocks.training.config import HardwareConfig
@@ -36,7 +36,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Evaluate both, print a table and add a line to the run."""
-    console = Console()
+    console = make_console()
     fabric = make_fabric(HardwareConfig(accelerator=options.accelerator, precision=options.precision))
     folder, config, data, net = load_run(Path(options.run))
     net.to(fabric.device)

@@ -8,18 +8,20 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from rich.console import Console
 
 from dynamicblocks import __version__
-from dynamicblocks.cli import evaluate, listing, train
+from dynamicblocks.cli import compress, converge, evaluate, listing, published, train
 from dynamicblocks.cli.command import Command
 from dynamicblocks.errors import ConfigurationError, DynamicBlocksError
 
 COMMANDS: dict[str, Command] = {
     "train": train,
     "evaluate": evaluate,
+    "converge": converge,
+    "compress": compress,
     "models": listing.models_command,
     "integrators": listing.integrators_command,
 }
 
-DESCRIPTION = "Residual networks as differential equations: train, evaluate and list them."
+DESCRIPTION = "Residual networks as differential equations: train, evaluate, compress and list them."
 
 USAGE_ERROR = 2
 FAILURE = 1
@@ -51,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     written = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in written
     try:
+        if written[:1] == ["train"]:
+            written = ["train", *published.rewritten(written[1:])]
         parsed = parser.parse_args(written)
         options = parser.instantiate(parsed)
         COMMANDS[options.command].run(options[options.command])

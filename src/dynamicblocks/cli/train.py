@@ -20,7 +20,13 @@ DESCRIPTION = """Train a network of dynamic blocks on images, then evaluate the 
 
 Without arguments: scikit-learn's digits and a small network, under two minutes on a laptop.
 Example: dynamicblocks train --model.name resnet20 --model.unit post --epochs 20
-Example: dynamicblocks train --config runs/OLD/config.yaml --seed 1"""
+Example: dynamicblocks train --config runs/OLD/config.yaml --seed 1
+Example: dynamicblocks train --model ContinuousNet --scheme rk4_classic --dataset CIFAR10 --initial-time-d 1 --refine 25
+
+The last one is a command of ContinuousNet. Its flags are accepted with - or _: --model, --arch (a published name takes
+the original's defaults), --scheme, --dataset, --data-dir, --batch-size, --test-batch-size, --lr, --lr-decay,
+--lr-decay-epoch, --weight-decay, --[no-]batch-norm, --device, --alpha, --widen-factor, --initial-time-d,
+--n-time-steps-per, --time-epsilon, --use-skipinit, --refine, --refine-variance, --name, --depth-res, --depth-wide."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -63,13 +69,14 @@ def show(outcome: Outcome, training: Training, console: Console) -> None:
         f"{outcome.seconds:.1f} s of training.",
         highlight=False,
     )
-    console.print(manifestation_table(outcome, training))
+    if outcome.manifestations:
+        console.print(manifestation_table(outcome, training))
     run = shlex.quote(str(outcome.folder))
     console.print(f"Run written to {outcome.folder}\nNext:", highlight=False, soft_wrap=True)
     for command in (
+        f"dynamicblocks converge {run}",
+        f"dynamicblocks compress {run}",
         f"dynamicblocks evaluate {run} --integrator rk4 --steps 16",
-        "dynamicblocks train --model.name resnet20 --data.name digits",
-        "dynamicblocks models",
     ):
         console.print(f"  {command}", highlight=False, soft_wrap=True)
 

@@ -1,6 +1,8 @@
 """Image data sets, and batches of them made on the device."""
 
+from dynamicblocks.data.augmentation import Augmentation
 from dynamicblocks.data.batches import Batches
-from dynamicblocks.data.datasets import ImageDataset, Split, datasets, load_dataset
+from dynamicblocks.data.datasets import ImageDataset, datasets, load_dataset
+from dynamicblocks.data.splits import MemorySplit, Split
 
-__all__ = ["Batches", "ImageDataset", "Split", "datasets", "load_dataset"]
+__all__ = ["Augmentation", "Batches", "ImageDataset", "MemorySplit", "Split", "datasets", "load_dataset"]

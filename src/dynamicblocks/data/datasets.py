@@ -2,27 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from torch import Tensor
 
-from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.data.augmentation import Augmentation
+from dynamicblocks.data.folder import read_folder
+from dynamicblocks.data.formats import read_cifar, read_idx_split, read_names, read_stl10
+from dynamicblocks.data.sources import CIFAR10, CIFAR100, FASHION_MNIST, MNIST, STL10, Source
+from dynamicblocks.data.splits import MemorySplit, Split
+from dynamicblocks.errors import ConfigurationError, unknown_name
 from dynamicblocks.registry import Registry
-
-
-@dataclass(frozen=True)
-class Split:
-    """Images (N, channels, height, width) as uint8 and labels (N,) as int64."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
+from dynamicblocks.times import check_count
 
 
 @dataclass(frozen=True)
@@ -37,6 +32,7 @@ class ImageDataset:
         train, validation, test: the splits.
         mean, std: of the training images, for each channel, in units of pixel values.
         note: where the images come from and how they were split, for the record of a run.
+        augmentation: the random changes that are usual for its training images.
     """
 
     name: str
@@ -47,21 +43,52 @@ class ImageDataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     note: str
+    augmentation: Augmentation
 
     @property
     def channels(self) -> int:
         """Channels of the images."""
-        return self.train.images.shape[1]
+        return self.train.channels
 
 
-Loader = Callable[[], tuple[Split, Split, tuple[str, ...], str]]
-"""What a data set registers: training images, test images, class names and a note on their origin."""
+@dataclass(frozen=True)
+class Raw:
+    """What a data set registers: its images before a validation split is cut from them, unless it brings one."""
 
-datasets: Registry[tuple[Split, Split, tuple[str, ...], str]] = Registry("data set")
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+    note: str
+    augmentation: Augmentation
+    validation: Split | None = None
+
+
+@dataclass(frozen=True)
+class Where:
+    """How to read a data set: a local folder; the size of images and the processes that decode them."""
+
+    data_dir: str | None = None
+    size: int | None = None
+    workers: int = 0
+
+
+datasets: Registry[Raw] = Registry("data set")
+
+FOLDER = "imagefolder"
+# Other spellings in use, without regard to case.
+OTHER_NAMES = {
+    "fmnist": "fashion-mnist",
+    "fashionmnist": "fashion-mnist",
+    "cifar-10": "cifar10",
+    "cifar-100": "cifar100",
+}
 
 # The digits come without a test set of their own; this split of them is the project's, and never changes.
 DIGITS_TEST_FRACTION = 0.2
 DIGITS_TEST_SEED = 0
+FOLDER_SIZE = 128
+# Images of a folder from which mean and deviation are estimated.
+FOLDER_SAMPLE = 1000
 
 
 def stratified(labels: NDArray[np.int64], fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -71,24 +98,115 @@ def stratified(labels: NDArray[np.int64], fraction: float, seed: int) -> tuple[N
 
 
 @datasets.register("digits")
-def digits() -> tuple[Split, Split, tuple[str, ...], str]:
+def digits(where: Where) -> Raw:
     """1,797 handwritten digits of 8 x 8 pixels with 17 grey levels, shipped with scikit-learn."""
     bunch = load_digits()
     images = torch.from_numpy(bunch.images.astype(np.uint8))[:, None]
     labels = torch.from_numpy(bunch.target.astype(np.int64))
-    train, test = stratified(labels.numpy(), DIGITS_TEST_FRACTION, DIGITS_TEST_SEED)
+    train, test = (
+        torch.from_numpy(part) for part in stratified(labels.numpy(), DIGITS_TEST_FRACTION, DIGITS_TEST_SEED)
+    )
     note = "scikit-learn's digits (1,797 images, 8 x 8), 20 % test images by a fixed stratified split"
-    names = tuple(str(name) for name in bunch.target_names)
-    return Split(images[train], labels[train]), Split(images[test], labels[test]), names, note
+    whole = MemorySplit(images, labels)
+    usual = Augmentation(shift=1, turn=10.0, scale=0.1)
+    return Raw(whole.select(train), whole.select(test), tuple(str(name) for name in bunch.target_names), note, usual)
 
 
-def load_dataset(name: str, validation: float = 0.1, split_seed: int = 0) -> ImageDataset:
+FASHION_CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+
+
+def _idx(source: Source, classes: tuple[str, ...], title: str, usual: Augmentation) -> Callable[[Where], Raw]:
+    def read(where: Where) -> Raw:
+        paths, origin = source.locate(where.data_dir)
+        files = [paths[file] for file in source.files]
+        train, test = (read_idx_split(images, labels, classes=10) for images, labels in (files[:2], files[2:]))
+        return Raw(train, test, classes, f"{title}, {origin}", usual)
+
+    return read
+
+
+datasets.register("mnist")(_idx(MNIST, tuple("0123456789"), "MNIST", Augmentation(shift=2)))
+datasets.register("fashion-mnist")(
+    _idx(FASHION_MNIST, FASHION_CLASSES, "Fashion-MNIST", Augmentation(shift=2, flip=True))
+)
+
+
+@datasets.register("cifar10")
+def cifar10(where: Where) -> Raw:
+    """60,000 colour images of 32 x 32 pixels in 10 classes."""
+    paths, origin = CIFAR10.locate(where.data_dir)
+    parts = [read_cifar(paths[file], classes=10) for file in CIFAR10.files[:6]]
+    train = MemorySplit(torch.cat([part.images for part in parts[:5]]), torch.cat([part.labels for part in parts[:5]]))
+    names = read_names(paths["batches.meta.txt"], 10)
+    return Raw(train, parts[5], names, f"CIFAR-10, {origin}", Augmentation(shift=4, flip=True))
+
+
+@datasets.register("cifar100")
+def cifar100(where: Where) -> Raw:
+    """60,000 colour images of 32 x 32 pixels in 100 classes."""
+    paths, origin = CIFAR100.locate(where.data_dir)
+    train, test = (read_cifar(paths[file], classes=100, label_bytes=2) for file in ("train.bin", "test.bin"))
+    names = read_names(paths["fine_label_names.txt"], 100)
+    return Raw(train, test, names, f"CIFAR-100, {origin}", Augmentation(shift=4, flip=True))
+
+
+@datasets.register("stl10")
+def stl10(where: Where) -> Raw:
+    """13,000 labelled colour images of 96 x 96 pixels in 10 classes."""
+    paths, origin = STL10.locate(where.data_dir)
+    train, test = (read_stl10(paths[f"{part}_X.bin"], paths[f"{part}_y.bin"], classes=10) for part in ("train", "test"))
+    names = read_names(paths["class_names.txt"], 10)
+    return Raw(train, test, names, f"STL-10, {origin}", Augmentation(shift=12, flip=True))
+
+
+def image_folder(path: str, where: Where) -> Raw:
+    """Images of any size in folders: train and val or test; with all three, val is the validation split."""
+    size = FOLDER_SIZE if where.size is None else check_count(where.size, "data.size")
+    parts, classes = read_folder(Path(path), size, check_count(where.workers, "data.workers", least=0))
+    note = f"images of {path}, {size} x {size}"
+    usual = Augmentation(shift=size // 8, flip=True)
+    if len(parts) == 3:
+        return Raw(parts["train"], parts["test"], classes, note, usual, parts["val"])
+    test = parts["test"] if "test" in parts else parts["val"]
+    return Raw(parts["train"], test, classes, note, usual)
+
+
+def read_raw(name: str, where: Where) -> Raw:
+    """The data set of that name as it is distributed. Case does not matter: ``CIFAR10`` is ``cifar10``."""
+    kind, _, path = name.partition(":")
+    if kind.lower() == FOLDER:
+        if not path:
+            raise ConfigurationError(f"{FOLDER} needs a folder, such as {FOLDER}:data/imagenette2-160")
+        return image_folder(path, where)
+    plain = name.lower().replace("_", "-")
+    plain = OTHER_NAMES.get(plain, plain)
+    if plain not in datasets:
+        raise unknown_name("data set", name, [*datasets, f"{FOLDER}:PATH"])
+    return datasets[plain](where)
+
+
+def load_dataset(
+    name: str,
+    validation: float = 0.1,
+    split_seed: int = 0,
+    *,
+    data_dir: str | None = None,
+    size: int | None = None,
+    workers: int = 0,
+) -> ImageDataset:
     """The data set of that name, with a stratified validation split cut from its training images.
 
     Args:
-        name: one of the registered data sets.
+        name: digits, mnist, fashion-mnist, cifar10, cifar100, stl10 or imagefolder:PATH.
         validation: share of the training images to hold out, in (0, 1).
         split_seed: which images those are; independent of the seed of a training.
+        data_dir: folder of a local copy in the official layout; None for the cache, and a download to it.
+        size: side of the images of a folder.
+        workers: processes that decode the images of a folder.
+
+    Raises:
+        ConfigurationError: an unknown name, or a share that does not work.
+        StorageError: a file is missing, damaged, or cannot be downloaded.
 
     >>> data = load_dataset("digits")
     >>> len(data.train), len(data.validation), len(data.test)
@@ -96,23 +214,35 @@ def load_dataset(name: str, validation: float = 0.1, split_seed: int = 0) -> Ima
     """
     if not 0 < validation < 1:
         raise ConfigurationError(f"validation, a share of the training images, must be in (0, 1), got {validation}")
-    whole, test, classes, note = datasets.create(name)
-    try:
-        kept, held = stratified(whole.labels.numpy(), validation, split_seed)
-    except ValueError as error:
-        raise ConfigurationError(
-            f"cannot hold out {validation} of {len(whole)} images of {name} with all {len(classes)} classes in both "
-            f"parts: {error}"
-        ) from error
-    train, held_out = (Split(whole.images[index], whole.labels[index]) for index in (kept, held))
-    pixels = train.images.double()
-    return ImageDataset(
-        name=name,
-        classes=classes,
-        train=train,
-        validation=held_out,
-        test=test,
-        mean=tuple(pixels.mean(dim=(0, 2, 3)).tolist()),
-        std=tuple(pixels.std(dim=(0, 2, 3)).tolist()),
-        note=f"{note}; validation: {len(held_out)} training images, stratified, split seed {split_seed}",
-    )
+    raw = read_raw(name, Where(data_dir, size, workers))
+    train, held_out, how = raw.train, raw.validation, "validation images of its own"
+    if held_out is None:
+        try:
+            kept, held = stratified(raw.train.labels.numpy(), validation, split_seed)
+        except ValueError as error:
+            raise ConfigurationError(
+                f"cannot hold out {validation} of {len(raw.train)} images of {name} with all {len(raw.classes)} "
+                f"classes in both parts: {error}"
+            ) from error
+        train, held_out = (raw.train.select(torch.from_numpy(part)) for part in (kept, held))
+        how = f"validation: {len(held_out)} training images, stratified, split seed {split_seed}"
+    mean, std = moments(train)
+    return ImageDataset(name, raw.classes, train, held_out, raw.test, mean, std, f"{raw.note}; {how}", raw.augmentation)
+
+
+def moments(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, over all images (of a folder: over a sample).
+
+    From the counts of the 256 pixel values, which are exact and small.
+    """
+    step = 1 if isinstance(split, MemorySplit) else max(1, len(split) // FOLDER_SAMPLE)
+    counts = torch.zeros(split.channels, 256, dtype=torch.float64)
+    for images in split.stream(list(torch.split(torch.arange(0, len(split), step), 1000))):
+        for channel in range(split.channels):
+            counts[channel] += torch.bincount(images[:, channel].flatten(), minlength=256)
+    values, total = torch.arange(256, dtype=torch.float64), counts.sum(dim=1)
+    mean = counts @ values / total
+    variance = counts @ values.square() / total - mean.square()
+    std = torch.sqrt(variance.clamp(min=0))
+    # A channel that never changes carries nothing; it must not become NaN.
+    return tuple(mean.tolist()), tuple(torch.where(std > 0, std, torch.ones_like(std)).tolist())

@@ -7,6 +7,7 @@ from dynamicblocks.layers.factory import LayerFactory, LayerSource, independent_
 from dynamicblocks.layers.norms import TVNorm, norms
 from dynamicblocks.layers.protocol import ProjectedLayer, takes_time
 from dynamicblocks.layers.residual_unit import UNITS, ResidualUnit, UnitOrder, unit_order
+from dynamicblocks.layers.skipinit import SkipInit
 from dynamicblocks.layers.symmetric import Symmetric
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "PreactSingle",
     "ProjectedLayer",
     "ResidualUnit",
+    "SkipInit",
     "Style",
     "Symmetric",
     "TVNorm",

@@ -9,6 +9,9 @@ from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.layers.activations import ActivationSpec, make_activation
 from dynamicblocks.layers.boundary import Conv2d
 from dynamicblocks.layers.norms import NormSpec, make_norm
+from dynamicblocks.layers.skipinit import SkipInit
+
+WORDS = ("conv", "norm", "act", "scale")
 
 
 class Style(TypedDict, total=False):
@@ -21,7 +24,7 @@ class Style(TypedDict, total=False):
 
 
 class Branch(nn.Sequential):
-    """A sequence of ``conv``, ``norm`` and ``act`` in a given order, children named ``conv1``, ``norm1``, ``act1``, ...
+    """A sequence of ``conv``, ``norm``, ``act`` and ``scale`` in a given order; children are ``conv1``, ``norm1``, ...
 
     The first convolution changes the number of channels and carries the stride. A norm ``"none"`` leaves no child.
 
@@ -29,7 +32,7 @@ class Branch(nn.Sequential):
         (batch, in_channels, H, W) -> (batch, out_channels, ceil(H / stride), ceil(W / stride)).
 
     Args:
-        order: words out of ``conv``, ``norm`` and ``act``, for example ``"norm act conv"``.
+        order: words out of ``conv``, ``norm``, ``act`` and ``scale`` (SkipInit), for example ``"norm act conv"``.
         in_channels, out_channels: number of channels before and after.
         norm: name of a normalisation, or a factory called with the number of channels.
         activation: name of an activation, or a factory.
@@ -56,11 +59,11 @@ class Branch(nn.Sequential):
         stride: int = 1,
     ) -> None:
         super().__init__()
-        number = {word: count(1) for word in ("conv", "norm", "act")}
+        number = {word: count(1) for word in WORDS}
         width = in_channels
         for word in order.split():
             if word not in number:
-                raise ConfigurationError(f"a branch is made of 'conv', 'norm' and 'act', got {word!r} in {order!r}")
+                raise ConfigurationError(f"a branch is made of {', '.join(WORDS)}, got {word!r} in {order!r}")
             if word == "norm" and norm == "none":
                 continue
             name = f"{word}{next(number[word])}"
@@ -69,6 +72,8 @@ class Branch(nn.Sequential):
                 width, stride = out_channels, 1
             elif word == "norm":
                 self.add_module(name, make_norm(norm, width))
+            elif word == "scale":
+                self.add_module(name, SkipInit())
             else:
                 self.add_module(name, make_activation(activation))
 

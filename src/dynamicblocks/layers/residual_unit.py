@@ -30,11 +30,12 @@ UNITS: dict[str, UnitOrder] = {
 }
 
 
-def unit_order(unit: str) -> UnitOrder:
+def unit_order(unit: str, skipinit: bool = False) -> UnitOrder:
     """The order of the unit of that name, or an error that lists the names."""
     if unit not in UNITS:
         raise unknown_name("residual unit", unit, UNITS)
-    return UNITS[unit]
+    order = UNITS[unit]
+    return order._replace(branch=f"{order.branch} scale") if skipinit else order
 
 
 class ResidualUnit(ProjectedLayer):
@@ -51,7 +52,8 @@ class ResidualUnit(ProjectedLayer):
     post    conv act norm conv act norm       nothing
     ======  ================================  =============
 
-    The layer function is F alone; what acts on the sum is the layer's projection.
+    The layer function is F alone; what acts on the sum is the layer's projection. ``skipinit`` puts a trainable
+    scalar, zero at first, at the end of the branch.
 
     >>> ResidualUnit(8, "a").projection
     Branch(
@@ -68,8 +70,9 @@ class ResidualUnit(ProjectedLayer):
         activation: ActivationSpec = "relu",
         boundary: str = "zeros",
         bias: bool = False,
+        skipinit: bool = False,
     ) -> None:
-        order = unit_order(unit)
+        order = unit_order(unit, skipinit)
         super().__init__(
             Branch(order.projection, width, width, norm=norm, activation=activation) if order.projection else None
         )

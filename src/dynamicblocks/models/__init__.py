@@ -1,7 +1,17 @@
 """Named networks."""
 
+from dynamicblocks.models.continuousnet import continuousnet
 from dynamicblocks.models.dynamicnet import dynamicnet
 from dynamicblocks.models.registry import create_model, list_models, model_options, models
-from dynamicblocks.models.resnet import resnet
+from dynamicblocks.models.resnet import resnet, wide_resnet
 
-__all__ = ["create_model", "dynamicnet", "list_models", "model_options", "models", "resnet"]
+__all__ = [
+    "continuousnet",
+    "create_model",
+    "dynamicnet",
+    "list_models",
+    "model_options",
+    "models",
+    "resnet",
+    "wide_resnet",
+]

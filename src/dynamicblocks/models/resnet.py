@@ -13,6 +13,7 @@ from dynamicblocks.integrators import Integrator
 from dynamicblocks.layers import ResidualUnit, Style, unit_order
 from dynamicblocks.layers.activations import ActivationSpec
 from dynamicblocks.layers.norms import NormSpec
+from dynamicblocks.models.initial import initialised
 from dynamicblocks.models.registry import models
 from dynamicblocks.network import DynamicNet
 
@@ -33,6 +34,7 @@ def resnet(
     bias: bool = False,
     integrator: Integrator | str = "euler",
     gradient: Gradient | str = "backprop",
+    initial: str = "torch",
 ) -> DynamicNet:
     """The residual networks of He et al. (2015, 2016) for 32 x 32 images, of depth 6 n + 2.
 
@@ -48,6 +50,7 @@ def resnet(
         shortcut: ``padding`` (no weights), ``convolution`` (1x1) or ``convolution_norm``.
         norm, activation, boundary, bias: of every convolution.
         integrator, gradient: see :class:`~dynamicblocks.DynamicBlock`.
+        initial: ``torch`` (PyTorch's own draw) or ``he`` (by fan-out).
 
     >>> net = resnet(depth=20, unit="post", shortcut="convolution_norm")
     >>> sum(weight.numel() for weight in net.parameters())
@@ -68,7 +71,69 @@ def resnet(
             make = partial(ResidualUnit, width, unit, **style)
             body.append(DynamicBlock(make, steps, steps, integrator, gradient))
     opening = Opening(in_channels, widths[0], order=order.opening, **style)
-    return DynamicNet(opening, body, Head(widths[-1], num_classes, order=order.head, norm=norm, activation=activation))
+    head = Head(widths[-1], num_classes, order=order.head, norm=norm, activation=activation)
+    return initialised(DynamicNet(opening, body, head), initial)
+
+
+@models.register("wide_resnet")
+def wide_resnet(
+    in_channels: int = 3,
+    num_classes: int = 10,
+    *,
+    depth: int = 58,
+    widen: int = 4,
+    width: int = 16,
+    norm: NormSpec = "batch",
+    activation: ActivationSpec = "relu",
+    boundary: str = "zeros",
+    integrator: Integrator | str = "euler",
+    gradient: Gradient | str = "backprop",
+    initial: str = "he",
+) -> DynamicNet:
+    """Wide residual networks (Zagoruyko & Komodakis 2016, arXiv:1605.07146) of depth 6 n + 4, with biases.
+
+    Three widths, each a connector with a 1x1 shortcut and a block of n - 1 units with full pre-activation.
+
+    Args:
+        in_channels: channels of the images.
+        num_classes: number of logits.
+        depth: 6 n + 4 layers.
+        widen: widen factor of the three stages.
+        width: channels of the opening.
+        norm, activation, boundary: of every convolution.
+        integrator, gradient: see :class:`~dynamicblocks.DynamicBlock`.
+        initial: ``he`` (by fan-out) or ``torch``.
+
+    >>> wide_resnet(num_classes=100).weights
+    13631108
+    """
+    units, rest = divmod(depth - 4, 6)
+    if rest or units < 1:
+        raise ConfigurationError(f"depth must be 6 n + 4 for n = 1, 2, ..., got {depth}")
+    style = Style(norm=norm, activation=activation, boundary=boundary, bias=True)
+    body: list[nn.Module] = []
+    before = width
+    for stage in range(3):
+        after = width * widen * 2**stage
+        body.append(
+            ResidualConnector(
+                before,
+                after,
+                stride=1 if stage == 0 else 2,
+                unit="e",
+                shortcut="convolution",
+                shortcut_bias=True,
+                **style,
+            )
+        )
+        if units > 1:
+            body.append(
+                DynamicBlock(partial(ResidualUnit, after, "e", **style), units - 1, units - 1, integrator, gradient)
+            )
+        before = after
+    opening = Opening(in_channels, width, order="conv", **style)
+    head = Head(before, num_classes, order="norm act", norm=norm, activation=activation)
+    return initialised(DynamicNet(opening, body, head), initial)
 
 
 models.register("resnet")(resnet)

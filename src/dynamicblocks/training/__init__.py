@@ -1,6 +1,13 @@
 """Training: configuration, loop, checkpoints, evaluation."""
 
-from dynamicblocks.training.config import DataConfig, HardwareConfig, ModelConfig, OptimizerConfig, TrainConfig
+from dynamicblocks.training.config import (
+    DataConfig,
+    HardwareConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RefineConfig,
+    TrainConfig,
+)
 from dynamicblocks.training.evaluation import Manifestation, Score, evaluate, manifestations
 from dynamicblocks.training.loading import make_batches
 from dynamicblocks.training.outcome import Outcome
@@ -14,6 +21,7 @@ __all__ = [
     "ModelConfig",
     "OptimizerConfig",
     "Outcome",
+    "RefineConfig",
     "RunFolder",
     "Score",
     "TrainConfig",

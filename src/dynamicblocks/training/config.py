@@ -1,13 +1,13 @@
 """The configuration of a training: a tree of frozen dataclasses, each field a flag of the command line."""
 
 from argparse import ArgumentError
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from dynamicblocks.data import ImageDataset, load_dataset
+from dynamicblocks.data import Augmentation, ImageDataset, load_dataset
 from dynamicblocks.errors import ConfigurationError, StorageError
 from dynamicblocks.models import create_model
 from dynamicblocks.network import DynamicNet
@@ -16,29 +16,48 @@ from dynamicblocks.times import check_amount, check_count
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Images.
+    """Images. Changes of training images left out are the usual ones of the data set.
 
     Args:
-        name: data set.
+        name: digits, mnist, fashion-mnist, cifar10, cifar100, stl10 or imagefolder:PATH.
+        data_dir: folder with a local copy in the official layout; without it, files are downloaded to a cache.
+        size: side of the images of an image folder, in pixels.
+        workers: processes that read the images of an image folder.
         validation: share of the training images held out to choose the checkpoint.
         split_seed: which images those are.
         batch_size: images in a training step, over all processes.
-        shift: most pixels by which training images are moved at random.
+        test_batch_size: images in a step of evaluation; by default as in training.
+        shift: most pixels by which training images are moved at random (pad and crop).
+        flip: whether they are mirrored at random.
+        cutout: side of a square that is painted over, at random, in pixels.
         turn: most degrees by which they are turned at random.
         scale: most by which they are magnified or shrunk at random, as a share of their size.
     """
 
     name: str = "digits"
+    data_dir: str | None = None
+    size: int | None = None
+    workers: int = 0
     validation: float = 0.1
     split_seed: int = 0
     batch_size: int = 64
-    shift: int = 1
-    turn: float = 10.0
-    scale: float = 0.1
+    test_batch_size: int | None = None
+    shift: int | None = None
+    flip: bool | None = None
+    cutout: int | None = None
+    turn: float | None = None
+    scale: float | None = None
 
     def load(self) -> ImageDataset:
         """The data set, split."""
-        return load_dataset(self.name, self.validation, self.split_seed)
+        return load_dataset(
+            self.name, self.validation, self.split_seed, data_dir=self.data_dir, size=self.size, workers=self.workers
+        )
+
+    def augmentation(self, usual: Augmentation) -> Augmentation:
+        """What is configured, and what is usual where nothing is."""
+        chosen = {each.name: getattr(self, each.name) for each in fields(Augmentation)}
+        return replace(usual, **{name: value for name, value in chosen.items() if value is not None})
 
 
 @dataclass(frozen=True)
@@ -59,7 +78,15 @@ class ModelConfig:
         gradient: backward pass (backprop, checkpoint).
         connector: between blocks (pooled, residual).
         pool: of pooled connectors (average, max, none).
-        depth: layers of a plain residual network, 6 n + 2.
+        width: channels of the opening of a ContinuousNet or wide network (alpha).
+        widen: widen factor of a ContinuousNet or wide network.
+        steps_per_unit: time steps of a ContinuousNet in each control interval.
+        time_epsilon: length of the time of a ContinuousNet's blocks; by default its units.
+        skipinit: whether branches of a ContinuousNet end with a trainable scalar, zero at first.
+        activation_first: whether a ContinuousNet normalises and activates before it convolves.
+        stitch: whether a ContinuousNet has residual units between blocks (else plain convolutions).
+        initial: how convolutions are drawn (he, torch).
+        depth: layers of a plain residual network, 6 n + 2 (wide: 6 n + 4).
         unit: residual unit of a plain residual network (a, b, c, d, e, post).
         shortcut: of strided residual units (padding, convolution, convolution_norm).
         bias: whether convolutions have biases.
@@ -78,6 +105,14 @@ class ModelConfig:
     gradient: str | None = None
     connector: str | None = None
     pool: str | None = None
+    width: int | None = None
+    widen: int | None = None
+    steps_per_unit: int | None = None
+    time_epsilon: float | None = None
+    skipinit: bool | None = None
+    activation_first: bool | None = None
+    stitch: bool | None = None
+    initial: str | None = None
     depth: int | None = None
     unit: str | None = None
     shortcut: str | None = None
@@ -95,53 +130,97 @@ class OptimizerConfig:
 
     Args:
         lr: highest learning rate.
+        lr_end: lowest learning rate, at the end of a cosine or a line.
         momentum: of the gradient.
         nesterov: whether momentum looks ahead.
-        weight_decay: of matrices and kernels; biases and normalisations have none.
-        schedule: learning rate over the training, after the warm-up.
+        weight_decay: of matrices and kernels.
+        decay_all: whether biases and normalisations decay too.
+        schedule: learning rate over the training: half a cosine, a straight line (one cycle), steps, or constant;
+            after the warm-up.
         warmup: share of the steps in which the learning rate rises linearly.
+        decay: factor of the learning rate at each of ``decay_epochs``, with schedule ``steps``.
+        decay_epochs: those epochs.
         label_smoothing: share of the target spread evenly over the classes.
         smoothness: weight of the penalty on d theta/dt.
         clip: largest norm of the gradient; 0 for none.
     """
 
     lr: float = 0.1
+    lr_end: float = 0.0
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 5e-4
-    schedule: Literal["cosine", "constant"] = "cosine"
+    decay_all: bool = False
+    schedule: Literal["cosine", "linear", "steps", "constant"] = "cosine"
     warmup: float = 0.15
+    decay: float = 0.1
+    decay_epochs: tuple[int, ...] = ()
     label_smoothing: float = 0.0
     smoothness: float = 0.0
     clip: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("lr", "momentum", "weight_decay", "warmup", "label_smoothing", "smoothness", "clip"):
+        for name in (
+            "lr",
+            "lr_end",
+            "momentum",
+            "weight_decay",
+            "warmup",
+            "decay",
+            "label_smoothing",
+            "smoothness",
+            "clip",
+        ):
             check_amount(getattr(self, name), f"optimizer.{name}")
         for name in ("momentum", "warmup", "label_smoothing"):
             if getattr(self, name) >= 1:
                 raise ConfigurationError(f"optimizer.{name} must be below 1, got {getattr(self, name)}")
+        for epoch in self.decay_epochs:
+            check_count(epoch, "optimizer.decay_epochs")
+
+
+@dataclass(frozen=True)
+class RefineConfig:
+    """Depth that grows while the network trains.
+
+    Args:
+        epochs: before each of these (counted from 0), the controls and steps of every block are multiplied.
+        factor: by how much.
+        variance: relative standard deviation of noise on the weights that are copied, so that the copies differ.
+    """
+
+    epochs: tuple[int, ...] = ()
+    factor: int = 2
+    variance: float = 0.0
+
+    def __post_init__(self) -> None:
+        for epoch in self.epochs:
+            check_count(epoch, "refine.epochs")
+        if list(self.epochs) != sorted(set(self.epochs)):
+            raise ConfigurationError(f"refine.epochs must increase, got {list(self.epochs)}")
+        check_count(self.factor, "refine.factor", least=2)
+        check_amount(self.variance, "refine.variance")
 
 
 @dataclass(frozen=True)
 class HardwareConfig:
-    """Where the training runs; see Lightning Fabric.
+    """Where the training runs; see Lightning Fabric. Choices left ``auto`` are measured at its start and recorded.
 
     Args:
-        accelerator: auto, cpu, cuda, mps, ...
+        accelerator: auto, cpu, cuda (gpu), mps, ...
         devices: how many of them; each is a process.
         strategy: auto or ddp (data parallel).
-        precision: 32-true, bf16-mixed, 16-mixed, 64-true, ...
-        compile: whether to compile the network.
+        precision: auto, 32-true, bf16-mixed, 16-mixed, 64-true, ...
+        compile: whether to compile the network (auto: on long trainings where a compiler is there).
         channels_last: whether images are stored channels last.
     """
 
     accelerator: str = "auto"
     devices: int = 1
     strategy: str = "auto"
-    precision: str = "32-true"
-    compile: bool = False
-    channels_last: bool = False
+    precision: str = "auto"
+    compile: bool | Literal["auto"] = "auto"
+    channels_last: bool | Literal["auto"] = "auto"
 
 
 @dataclass(frozen=True)
@@ -152,8 +231,10 @@ class TrainConfig:
         data: images.
         model: network.
         optimizer: optimiser.
+        refine: depth that grows.
         hardware: device, precision, processes.
         epochs: passes over the training images.
+        max_steps: training steps after which to stop, whatever the epochs; None for no limit.
         seed: of initialisation, shuffling and augmentation.
         checkpoint_steps: steps between checkpoints inside an epoch; each epoch ends with one in any case.
         output: folder in which the run's own folder is made.
@@ -163,8 +244,10 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
     epochs: int = 30
+    max_steps: int | None = None
     seed: int = 0
     checkpoint_steps: int | None = None
     output: str = "runs"
@@ -173,15 +256,19 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_count(self.epochs, "epochs")
         check_count(self.seed, "seed", least=0)
-        if self.checkpoint_steps is not None:
-            check_count(self.checkpoint_steps, "checkpoint_steps")
+        for name in ("checkpoint_steps", "max_steps"):
+            if getattr(self, name) is not None:
+                check_count(getattr(self, name), name)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain dictionaries and lists, as YAML and JSON hold them."""
-        tree = asdict(self)
-        if self.model.widths is not None:
-            tree["model"]["widths"] = list(self.model.widths)
-        return tree
+        return {key: _plain(value) for key, value in asdict(self).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
 def add_config_arguments(parser: ArgumentParser) -> None:

@@ -1,7 +1,7 @@
 """Measuring a network on images."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,7 +46,7 @@ def evaluate(net: DynamicNet, batches: Batches, fabric: Fabric) -> Score:
     training = net.training
     net.eval()
     begin = time.perf_counter()
-    total = torch.zeros(3, device=batches.split.images.device)
+    total = torch.zeros(3, device=batches.split.labels.device)
     with torch.inference_mode(), fabric.autocast():
         for images, labels in batches.evaluation():
             logits = net(images).float()
@@ -66,16 +66,28 @@ class Manifestation:
     evaluations: int
     loss: float
     accuracy: float
+    images_per_second: float
 
 
 def manifestations(
-    net: DynamicNet, batches: Batches, fabric: Fabric, integrators: Iterable[str], factors: Sequence[int]
+    net: DynamicNet,
+    batches: Batches,
+    fabric: Fabric,
+    integrators: Iterable[str],
+    factors: Sequence[int],
+    seen: Callable[[], object] | None = None,
 ) -> list[Manifestation]:
-    """The weights of ``net`` under every integrator and with so many times its steps."""
+    """The weights of ``net`` under every integrator and with so many times its steps; ``seen`` is called after each."""
     found = []
     for integrator in integrators:
         for factor in factors:
             other = with_integrator(net, integrator, steps_factor=factor)
             score = evaluate(other, batches, fabric)
-            found.append(Manifestation(integrator, factor, other.evaluations, score.loss, score.accuracy))
+            found.append(
+                Manifestation(
+                    integrator, factor, other.evaluations, score.loss, score.accuracy, score.images_per_second
+                )
+            )
+            if seen is not None:
+                seen()
     return found

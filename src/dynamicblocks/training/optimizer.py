@@ -9,19 +9,20 @@ from dynamicblocks.training.config import OptimizerConfig
 
 
 def make_optimizer(net: nn.Module, config: OptimizerConfig) -> torch.optim.SGD:
-    """SGD over the weights that learn; those of rank 0 or 1 (biases, normalisations) do not decay."""
+    """SGD over the weights that learn; those of rank 0 or 1 (biases, normalisations) decay only if asked."""
     weights = [weight for weight in net.parameters() if weight.requires_grad]
+    small = config.weight_decay if config.decay_all else 0.0
     groups = [
         {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": 0.0},
+        {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": small},
     ]
     return torch.optim.SGD(
         groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov and config.momentum > 0
     )
 
 
-def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
-    """The learning rate of step 0, ..., ``steps - 1``: a linear rise, then half a cosine to zero, or constant.
+def learning_rate(config: OptimizerConfig, step: int, steps: int, epoch: int = 0) -> float:
+    """The learning rate of step 0, ..., ``steps - 1``, which lies in ``epoch``: a linear rise, then the schedule.
 
     >>> learning_rate(OptimizerConfig(lr=1.0, warmup=0.2), step=1, steps=10)
     1.0
@@ -31,7 +32,11 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
         return config.lr * (step + 1) / warm
     if config.schedule == "constant":
         return config.lr
-    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+    if config.schedule == "steps":
+        return float(config.lr * config.decay ** sum(epoch >= decayed for decayed in config.decay_epochs))
+    left = 1 - (step - warm) / max(1, steps - warm)
+    height = left if config.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
+    return config.lr_end + (config.lr - config.lr_end) * height
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

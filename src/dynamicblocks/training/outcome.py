@@ -15,6 +15,8 @@ from dynamicblocks.training.run_folder import RunFolder
 # The integrators and multiples of the steps that a training shows at its end.
 SHOWN_INTEGRATORS = ("euler", "midpoint", "rk4_classic")
 SHOWN_FACTORS = (1, 2, 4)
+# With more test images than this, `dynamicblocks converge` is the place for it.
+FEW_IMAGES = 2000
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Outcome:
 def conclude(
     net: DynamicNet, validation: Batches, test: Batches, fabric: Fabric, folder: RunFolder, position: Position
 ) -> Outcome:
-    """Read the test images, for the chosen weights and then for their other manifestations."""
+    """Read the test images, for the chosen weights and then, where they are few, for their other manifestations."""
     return Outcome(
         folder=folder.path,
         test=evaluate(net, test, fabric),
@@ -55,5 +57,7 @@ def conclude(
         best_epoch=position.best_epoch,
         seconds=position.seconds,
         weights=net.weights,
-        manifestations=manifestations(net, test, fabric, SHOWN_INTEGRATORS, SHOWN_FACTORS),
+        manifestations=manifestations(net, test, fabric, SHOWN_INTEGRATORS, SHOWN_FACTORS)
+        if len(test.split) <= FEW_IMAGES
+        else [],
     )

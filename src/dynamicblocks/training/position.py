@@ -1,20 +1,25 @@
 """Where a training stands."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from dynamicblocks.training.evaluation import Score
 
 
 @dataclass
 class Position:
-    """Where a training stands, and its best epoch so far. ``step`` counts within the epoch."""
+    """Where a training stands, and its best epoch so far.
+
+    ``step`` counts within the epoch; ``refined`` says what a refinement at its start did.
+    """
 
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
     best_epoch: int = -1
     best_loss: float = math.inf
+    refined: dict[str, Any] = field(default_factory=dict)
 
     def improved_by(self, score: Score) -> bool:
         """Whether a validation score beats the best so far, by loss: finer than a count of right answers."""

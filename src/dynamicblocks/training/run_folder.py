@@ -32,6 +32,7 @@ class RunFolder:
     checkpoint.safetensors  the newest state of weights, optimiser and random numbers
     model.safetensors       the weights of the best epoch on the validation images
     result.json             test accuracy and other manifestations, at the end
+    events.jsonl            what else happened, such as a fall-back to float32
     evaluations.jsonl       one line for each later evaluation
     ======================  ==================================================================
     """
@@ -135,16 +136,21 @@ class RunFolder:
             raise StorageError(f"{self.path} has no checkpoint: the run ended before its first; start it anew")
         return read_tree(path)
 
-    def write_weights(self, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-        """Replace the best weights, with the configuration that made them."""
-        write_tensors(self.path / "model.safetensors", weights, {"config": config})
+    def write_weights(
+        self, weights: Mapping[str, Tensor], config: Mapping[str, Any], discretisation: Mapping[str, Any]
+    ) -> None:
+        """Replace the best weights, with the configuration that made them and the shape they have now."""
+        header = {"config": config, "discretisation": discretisation}
+        write_tensors(self.path / "model.safetensors", weights, header)
 
-    def read_weights(self) -> dict[str, Tensor]:
-        """The best weights."""
+    def read_weights(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The best weights, and how the blocks that they belong to are discretised."""
         path = self.path / "model.safetensors"
-        weights, _ = read_tensors(path)
+        weights, header = read_tensors(path)
         check_finite(weights, str(path))
-        return weights
+        if "discretisation" not in header:
+            raise StorageError(f"{path} does not say how its blocks are discretised; train it again")
+        return weights, header["discretisation"]
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write the result."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dynamicblocks.errors import StorageError
 
-FORMAT = 1
+FORMAT = 2
 _HEADER = "dynamicblocks"
 
 

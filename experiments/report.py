@@ -1,0 +1,49 @@
+"""Write the table of experiments/README.md from published.yaml and the results that are there.
+
+Example: python experiments/report.py
+"""
+
+import json
+from pathlib import Path
+
+import yaml
+
+HERE = Path(__file__).parent
+BEGIN, END = "<!-- table: python experiments/report.py -->", "<!-- end of table -->"
+HEAD = """| configuration | model | units | refined at | integrator | published: weights | test % | min | \
+here: weights | test % | min | seed, hardware, data |
+|---|---|---|---|---|---|---|---|---|---|---|---|"""
+
+
+def row(name: str, published: list) -> str:
+    """What was published and what was measured here."""
+    model, data, units, refined, integrator, weights, accuracy, minutes = published
+    told = [f"{weights} M", "-" if accuracy is None else f"{accuracy:.2f}", "-" if minutes is None else f"{minutes}"]
+    path = HERE / "results" / f"{name}.json"
+    ours = ["not measured", "not measured", "not measured", ""]
+    if path.exists():
+        result = json.loads(path.read_text())
+        machine = result["hardware"]
+        where = ", ".join(machine["gpus"]) or f"{machine['processor']}, {machine['torch_threads']} threads"
+        ours = [
+            f"{result['weights']:,}",
+            f"**{100 * result['test_accuracy']:.2f}**",
+            f"{result['training_minutes']:.1f}",
+            f"seed {result['seed']}; {where}; {result['data']}",
+        ]
+    link = f"[{name}](configs/{name}.yaml)"
+    return "| " + " | ".join([link, f"{model}, {data}", units, refined, integrator, *told, *ours]) + " |"
+
+
+def main() -> None:
+    published = yaml.safe_load((HERE / "published.yaml").read_text())
+    table = "\n".join([BEGIN, HEAD, *(row(name, known) for name, known in published.items()), END])
+    path = HERE / "README.md"
+    text = path.read_text()
+    before, rest = text.split(BEGIN)
+    path.write_text(before + table + rest.split(END)[1])
+    print(f"written to {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""The picture of a convergence test."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dynamicblocks.training.evaluation import Manifestation
+
+COLOURS = ("#d1495b", "#00798c", "#edae49", "#30638e", "#7a5195", "#4f772d", "#bc6c25", "#6c757d", "#003d5b")
+
+
+def draw_manifestations(
+    runs: Mapping[str, Sequence[Manifestation]], path: Path, *, trained: Mapping[str, str], subject: str
+) -> None:
+    """Accuracy over the number of evaluations, one panel a run and one line an integrator.
+
+    Args:
+        runs: what was found, by the title of the panel.
+        path: of the PNG file.
+        trained: by title, the integrator of the training, which is marked.
+        subject: on what it was measured, for instance ``test images of cifar10``.
+    """
+    figure = Figure(figsize=(4.8 * len(runs) + 0.4, 3.9), layout="constrained")
+    panels = figure.subplots(1, len(runs), sharey=True, squeeze=False)[0]
+    integrators = list(dict.fromkeys(each.integrator for found in runs.values() for each in found))
+    for axes, (title, found) in zip(panels, runs.items(), strict=True):
+        for integrator, colour in zip(integrators, COLOURS, strict=False):
+            mine = [each for each in found if each.integrator == integrator]
+            _line(axes, mine, colour, marked=integrator == trained.get(title))
+        axes.set_title(title, fontsize=11)
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.set_xlabel("evaluations of layer functions")
+        axes.set_ylim(0, 103)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel(f"accuracy (%), {subject}")
+    panels[0].legend(title="evaluated with", frameon=False, loc="best")
+    figure.savefig(path, dpi=150)
+
+
+def _line(axes: Axes, found: Sequence[Manifestation], colour: str, *, marked: bool) -> None:
+    if not found:
+        return
+    evaluations, accuracies = [each.evaluations for each in found], [100 * each.accuracy for each in found]
+    axes.plot(evaluations, accuracies, "o-", color=colour, lw=2, ms=5, label=found[0].integrator)
+    if marked:
+        as_trained = min(found, key=lambda each: abs(each.steps_factor - 1))
+        axes.plot(
+            as_trained.evaluations, 100 * as_trained.accuracy, "o", ms=13, mfc="none", mec=colour, mew=2, zorder=3
+        )

@@ -1,0 +1,169 @@
+"""``dynamicblocks compress``."""
+
+import re
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from dynamicblocks.analysis import Compression, changed, compress, halved
+from dynamicblocks.analysis.compression import INTEGRATORS
+from dynamicblocks.cli.console import make_console
+from dynamicblocks.cli.loading import LoadedRun, add_device_arguments, load
+from dynamicblocks.discretisation import discretisation
+from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.integrators import as_integrator
+from dynamicblocks.network import DynamicNet
+from dynamicblocks.training import evaluate, make_batches
+from dynamicblocks.training.environment import environment
+from dynamicblocks.training.evaluation import Score
+from dynamicblocks.training.run_folder import RunFolder
+
+HELP = "make a trained network cheaper at the same accuracy"
+USAGE = "dynamicblocks compress RUN [--tolerance 0.2%%] [--beside RUN] [--to FOLDER] ..."
+DESCRIPTION = """Find, for each block, the cheapest integrator, time grid and number of controls that keep the accuracy.
+
+The search sees validation images; statistics are measured anew on training images; test images are read at the end,
+before and after. The result is a new run folder, which the other commands read like any other.
+
+Example: dynamicblocks compress runs/MINE --tolerance 0.2% --beside runs/PLAIN"""
+
+REPEATS = 3
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The run, how much accuracy may be lost, and where to write."""
+    parser.add_argument("run", type=str, help="folder of the run")
+    parser.add_argument("--tolerance", type=str, default="0.2%", help="largest loss of validation accuracy, in points")
+    parser.add_argument(
+        "--beside", type=str | None, default=None, help="folder of a second run, such as a plain ResNet"
+    )
+    parser.add_argument("--to", type=str | None, default=None, help="folder of the new run; by default RUN-compressed")
+    parser.add_argument(
+        "--integrators", type=list[str], default=list(INTEGRATORS), help="see `dynamicblocks integrators`"
+    )
+    parser.add_argument("--batches", type=int, default=8, help="training batches on which statistics are measured")
+    add_device_arguments(parser)
+
+
+def run(options: Namespace) -> None:
+    """Search, write the new run, and report both networks on the test images."""
+    console = make_console()
+    tolerance = share(options.tolerance)
+    for name in options.integrators:
+        as_integrator(name)
+    target = Path(options.to or f"{options.run.rstrip('/')}-compressed")
+    RunFolder.check_free(target)
+    one = load(options, options.run, "validation")
+    found = _search(one, options, tolerance, console)
+    rows: list[dict[str, Any]] = [_tested(one, "before", one.net), _tested(one, "compressed", found.net)]
+    if options.beside is not None:
+        plain = load(options, options.beside, "validation")
+        same = changed(plain.net, halved(plain.net), _training_images(plain, options.batches))
+        rows += [_tested(plain, "before", plain.net), _tested(plain, "half the steps", same)]
+    console.print(_table(rows, len(one.data.test)))
+    _print_blocks(found, console)
+    result = {
+        "compressed_from": str(one.folder.path),
+        "tolerance": tolerance,
+        "validation": {"before": asdict(found.before), "after": asdict(found.after)},
+        "networks_tried": found.tried,
+        "blocks": {name: asdict(each) for name, each in found.chosen.items()},
+        "test": rows,
+        "data": one.data.note,
+    }
+    folder = RunFolder.create(target, one.config.as_dict(), {**environment(), "compressed_from": str(one.folder.path)})
+    folder.write_weights(found.net.state_dict(), one.config.as_dict(), discretisation(found.net))
+    folder.write_result(result)
+    quoted = shlex.quote(str(target))
+    console.print(f"Run written to {target}\nNext:\n  dynamicblocks evaluate {quoted}", highlight=False, soft_wrap=True)
+
+
+def share(text: str) -> float:
+    """A tolerance as a share: ``0.2%`` is 0.002.
+
+    >>> share("0.2%")
+    0.002
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(%?)\s*", text)
+    if match is None:
+        raise ConfigurationError(f"--tolerance must be a share of the images such as 0.2% or 0.002, got {text!r}")
+    value = float(match[1]) / (100 if match[2] else 1)
+    if not 0 <= value < 1:
+        raise ConfigurationError(f"--tolerance must be at least 0 and below 100%, got {text!r}")
+    return value
+
+
+def _training_images(one: LoadedRun, count: int) -> list[Any]:
+    batches = make_batches(one.data, one.data.train, one.config, one.fabric)
+    return [images for (images, _), _ in zip(batches.evaluation(), range(count), strict=False)]
+
+
+def _search(one: LoadedRun, options: Namespace, tolerance: float, console: Console) -> Compression:
+    with Progress(console=console) as progress:
+        task = progress.add_task("trying discretisations", total=None)
+        return compress(
+            one.net,
+            lambda net: evaluate(net, one.batches, one.fabric),
+            _training_images(one, options.batches),
+            tolerance=tolerance,
+            integrators=options.integrators,
+            progress=lambda done, of: progress.update(task, completed=done, total=of),
+        )
+
+
+def _tested(one: LoadedRun, state: str, net: DynamicNet) -> dict[str, Any]:
+    """Cost and accuracy on the test images; the throughput is the best of a few passes."""
+    test = make_batches(one.data, one.data.test, one.config, one.fabric)
+    scores: list[Score] = [evaluate(net, test, one.fabric) for _ in range(REPEATS)]
+    return {
+        "network": one.config.model.name,
+        "state": state,
+        "weights": net.weights,
+        "evaluations": net.evaluations,
+        "accuracy": scores[0].accuracy,
+        "loss": scores[0].loss,
+        "images_per_second": max(score.images_per_second for score in scores),
+    }
+
+
+def _table(rows: list[dict[str, Any]], images: int) -> Table:
+    table = Table(title=f"On {images} test images", title_justify="left")
+    for column in ("network", ""):
+        table.add_column(column)
+    for column in ("weights", "evaluations", "images/s", "times as fast", "accuracy", "points"):
+        table.add_column(column, justify="right")
+    for index, row in enumerate(rows):
+        first = rows[index - index % 2]
+        table.add_row(
+            row["network"],
+            row["state"],
+            f"{row['weights']:,}",
+            str(row["evaluations"]),
+            f"{row['images_per_second']:,.0f}",
+            "" if row is first else f"{row['images_per_second'] / first['images_per_second']:.2f}",
+            f"{row['accuracy']:.2%}",
+            "" if row is first else f"{100 * (row['accuracy'] - first['accuracy']):+.2f}",
+        )
+    return table
+
+
+def _print_blocks(found: Compression, console: Console) -> None:
+    for name, each in found.chosen.items():
+        controls = "projected weights" if each.projected else "the weights as they are"
+        times = ", ".join(f"{time:g}" for time in each.times)
+        console.print(
+            f"{name}: {each.integrator}, {each.steps} steps at {times} ({each.grid}), {controls}", highlight=False
+        )
+    if not found.chosen:
+        console.print("No cheaper discretisation stays within the tolerance; the network is as it was.")
+    console.print(
+        f"Chosen among {found.tried} networks on {found.before.images} validation images: accuracy "
+        f"{found.before.accuracy:.2%} -> {found.after.accuracy:.2%}",
+        highlight=False,
+    )

@@ -1,0 +1,114 @@
+"""``dynamicblocks converge``."""
+
+import json
+from dataclasses import asdict
+from typing import Literal
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from dynamicblocks.analysis import draw_manifestations
+from dynamicblocks.cli.console import make_console
+from dynamicblocks.cli.loading import LoadedRun, add_device_arguments, load
+from dynamicblocks.integrators import as_integrator
+from dynamicblocks.training.environment import environment
+from dynamicblocks.training.evaluation import Manifestation, manifestations
+from dynamicblocks.training.storage import write_text
+
+HELP = "the trained weights under every integrator and step count: the convergence test"
+USAGE = "dynamicblocks converge RUN [--beside RUN] [--integrators NAMES] [--factors NUMBERS] [--split SPLIT] ..."
+DESCRIPTION = """Evaluate the weights of a run under several integrators and step counts, without training them further.
+
+A network of continuous depth keeps its accuracy; a plain residual network, given with --beside, does not.
+Writes convergence.json and convergence.png into the folder of the run.
+
+Example: dynamicblocks converge runs/MINE --beside runs/PLAIN --integrators [euler,midpoint,rk4] --factors [1,2,4]"""
+
+INTEGRATORS = ("euler", "midpoint", "rk4", "rk4_classic")
+FACTORS = (1, 2, 4)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The runs, and what to evaluate them with."""
+    parser.add_argument("run", type=str, help="folder of the run")
+    parser.add_argument(
+        "--beside", type=str | None, default=None, help="folder of a second run, such as a plain ResNet"
+    )
+    parser.add_argument(
+        "--integrators", type=list[str], default=list(INTEGRATORS), help="see `dynamicblocks integrators`"
+    )
+    parser.add_argument(
+        "--factors", type=list[int], default=list(FACTORS), help="multiples of the steps of the training"
+    )
+    parser.add_argument("--split", type=Literal["test", "validation"], default="test", help="which images")
+    add_device_arguments(parser)
+
+
+def run(options: Namespace) -> None:
+    """Evaluate, print a table, write JSON and picture."""
+    console = make_console()
+    runs = [load(options, path, options.split) for path in (options.run, options.beside) if path is not None]
+    found = {one.title: _manifestations(one, options, console) for one in runs}
+    for one in runs:
+        console.print(_table(one, found[one.title], options.split))
+    folder = runs[0].folder
+    record = {
+        **environment(),
+        "split": options.split,
+        "data": runs[0].data.note,
+        "precision": options.precision,
+        "runs": {
+            one.title: {
+                "folder": one.folder.path.name,
+                "trained_with": one.integrator,
+                "weights": one.net.weights,
+                "manifestations": [asdict(each) for each in found[one.title]],
+            }
+            for one in runs
+        },
+    }
+    write_text(folder.path / "convergence.json", json.dumps(record, indent=1) + "\n")
+    picture = folder.path / "convergence.png"
+    draw_manifestations(
+        found,
+        picture,
+        trained={one.title: one.integrator for one in runs},
+        subject=f"{options.split} images of {runs[0].config.data.name.partition(':')[0]}",
+    )
+    console.print(f"Written to {folder.path / 'convergence.json'} and {picture}", highlight=False, soft_wrap=True)
+    if options.beside is None:
+        console.print("To see a plain residual network fail the same change, train one and add --beside ITS_RUN.")
+
+
+def _manifestations(one: LoadedRun, options: Namespace, console: Console) -> list[Manifestation]:
+    for name in options.integrators:
+        as_integrator(name)  # an unknown name is an error before anything is evaluated
+    with Progress(console=console) as progress:
+        task = progress.add_task(one.title, total=len(options.integrators) * len(options.factors))
+        return manifestations(
+            one.net, one.batches, one.fabric, options.integrators, options.factors, seen=lambda: progress.advance(task)
+        )
+
+
+def _table(one: LoadedRun, found: list[Manifestation], split: str) -> Table:
+    title = f"{one.title} ({one.folder.path.name}), {len(one.batches.split)} {split} images"
+    table = Table(title=title, title_justify="left")
+    table.add_column("integrator")
+    for column in ("steps", "evaluations", "accuracy", "change", "loss", "images/s"):
+        table.add_column(column, justify="right")
+    trained = [each for each in found if (each.integrator, each.steps_factor) == (one.integrator, 1)]
+    for each in found:
+        own = each in trained
+        table.add_row(
+            f"{each.integrator} (trained)" if own else each.integrator,
+            f"{each.steps_factor} x",
+            str(each.evaluations),
+            f"{each.accuracy:.2%}",
+            "" if own or not trained else f"{100 * (each.accuracy - trained[0].accuracy):+.2f}",
+            f"{each.loss:.4f}",
+            f"{each.images_per_second:,.0f}",
+            style="bold" if own else None,
+        )
+    return table

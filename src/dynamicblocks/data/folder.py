@@ -1,0 +1,109 @@
+"""Images in folders, one for each class: PATH/train/CLASS/*.jpg and PATH/val or PATH/test (Imagenette's layout)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dynamicblocks.data.splits import Split
+from dynamicblocks.errors import StorageError
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+
+def read_image(path: Path, size: int) -> NDArray[np.uint8]:
+    """An image as (3, size, size): its shorter side resized to ``size``, then the square in its middle."""
+    try:
+        with Image.open(path) as image:
+            square = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
+    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        raise StorageError(f"{path} cannot be read as an image ({error}); remove it or get it again") from error
+    return np.asarray(square).transpose(2, 0, 1)
+
+
+class _Decoded(Dataset[Tensor]):
+    """Decoded images by index, for the workers of a loader."""
+
+    def __init__(self, paths: Sequence[Path], size: int) -> None:
+        self.paths = paths
+        self.size = size
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.from_numpy(read_image(self.paths[index], self.size).copy())
+
+
+@dataclass(frozen=True)
+class FolderSplit(Split):
+    """Images decoded when they are needed.
+
+    Args:
+        paths: of the images.
+        labels: (N,) int64.
+        size: side of the squares.
+        workers: processes that decode; 0 for this one.
+    """
+
+    paths: tuple[Path, ...]
+    labels: Tensor
+    size: int
+    workers: int = 0
+
+    @property
+    def channels(self) -> int:
+        return 3
+
+    def to(self, device: torch.device | str) -> "FolderSplit":
+        return FolderSplit(self.paths, self.labels.to(device), self.size, self.workers)
+
+    def select(self, indices: Tensor) -> "FolderSplit":
+        paths = tuple(self.paths[index] for index in indices.tolist())
+        return FolderSplit(paths, self.labels[indices.to(self.labels.device)], self.size, self.workers)
+
+    def stream(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        loader = DataLoader(
+            _Decoded(self.paths, self.size),
+            batch_sampler=[batch.tolist() for batch in batches],
+            num_workers=self.workers,
+            pin_memory=self.labels.device.type == "cuda",
+        )
+        for images in loader:
+            yield images.to(self.labels.device, non_blocking=True)
+
+
+def read_folder(root: Path, size: int, workers: int) -> tuple[dict[str, FolderSplit], tuple[str, ...]]:
+    """The parts ``train``, ``val`` and ``test`` that are there, and the names of the classes.
+
+    Raises:
+        StorageError: there is no train, or neither val nor test; a class is empty or not in every part.
+    """
+    parts = [part for part in ("train", "val", "test") if (root / part).is_dir()]
+    if "train" not in parts or len(parts) < 2:
+        raise StorageError(f"{root} must hold the folders train and val or test, found {', '.join(parts) or 'none'}")
+    classes = {part: sorted(path.name for path in (root / part).iterdir() if path.is_dir()) for part in parts}
+    for part in parts:
+        if not classes[part] or classes[part] != classes["train"]:
+            odd = sorted(set(classes[part]) ^ set(classes["train"]))
+            raise StorageError(
+                f"{root / part} and {root / 'train'} must hold one folder for each class, the same ones; they differ "
+                f"in {', '.join(odd) or 'nothing, for there are none'}"
+            )
+    found = {part: _read_part(root / part, classes["train"], size, workers) for part in parts}
+    return found, tuple(classes["train"])
+
+
+def _read_part(folder: Path, classes: Sequence[str], size: int, workers: int) -> FolderSplit:
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        mine = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in ENDINGS)
+        if not mine:
+            raise StorageError(f"{folder / name} holds no image ({', '.join(ENDINGS)})")
+        paths += mine
+        labels += [label] * len(mine)
+    return FolderSplit(tuple(paths), torch.tensor(labels), size, workers)

@@ -1,0 +1,60 @@
+"""How each block of a network is discretised, as plain data: what a file of weights needs to be read back."""
+
+import copy
+from typing import Any
+
+from torch import nn
+
+from dynamicblocks.block import DynamicBlock
+from dynamicblocks.controls import Controls, bases
+from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.surgery import Net, map_blocks, named_blocks
+
+Discretisation = dict[str, dict[str, Any]]
+"""For each block, by name: its basis (name, size, knots), times and integrator."""
+
+
+def discretisation(net: Net) -> Discretisation:
+    """The basis, times and integrator of every block.
+
+    >>> discretisation(DynamicBlock("symmetric(4)", controls=2))[""]["times"]
+    [0.0, 1.0, 2.0]
+    """
+    return {
+        name: {
+            "basis": block.controls.basis.name,
+            "size": block.controls.basis.size,
+            "knots": list(block.controls.basis.points),
+            "times": list(block.times.points),
+            "integrator": block.integrator.name,
+        }
+        for name, block in named_blocks(net).items()
+    }
+
+
+def with_discretisation(net: Net, described: Discretisation) -> Net:
+    """A copy of ``net`` whose blocks have the basis, times and integrator described, ready for ``load_state_dict``.
+
+    Weights are copies of the present ones, meant to be replaced.
+
+    Raises:
+        ConfigurationError: the blocks described are not those of the network.
+    """
+    names = list(named_blocks(net))
+    if sorted(names) != sorted(described):
+        raise ConfigurationError(f"the network has the blocks {names}, but {sorted(described)} are described")
+    choices = iter(described[name] for name in names)
+
+    def change(block: DynamicBlock) -> DynamicBlock:
+        choice = next(choices)
+        basis = bases[choice["basis"]](size=choice["size"], knots=tuple(choice["knots"]))
+        controls = block.controls
+        if basis != controls.basis:
+            controls = Controls(_copies(controls, basis.count), basis)
+        return block.replaced(controls=controls, times=choice["times"], integrator=choice["integrator"])
+
+    return map_blocks(net, change)
+
+
+def _copies(controls: Controls, count: int) -> list[nn.Module]:
+    return [copy.deepcopy(controls.layers[0]) for _ in range(count)]

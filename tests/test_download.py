@@ -1,0 +1,140 @@
+"""Downloads from a local server: checked, resumed, and never half-written."""
+
+import hashlib
+import importlib
+import socket
+import tarfile
+
+import pytest
+import torch
+
+import dynamicblocks as db
+from dynamicblocks.data import sources
+from dynamicblocks.data.datasets import Where, read_raw
+from dynamicblocks.data.download import Remote, fetch, unpack
+from tests.data_files import archive, serving, write_cifar10, write_mnist
+
+CONTENT = bytes(range(256)) * 4000
+
+
+def remote(server, name="file.bin", content=CONTENT):
+    return Remote(f"{server.url}/some/folder/{name}", hashlib.md5(content).hexdigest())
+
+
+def test_a_download_is_whole_and_made_once(tmp_path):
+    with serving({"file.bin": CONTENT}) as server:
+        for _ in range(2):
+            path = fetch(remote(server), tmp_path / "cache")
+        assert server.requests == [("file.bin", None)]
+    assert path.read_bytes() == CONTENT
+    assert [entry.name for entry in path.parent.iterdir()] == ["file.bin"]
+
+
+def test_a_cut_transfer_goes_on_where_it_ended(tmp_path):
+    with serving({"file.bin": CONTENT}) as server:
+        server.cut_after = 300_000
+        with pytest.raises(db.StorageError, match="cannot download"):
+            fetch(remote(server), tmp_path)
+        assert not (tmp_path / "file.bin").exists()
+        done = (tmp_path / "file.bin.part").stat().st_size
+        assert 0 < done <= 300_000
+        assert fetch(remote(server), tmp_path).read_bytes() == CONTENT
+        assert server.requests[1] == ("file.bin", f"bytes={done}-")
+    assert not (tmp_path / "file.bin.part").exists()
+
+
+def test_a_server_without_ranges_sends_it_anew(tmp_path):
+    with serving({"file.bin": CONTENT}, ranges=False) as server:
+        (tmp_path / "file.bin.part").write_bytes(CONTENT[:1000])
+        assert fetch(remote(server), tmp_path).read_bytes() == CONTENT
+
+
+def test_a_part_that_is_whole_is_checked_and_used(tmp_path):
+    with serving({"file.bin": CONTENT}) as server:
+        (tmp_path / "file.bin.part").write_bytes(CONTENT)
+        assert fetch(remote(server), tmp_path).read_bytes() == CONTENT
+
+
+def test_a_wrong_checksum_leaves_nothing_behind(tmp_path):
+    with serving({"file.bin": CONTENT[:-1] + b"!"}) as server:
+        with pytest.raises(db.StorageError) as error:
+            fetch(remote(server), tmp_path)
+        for part in ("file.bin", server.url, hashlib.md5(CONTENT).hexdigest(), "--data.data_dir"):
+            assert part in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with serving({}) as server, pytest.raises(db.StorageError, match="404"):
+        fetch(remote(server), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_network(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(db.StorageError, match=r"cannot download .*--data\.data_dir"):
+        fetch(Remote(f"http://127.0.0.1:{port}/file.bin", "0" * 32), tmp_path)
+
+
+@pytest.fixture
+def mirror(monkeypatch, tmp_path):
+    """A server in the place of all others, and a cache of its own."""
+    monkeypatch.setenv("DYNAMICBLOCKS_DATA", str(tmp_path / "cache"))
+    with serving({}) as server:
+        monkeypatch.setenv("DYNAMICBLOCKS_MIRROR", server.url)
+        yield server
+
+
+def test_an_archive_is_downloaded_once_and_unpacked(mirror, monkeypatch, tmp_path):
+    written = write_cifar10(tmp_path / "made" / "cifar-10-batches-bin")
+    content, md5 = archive(tmp_path / "made" / "cifar-10-batches-bin")
+    mirror.files["cifar-10-binary.tar.gz"] = content
+    source = sources.CIFAR10
+    checked = sources.Source(source.folder, source.files, (Remote(source.remotes[0].url, md5),))
+    monkeypatch.setattr(importlib.import_module("dynamicblocks.data.datasets"), "CIFAR10", checked)
+    for _ in range(2):
+        raw = read_raw("cifar10", Where())
+    assert [name for name, _ in mirror.requests] == ["cifar-10-binary.tar.gz"]
+    images, labels = written["test_batch"]
+    assert torch.equal(raw.test.images, torch.from_numpy(images))
+    assert raw.test.labels.tolist() == list(labels)
+
+
+def test_the_official_checksum_is_demanded(mirror, tmp_path):
+    write_mnist(tmp_path / "mnist")
+    mirror.files.update({path.name: path.read_bytes() for path in (tmp_path / "mnist").iterdir()})
+    with pytest.raises(db.StorageError, match=r"train-images-idx3-ubyte\.gz .* md5:f68b3c2dcbeaaa9fbdd348bbdeb94873"):
+        read_raw("mnist", Where())
+    assert list((tmp_path / "cache" / "mnist").iterdir()) == []
+
+
+def test_damaged_archives(tmp_path):
+    whole, _ = archive(make_folder(tmp_path / "made"))
+    path = tmp_path / "made.tar.gz"
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(db.StorageError, match="cannot be unpacked"):
+        unpack(path, ["a.bin", "b.bin"], tmp_path / "out")
+    path.write_bytes(whole)
+    with pytest.raises(db.StorageError, match=r"lacks c\.bin"):
+        unpack(path, ["a.bin", "c.bin"], tmp_path / "out")
+    assert not [entry for entry in (tmp_path / "out").iterdir() if entry.name.endswith(".part")]
+
+
+def make_folder(folder):
+    folder.mkdir()
+    for name in ("a.bin", "b.bin"):
+        (folder / name).write_bytes(torch.randint(0, 256, (5000,), dtype=torch.uint8).numpy().tobytes())
+    return folder
+
+
+def test_members_are_unpacked_by_their_name_alone(tmp_path):
+    """A member that points out of the folder lands in it."""
+    path = tmp_path / "evil.tar.gz"
+    (tmp_path / "a.bin").write_bytes(b"content")
+    with tarfile.open(path, "w:gz") as tar:
+        tar.add(tmp_path / "a.bin", arcname="../../a.bin")
+    unpack(path, ["a.bin"], tmp_path / "deep" / "out")
+    assert (tmp_path / "deep" / "out" / "a.bin").read_bytes() == b"content"
+    assert not (tmp_path / "deep" / "a.bin").exists()
