@@ -86,10 +86,7 @@ def small_net():
 def scored_by(cost):
     """A score that depends on the network's evaluations alone."""
 
-    def score(net):
-        return Score(loss=0.0, accuracy=cost(net), images=1000, seconds=1.0)
-
-    return score
+    return [lambda net: Score(loss=0.0, accuracy=cost(net), images=1000, seconds=1.0)]
 
 
 BATCHES = [torch.randn(4, 1, 8, 8)]
@@ -114,7 +111,15 @@ def test_changes_that_are_harmless_alone_and_not_together_stay_within_the_tolera
 
     found = compress(small_net(), scored_by(accuracy), BATCHES, tolerance=0.009)
     assert len(found.chosen) == 2
-    assert found.before.accuracy - found.after.accuracy == pytest.approx(0.008)
+    assert found.before[0].accuracy - found.after[0].accuracy == pytest.approx(0.008)
+
+
+def test_the_tolerance_holds_on_every_set_of_images():
+    """On the first set every change is harmless, on the second none is to the last block."""
+    (harmless,) = scored_by(lambda net: 0.9)
+    (sensitive,) = scored_by(lambda net: 0.7 if net.blocks[2].evaluations < 16 else 0.8)
+    found = compress(small_net(), [harmless, sensitive], BATCHES, tolerance=0.01)
+    assert sorted(found.chosen) == ["body.1", "body.3"]
 
 
 def test_compression_leaves_the_network_as_it_was():
@@ -185,7 +190,8 @@ def test_compress_writes_a_run_that_the_other_commands_read(runs, capsys):
     assert "half the steps" in out
     assert "validation images" in out
     result = json.loads((target / "result.json").read_text())
-    assert result["validation"]["before"]["accuracy"] - result["validation"]["after"]["accuracy"] <= 0.03 + 1e-9
+    for scores in result["scores"].values():
+        assert scores["before"]["accuracy"] - scores["after"]["accuracy"] <= 0.03 + 1e-9
     before, after = result["test"][:2]
     _, _, _, net = load_run(target)
     assert after["evaluations"] == net.evaluations < before["evaluations"] == 48

@@ -14,6 +14,9 @@ from dynamicblocks.training.evaluation import Score
 
 INTEGRATORS = ("euler", "midpoint", "ralston2", "kutta3", "rk4_classic")
 
+# Differences of accuracies that are equal.
+ROUNDING = 1e-9
+
 Chosen = Mapping[str, Candidate]
 """For each block that is changed, by name, its new discretisation."""
 
@@ -25,14 +28,14 @@ class Compression:
     Args:
         net: the compressed network.
         chosen: the discretisation of each block that was changed, by name.
-        before, after: scores on the images by which it was chosen.
+        before, after: scores on each set of images by which it was chosen.
         tried: number of networks that were evaluated.
     """
 
     net: DynamicNet
     chosen: Chosen
-    before: Score
-    after: Score
+    before: Sequence[Score]
+    after: Sequence[Score]
     tried: int
 
 
@@ -51,65 +54,70 @@ def changed(net: DynamicNet, chosen: Chosen, batches: Iterable[Tensor]) -> Dynam
 
 def compress(
     net: DynamicNet,
-    score: Callable[[DynamicNet], Score],
+    scores: Sequence[Callable[[DynamicNet], Score]],
     batches: Sequence[Tensor],
     *,
     tolerance: float,
     integrators: Sequence[str] = INTEGRATORS,
-    progress: Callable[[int, int], object] = lambda done, of: None,
+    progress: Callable[[int], object] = lambda tried: None,
 ) -> Compression:
     """Find, for each block, the cheapest integrator, steps and number of controls that keep the accuracy.
 
-    First each candidate of each block is tried with the other blocks as they are. Then, for a bound on the loss of
-    accuracy by a single change, every block takes its cheapest candidate within the bound; the loosest bound is taken
-    for which all changes together stay within the tolerance. At last blocks are made cheaper one by one while that
-    goes well.
+    First the candidates of each block are tried with the other blocks as they are, the cheapest first, up to one that
+    costs nothing. Then, for a bound on what a single change may cost, every block takes its cheapest candidate within
+    the bound; the loosest bound is taken for which all changes together stay within the tolerance. Where there is
+    none, blocks are changed one after the other while that goes well.
 
     Args:
         net: a trained network.
-        score: accuracy on images that are not the test images.
+        scores: what a network reaches on one or several sets of images, none of them the test images, the smallest
+            first. The tolerance holds on each: a small set alone would be fitted by trying many networks.
         batches: training images, on which states and running statistics are measured.
         tolerance: largest loss of accuracy, as a share: 0.002 is 0.2 points.
         integrators: names of those to try.
-        progress: called with the number of networks evaluated and to be evaluated.
+        progress: called with the number of networks tried so far.
     """
-    before = score(net)
-    options = {name: candidates(block, state, integrators) for (name, block), state in _states(net, batches[0])}
-    total, tried = sum(len(found) for found in options.values()), 0
+    before = [score(net) for score in scores]
+    tried = 0
 
-    def measured(chosen: Chosen) -> Score:
+    def measured(chosen: Chosen) -> tuple[float, list[Score]]:
+        """The largest loss of accuracy; after a set on which it is too large, no other is looked at."""
         nonlocal tried
         tried += 1
-        progress(tried, max(total, tried))
-        return score(changed(net, chosen, batches))
-
-    alone = {name: [(each, measured({name: each})) for each in found] for name, found in options.items()}
-
-    def within(bound: float) -> dict[str, Candidate]:
-        chosen: dict[str, Candidate] = {}
-        for name, found in alone.items():
-            good = [each for each, result in found if before.accuracy - result.accuracy <= bound + 1e-9]
-            if good:
-                chosen[name] = good[0]
-        return chosen
-
-    bounds = sorted({max(0.0, before.accuracy - result.accuracy) for found in alone.values() for _, result in found})
-    chosen: dict[str, Candidate] = {}
-    after = before
-    for bound in reversed([bound for bound in bounds if bound <= tolerance] or [0.0]):
-        attempt = within(bound)
-        result = measured(attempt)
-        if before.accuracy - result.accuracy <= tolerance + 1e-9:
-            chosen, after = attempt, result
-            break
-    for name, found in alone.items():
-        for each, _ in found:
-            if name in chosen and each.evaluations >= chosen[name].evaluations:
+        progress(tried)
+        other, after, lost = changed(net, chosen, batches), [], -1.0
+        for score, old in zip(scores, before, strict=True):
+            after.append(score(other))
+            lost = max(lost, old.accuracy - after[-1].accuracy - ROUNDING)
+            if lost > tolerance:
                 break
-            attempt = {**chosen, name: each}
-            result = measured(attempt)
-            if before.accuracy - result.accuracy <= tolerance + 1e-9:
-                chosen, after = attempt, result
+        return lost, after
+
+    alone: dict[str, list[tuple[Candidate, float]]] = {}
+    for (name, block), state in _states(net, batches[0]):
+        alone[name] = []
+        for candidate in candidates(block, state, integrators):
+            lost, _ = measured({name: candidate})
+            if lost <= tolerance:
+                alone[name].append((candidate, lost))
+            if lost <= 0:
+                break
+    for bound in sorted({max(lost, 0.0) for found in alone.values() for _, lost in found}, reverse=True):
+        chosen = {
+            name: next(each for each, lost in found if lost <= bound)
+            for name, found in alone.items()
+            if any(lost <= bound for _, lost in found)
+        }
+        lost, after = measured(chosen)
+        if lost <= tolerance:
+            return Compression(changed(net, chosen, batches), chosen, before, after, tried)
+    chosen, after = {}, before
+    for name, found in alone.items():
+        for candidate, _ in found:
+            attempt = {**chosen, name: candidate}
+            lost, scored = measured(attempt)
+            if lost <= tolerance:
+                chosen, after = attempt, scored
                 break
     return Compression(changed(net, chosen, batches) if chosen else net, chosen, before, after, tried)
 

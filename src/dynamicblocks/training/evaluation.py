@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from dynamicblocks.data import Batches
 from dynamicblocks.network import DynamicNet
@@ -43,12 +44,17 @@ class Score:
 
 def evaluate(net: DynamicNet, batches: Batches, fabric: Fabric) -> Score:
     """Loss and accuracy over a split, over all processes, with running statistics left as they are."""
+    return score_of(net, batches.evaluation(), fabric)
+
+
+def score_of(net: DynamicNet, batches: Iterable[tuple[Tensor, Tensor]], fabric: Fabric) -> Score:
+    """Loss and accuracy over any batches of images and labels, as in :func:`evaluate`."""
     training = net.training
     net.eval()
     begin = time.perf_counter()
-    total = torch.zeros(3, device=batches.split.labels.device)
+    total = torch.zeros(3, device=fabric.device)
     with torch.inference_mode(), fabric.autocast():
-        for images, labels in batches.evaluation():
+        for images, labels in batches:
             logits = net(images).float()
             loss = F.cross_entropy(logits, labels, reduction="sum")
             total += torch.stack([loss, (logits.argmax(dim=1) == labels).sum(), loss.new_tensor(len(labels))])
