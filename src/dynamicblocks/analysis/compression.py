@@ -14,8 +14,8 @@ from dynamicblocks.training.evaluation import Score
 
 INTEGRATORS = ("euler", "midpoint", "ralston2", "kutta3", "rk4_classic")
 
-# Differences of accuracies that are equal.
-ROUNDING = 1e-9
+# Below it no accuracy may be lost at all; above the rounding of accuracies that are equal.
+LEAST_TOLERANCE = 1e-9
 
 Chosen = Mapping[str, Candidate]
 """For each block that is changed, by name, its new discretisation."""
@@ -57,66 +57,67 @@ def compress(
     scores: Sequence[Callable[[DynamicNet], Score]],
     batches: Sequence[Tensor],
     *,
-    tolerance: float,
+    tolerance: float | Sequence[float],
     integrators: Sequence[str] = INTEGRATORS,
     progress: Callable[[int], object] = lambda tried: None,
 ) -> Compression:
     """Find, for each block, the cheapest integrator, steps and number of controls that keep the accuracy.
 
     First the candidates of each block are tried with the other blocks as they are, the cheapest first, up to one that
-    costs nothing. Then, for a bound on what a single change may cost, every block takes its cheapest candidate within
-    the bound; the loosest bound is taken for which all changes together stay within the tolerance. Where there is
-    none, blocks are changed one after the other while that goes well.
+    uses no more than the block's part of the tolerance. Then, for a bound on what a single change may use, every block
+    takes its cheapest candidate within the bound; the loosest bound is taken for which all changes together stay
+    within the tolerance. Where there is none, blocks are changed one after the other while that goes well.
 
     Args:
         net: a trained network.
         scores: what a network reaches on one or several sets of images, none of them the test images, the smallest
             first. The tolerance holds on each: a small set alone would be fitted by trying many networks.
         batches: training images, on which states and running statistics are measured.
-        tolerance: largest loss of accuracy, as a share: 0.002 is 0.2 points.
+        tolerance: largest loss of accuracy, as a share: 0.002 is 0.2 points. One for all sets, or one for each.
         integrators: names of those to try.
         progress: called with the number of networks tried so far.
     """
+    tolerances = [tolerance] * len(scores) if isinstance(tolerance, float) else list(tolerance)
     before = [score(net) for score in scores]
     tried = 0
 
     def measured(chosen: Chosen) -> tuple[float, list[Score]]:
-        """The largest loss of accuracy; after a set on which it is too large, no other is looked at."""
+        """What share of its tolerance is used up, at most; after one used up wholly no other set is looked at."""
         nonlocal tried
         tried += 1
         progress(tried)
-        other, after, lost = changed(net, chosen, batches), [], -1.0
-        for score, old in zip(scores, before, strict=True):
+        other, after, used = changed(net, chosen, batches), [], 0.0
+        for score, old, allowed in zip(scores, before, tolerances, strict=True):
             after.append(score(other))
-            lost = max(lost, old.accuracy - after[-1].accuracy - ROUNDING)
-            if lost > tolerance:
+            used = max(used, (old.accuracy - after[-1].accuracy) / max(allowed, LEAST_TOLERANCE))
+            if used > 1:
                 break
-        return lost, after
+        return used, after
 
     alone: dict[str, list[tuple[Candidate, float]]] = {}
     for (name, block), state in _states(net, batches[0]):
         alone[name] = []
         for candidate in candidates(block, state, integrators):
-            lost, _ = measured({name: candidate})
-            if lost <= tolerance:
-                alone[name].append((candidate, lost))
-            if lost <= 0:
-                break
-    for bound in sorted({max(lost, 0.0) for found in alone.values() for _, lost in found}, reverse=True):
+            used, _ = measured({name: candidate})
+            if used <= 1:
+                alone[name].append((candidate, used))
+            if used <= 1 / len(named_blocks(net)):
+                break  # all blocks can have as much
+    for bound in sorted({used for found in alone.values() for _, used in found}, reverse=True):
         chosen = {
-            name: next(each for each, lost in found if lost <= bound)
+            name: next(each for each, used in found if used <= bound)
             for name, found in alone.items()
-            if any(lost <= bound for _, lost in found)
+            if any(used <= bound for _, used in found)
         }
-        lost, after = measured(chosen)
-        if lost <= tolerance:
+        used, after = measured(chosen)
+        if used <= 1:
             return Compression(changed(net, chosen, batches), chosen, before, after, tried)
     chosen, after = {}, before
     for name, found in alone.items():
         for candidate, _ in found:
             attempt = {**chosen, name: candidate}
-            lost, scored = measured(attempt)
-            if lost <= tolerance:
+            used, scored = measured(attempt)
+            if used <= 1:
                 chosen, after = attempt, scored
                 break
     return Compression(changed(net, chosen, batches) if chosen else net, chosen, before, after, tried)

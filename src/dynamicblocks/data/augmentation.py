@@ -76,6 +76,15 @@ def cut_out(images: Tensor, side: int, draw: torch.Generator) -> Tensor:
     return images.masked_fill(hidden[:, None], 0)
 
 
+def resized(images: Tensor, side: int) -> Tensor:
+    """Images (floats) with ``side`` pixels on their shorter side; smoothed first where they become smaller."""
+    height, width = images.shape[-2:]
+    if min(height, width) == side:
+        return images
+    size = (side * height // min(height, width), side * width // min(height, width))
+    return F.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
+
+
 def turned(images: Tensor, degrees: float, scale: float, draw: torch.Generator) -> Tensor:
     """Each image turned by up to ``degrees`` and scaled by up to a factor ``1 + scale``, about its centre; as floats.
 

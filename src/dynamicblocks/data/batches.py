@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynamicblocks.data.augmentation import Augmentation
+from dynamicblocks.data.augmentation import Augmentation, resized
 from dynamicblocks.data.splits import Split
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.times import check_count
@@ -59,14 +59,18 @@ class Batches:
         """Full batches in an epoch (one, if the split is smaller than a batch)."""
         return max(1, len(self.split) // self.batch_size)
 
-    def normalised(self, images: Tensor) -> Tensor:
-        """Pixel values as floats of mean zero and variance one over the training images, in the memory format asked."""
+    def normalised(self, images: Tensor, side: int | None = None) -> Tensor:
+        """Floats of mean zero and variance one over the training images, in the memory format and size asked."""
         mean, scale = self._affine
+        images = (images.float() - mean) * scale
         memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
-        return ((images.float() - mean) * scale).contiguous(memory_format=memory_format)
+        return (images if side is None else resized(images, side)).contiguous(memory_format=memory_format)
 
-    def training(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of an epoch in random order, augmented, from ``first_step`` on, without a last partial one."""
+    def training(self, epoch: int, first_step: int = 0, side: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of an epoch in random order, augmented, from ``first_step`` on, without a last partial one.
+
+        Images have ``side`` pixels on their shorter side; None for their own size.
+        """
         order = torch.randperm(len(self.split), generator=generator(self.seed, epoch))
         steps = range(first_step, self.steps)
         batches = [order[step * self.batch_size : (step + 1) * self.batch_size] for step in steps]
@@ -74,7 +78,7 @@ class Batches:
             # Augmentation is drawn for the whole batch, so that it does not depend on the number of processes.
             images = self.augmentation.apply(images, generator(self.seed, epoch, step))
             labels = self.split.labels[batch.to(self.split.labels.device)]
-            yield self.normalised(images[self.rank :: self.world]), labels[self.rank :: self.world]
+            yield self.normalised(images[self.rank :: self.world], side), labels[self.rank :: self.world]
 
     def evaluation(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The images in order, as they are; this process's share of them."""

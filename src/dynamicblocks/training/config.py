@@ -32,6 +32,8 @@ class DataConfig:
         cutout: side of a square that is painted over, at random, in pixels.
         turn: most degrees by which they are turned at random.
         scale: most by which they are magnified or shrunk at random, as a share of their size.
+        progressive: smaller images at first: pairs of the share of the training from which on they have that many
+            pixels on a side, for example [[0,20],[0.3,24],[0.6,32]]. Evaluation always sees whole images.
     """
 
     name: str = "digits"
@@ -47,6 +49,22 @@ class DataConfig:
     cutout: int | None = None
     turn: float | None = None
     scale: float | None = None
+    progressive: tuple[tuple[float, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        shares = [share for share, _ in self.progressive]
+        if shares and (shares[0] != 0 or shares != sorted(set(shares)) or shares[-1] >= 1):
+            raise ConfigurationError(f"the shares of data.progressive must rise from 0 to below 1, got {shares}")
+        for _, side in self.progressive:
+            check_count(side, "data.progressive")
+
+    def side(self, progress: float) -> int | None:
+        """Pixels on a side of training images at a share of the training; None for their own size.
+
+        >>> DataConfig(progressive=((0.0, 20), (0.6, 32))).side(0.5)
+        20
+        """
+        return next((side for share, side in reversed(self.progressive) if share <= progress), None)
 
     def load(self) -> ImageDataset:
         """The data set, split."""

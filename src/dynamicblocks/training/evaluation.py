@@ -63,6 +63,16 @@ def score_of(net: DynamicNet, batches: Iterable[tuple[Tensor, Tensor]], fabric: 
     return Score(loss_sum / images_seen, correct / images_seen, round(images_seen), time.perf_counter() - begin)
 
 
+def answered(net: DynamicNet, images: Tensor, fabric: Fabric) -> Tensor:
+    """The class that ``net`` gives each image."""
+    training = net.training
+    net.eval()
+    with torch.inference_mode(), fabric.autocast():
+        classes = net(images).argmax(dim=1)
+    net.train(training)
+    return classes
+
+
 @dataclass(frozen=True)
 class Manifestation:
     """The same weights under one integrator and step count."""

@@ -200,8 +200,9 @@ class Training:
             self._refine()
         self.net.train()
         rate = 0.0
+        side = self.config.data.side(epoch / self.config.epochs)
         last = min(self.batches.steps, self.total_steps - epoch * self.batches.steps)
-        for step, (images, labels) in enumerate(self.batches.training(epoch, first), start=first):
+        for step, (images, labels) in enumerate(self.batches.training(epoch, first, side), start=first):
             if step == last:
                 break
             done = epoch * self.batches.steps + step
