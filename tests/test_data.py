@@ -5,7 +5,8 @@ import torch
 
 import dynamicblocks as db
 from dynamicblocks.data import Augmentation, Batches, MemorySplit, load_dataset
-from dynamicblocks.data.augmentation import cut_out, flipped, shifted, turned
+from dynamicblocks.data.augmentation import cut_out, flipped, resized, shifted, turned
+from dynamicblocks.training import DataConfig
 
 
 def test_digits_are_split_without_overlap_in_proportion():
@@ -137,6 +138,30 @@ def test_changed_training_images_are_resumed_alike():
     batches = make_batches(20, augmentation=everything, seed=3)
     whole, rest = list(batches.training(5)), list(batches.training(5, first_step=3))
     assert torch.equal(whole[3][0], rest[0][0])
+
+
+def test_smaller_images_are_smoothed_not_sampled():
+    stripes = torch.zeros(1, 1, 8, 12)
+    stripes[..., ::2] = 1
+    small = resized(stripes, 4)
+    assert small.shape == (1, 1, 4, 6)
+    torch.testing.assert_close(small, torch.full_like(small, 0.5), atol=0.1, rtol=0)
+    assert resized(stripes, 8) is stripes
+
+
+def test_training_images_can_be_smaller_for_a_while():
+    config = DataConfig(progressive=((0.0, 2), (0.5, 3)))
+    assert [config.side(progress) for progress in (0.0, 0.49, 0.5, 0.99)] == [2, 2, 3, 3]
+    assert DataConfig().side(0.3) is None
+    batches = make_batches()
+    assert next(batches.training(0, side=config.side(0.5)))[0].shape == (4, 1, 3, 3)
+    assert next(batches.evaluation())[0].shape == (4, 1, 4, 4)
+
+
+@pytest.mark.parametrize("progressive", [((0.1, 2),), ((0.0, 2), (0.0, 3)), ((0.0, 2), (1.0, 3)), ((0.0, 0),)])
+def test_impossible_progressions(progressive):
+    with pytest.raises(db.ConfigurationError, match=r"data\.progressive"):
+        DataConfig(progressive=progressive)
 
 
 def test_bad_batches():

@@ -4,8 +4,10 @@ import hashlib
 import importlib
 import socket
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import requests
 import torch
 
 import dynamicblocks as db
@@ -21,13 +23,40 @@ def remote(server, name="file.bin", content=CONTENT):
     return Remote(f"{server.url}/some/folder/{name}", hashlib.md5(content).hexdigest())
 
 
+def visible(folder):
+    """The files of a folder, without the lock of its downloads."""
+    return sorted(entry.name for entry in folder.iterdir() if entry.name != ".lock")
+
+
 def test_a_download_is_whole_and_made_once(tmp_path):
     with serving({"file.bin": CONTENT}) as server:
         for _ in range(2):
             path = fetch(remote(server), tmp_path / "cache")
         assert server.requests == [("file.bin", None)]
     assert path.read_bytes() == CONTENT
-    assert [entry.name for entry in path.parent.iterdir()] == ["file.bin"]
+    assert visible(path.parent) == ["file.bin"]
+
+
+def test_of_several_processes_one_downloads(tmp_path):
+    with serving({"file.bin": CONTENT}) as server, ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(lambda _: fetch(remote(server), tmp_path), range(4)))
+        assert server.requests == [("file.bin", None)]
+    assert {path.read_bytes() for path in paths} == {CONTENT}
+
+
+def test_a_file_is_asked_for_as_it_is_stored(tmp_path, monkeypatch):
+    """A server may else compress it on the way: its checksum and length would be others."""
+    asked = []
+    get = requests.get
+
+    def spy(url, **options):
+        asked.append(options["headers"])
+        return get(url, **options)
+
+    monkeypatch.setattr("requests.get", spy)
+    with serving({"file.bin": CONTENT}) as server:
+        fetch(remote(server), tmp_path)
+    assert asked == [{"Accept-Encoding": "identity"}]
 
 
 def test_a_cut_transfer_goes_on_where_it_ended(tmp_path):
@@ -61,13 +90,13 @@ def test_a_wrong_checksum_leaves_nothing_behind(tmp_path):
             fetch(remote(server), tmp_path)
         for part in ("file.bin", server.url, hashlib.md5(CONTENT).hexdigest(), "--data.data_dir"):
             assert part in str(error.value)
-    assert list(tmp_path.iterdir()) == []
+    assert visible(tmp_path) == []
 
 
 def test_a_file_that_is_not_there(tmp_path):
     with serving({}) as server, pytest.raises(db.StorageError, match="404"):
         fetch(remote(server), tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert visible(tmp_path) == []
 
 
 def test_without_network(tmp_path):
@@ -107,7 +136,7 @@ def test_the_official_checksum_is_demanded(mirror, tmp_path):
     mirror.files.update({path.name: path.read_bytes() for path in (tmp_path / "mnist").iterdir()})
     with pytest.raises(db.StorageError, match=r"train-images-idx3-ubyte\.gz .* md5:f68b3c2dcbeaaa9fbdd348bbdeb94873"):
         read_raw("mnist", Where())
-    assert list((tmp_path / "cache" / "mnist").iterdir()) == []
+    assert visible(tmp_path / "cache" / "mnist") == []
 
 
 def test_damaged_archives(tmp_path):
@@ -119,7 +148,28 @@ def test_damaged_archives(tmp_path):
     path.write_bytes(whole)
     with pytest.raises(db.StorageError, match=r"lacks c\.bin"):
         unpack(path, ["a.bin", "c.bin"], tmp_path / "out")
-    assert not [entry for entry in (tmp_path / "out").iterdir() if entry.name.endswith(".part")]
+    assert visible(tmp_path / "out") == []
+
+
+def test_an_archive_with_a_changed_byte_is_not_unpacked(tmp_path):
+    """Random bytes are stored as they are: only the checksum at the end of the archive tells."""
+    whole, _ = archive(make_folder(tmp_path / "made"))
+    path = tmp_path / "made.tar.gz"
+    for place in range(1000, len(whole) - 1000, 1000):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(db.StorageError, match=r"made\.tar\.gz"):
+            unpack(path, ["a.bin", "b.bin"], tmp_path / "out")
+    assert visible(tmp_path / "out") == []
+
+
+def test_an_archive_is_unpacked_by_several_processes_at_once(tmp_path):
+    folder = make_folder(tmp_path / "made")
+    path = tmp_path / "made.tar.gz"
+    path.write_bytes(archive(folder)[0])
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: unpack(path, ["a.bin", "b.bin"], tmp_path / "out"), range(40)))
+    assert visible(tmp_path / "out") == ["a.bin", "b.bin"]
+    assert (tmp_path / "out" / "a.bin").read_bytes() == (folder / "a.bin").read_bytes()
 
 
 def make_folder(folder):

@@ -172,8 +172,21 @@ def test_missing_files_say_where_they_were_looked_for(tmp_path):
     assert "--data.data_dir" in message
 
 
+def test_a_folder_of_another_data_set_with_the_same_names_is_not_taken(tmp_path):
+    write_mnist(tmp_path / "mnist")
+    assert "neither" in failure("fashion-mnist", tmp_path / "mnist")
+
+
+@pytest.mark.parametrize(("name", "options"), [("digits", {"size": 8}), ("digits", {"workers": 1})])
+def test_options_of_other_data_sets_are_refused(name, options):
+    with pytest.raises(db.ConfigurationError, match="are for imagefolder:PATH"):
+        load_dataset(name, **options)
+
+
 def test_unknown_data_sets(tmp_path):
     with pytest.raises(db.ConfigurationError, match="did you mean 'cifar10'"):
         load_dataset("cifar11")
     with pytest.raises(db.ConfigurationError, match="imagefolder needs a folder"):
         load_dataset("imagefolder:")
+    with pytest.raises(db.ConfigurationError, match="names its folder itself"):
+        load_dataset("imagefolder:here", data_dir=str(tmp_path))

@@ -8,6 +8,8 @@ from PIL import Image
 import dynamicblocks as db
 from dynamicblocks.cli.main import main
 from dynamicblocks.data import load_dataset
+from dynamicblocks.data.datasets import moments
+from dynamicblocks.data.folder import FolderSplit
 
 COLOURS = {"blue": (0, 0, 255), "red": (255, 0, 0)}
 
@@ -43,7 +45,8 @@ def test_with_three_parts_nothing_is_cut(tmp_path):
     assert "validation images of its own" in data.note
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores, on some machines
 def test_images_come_in_the_order_asked(workers, tmp_path):
     data = load(write_images(tmp_path, ("train", "val")), workers=workers)
     (first, second) = data.test.stream([torch.tensor([3, 12]), torch.tensor([0])])
@@ -114,5 +117,38 @@ def test_an_unreadable_image_is_named_by_workers_too(tmp_path):
     whole = (tmp_path / "val" / "red" / "03.png").read_bytes()
     (tmp_path / "val" / "red" / "03.png").write_bytes(whole[: len(whole) // 2])
     data = load(tmp_path, workers=1)
-    with pytest.raises(db.StorageError, match=r"03\.png"):
+    with pytest.raises(db.StorageError, match=r"03\.png") as error:
         list(data.test.stream([torch.tensor([13])]))
+    assert "\n" not in str(error.value)
+
+
+def test_an_image_too_large_to_be_one_is_named(tmp_path, monkeypatch):
+    write_images(tmp_path, ("train", "val"))
+    data = load(tmp_path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(db.StorageError, match=r"03\.png cannot be read"):
+        list(data.test.stream([torch.tensor([13])]))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_reading_images_draws_nothing_from_the_global_generator(workers, tmp_path):
+    """Else a run resumed inside an epoch would go on with other draws than the run that was not killed."""
+    data = load(write_images(tmp_path, ("train", "val")), workers=workers)
+    before = torch.get_rng_state()
+    list(data.test.stream([torch.tensor([0])]))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("count", [3, 1000, 1001, 1999])
+def test_mean_and_deviation_are_of_at_most_a_thousand_images(count):
+    sampled = []
+
+    class Counted(FolderSplit):
+        def stream(self, batches):
+            for batch in batches:
+                sampled.extend(batch.tolist())
+                yield torch.zeros(len(batch), 3, 2, 2, dtype=torch.uint8)
+
+    moments(Counted((), torch.zeros(count), 2))
+    assert min(count, 500) <= len(sampled) <= 1000
+    assert len(set(np.diff(sampled).tolist())) == 1

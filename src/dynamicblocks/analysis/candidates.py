@@ -58,7 +58,8 @@ def candidates(block: DynamicBlock, y: Tensor, integrators: Sequence[str]) -> li
     """Discretisations of ``block`` that take fewer evaluations than it, the cheapest first.
 
     Every integrator with 1, 2, ... steps; equal ones, and ones that share the error evenly; with the block's controls
-    and with no more of them than steps.
+    and with no more of them than steps. Of those that cost the same, with projected weights or not, the one is kept
+    whose state at the end is nearest to the block's own.
 
     Args:
         block: as it was trained.
@@ -80,7 +81,16 @@ def candidates(block: DynamicBlock, y: Tensor, integrators: Sequence[str]) -> li
                 for projected in (True, False) if fewer else (False,):
                     key = (name, times.points, projected)
                     found.setdefault(key, Candidate(name, times.points, projected, grid))
-    return sorted(found.values(), key=lambda candidate: (candidate.evaluations, not candidate.projected))
+    best: dict[tuple[int, bool], tuple[float, Candidate]] = {}
+    with torch.no_grad():
+        end = block(y)
+        for candidate in found.values():
+            key_of = (candidate.evaluations, not candidate.projected)
+            error = float((candidate.applied(block)(y) - end).norm())
+            # An unstable candidate may end in NaN, which is not less than anything.
+            if key_of not in best or error < best[key_of][0]:
+                best[key_of] = (error, candidate)
+    return [best[key_of][1] for key_of in sorted(best)]
 
 
 def halved(net: DynamicNet) -> dict[str, Candidate]:

@@ -1,5 +1,6 @@
 """Image data sets by name, split into training, validation and test images."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,7 @@ OTHER_NAMES = {
 DIGITS_TEST_FRACTION = 0.2
 DIGITS_TEST_SEED = 0
 FOLDER_SIZE = 128
-# Images of a folder from which mean and deviation are estimated.
+# Most images of a folder from which mean and deviation are estimated.
 FOLDER_SAMPLE = 1000
 
 
@@ -177,11 +178,15 @@ def read_raw(name: str, where: Where) -> Raw:
     if kind.lower() == FOLDER:
         if not path:
             raise ConfigurationError(f"{FOLDER} needs a folder, such as {FOLDER}:data/imagenette2-160")
+        if where.data_dir is not None:
+            raise ConfigurationError(f"{FOLDER}:{path} names its folder itself; leave out data.data_dir")
         return image_folder(path, where)
     plain = name.lower().replace("_", "-")
     plain = OTHER_NAMES.get(plain, plain)
     if plain not in datasets:
         raise unknown_name("data set", name, [*datasets, f"{FOLDER}:PATH"])
+    if where.size is not None or where.workers:
+        raise ConfigurationError(f"data.size and data.workers are for {FOLDER}:PATH; {plain} has images of one size")
     return datasets[plain](where)
 
 
@@ -227,7 +232,8 @@ def load_dataset(
         train, held_out = (raw.train.select(torch.from_numpy(part)) for part in (kept, held))
         how = f"validation: {len(held_out)} training images, stratified, split seed {split_seed}"
     mean, std = moments(train)
-    return ImageDataset(name, raw.classes, train, held_out, raw.test, mean, std, f"{raw.note}; {how}", raw.augmentation)
+    note = f"{raw.note}; {len(train):,} training and {len(raw.test):,} test images; {how}"
+    return ImageDataset(name, raw.classes, train, held_out, raw.test, mean, std, note, raw.augmentation)
 
 
 def moments(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -235,7 +241,7 @@ def moments(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
     From the counts of the 256 pixel values, which are exact and small.
     """
-    step = 1 if isinstance(split, MemorySplit) else max(1, len(split) // FOLDER_SAMPLE)
+    step = 1 if isinstance(split, MemorySplit) else math.ceil(len(split) / FOLDER_SAMPLE)
     counts = torch.zeros(split.channels, 256, dtype=torch.float64)
     for images in split.stream(list(torch.split(torch.arange(0, len(split), step), 1000))):
         for channel in range(split.channels):

@@ -1,13 +1,19 @@
 """Files from the network: checked, resumed where a transfer was cut, and never half-written."""
 
+import gzip
 import os
+import shutil
 import tarfile
+import tempfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pooch
 import requests
+from filelock import FileLock
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
@@ -38,9 +44,9 @@ class Remote:
 
     @property
     def source(self) -> str:
-        """The address to read: the environment variable DYNAMICBLOCKS_MIRROR names another server."""
+        """The address to read: the environment variable DYNAMICBLOCKS_MIRROR names another server, paths stay."""
         mirror = os.environ.get("DYNAMICBLOCKS_MIRROR")
-        return f"{mirror.rstrip('/')}/{self.file}" if mirror else self.url
+        return mirror.rstrip("/") + urlsplit(self.url).path if mirror else self.url
 
 
 def cache_folder() -> Path:
@@ -69,9 +75,11 @@ def fetch(remote: Remote, folder: Path) -> Path:
 
     pooch.get_logger().setLevel("ERROR")
     try:
-        pooch.retrieve(
-            remote.source, known_hash=f"md5:{remote.checksum}", fname=remote.file, path=folder, downloader=transfer
-        )
+        # Each process of a training asks for the data: one downloads, the others find it there when their turn comes.
+        with FileLock(folder / ".lock"):
+            pooch.retrieve(
+                remote.source, known_hash=f"md5:{remote.checksum}", fname=remote.file, path=folder, downloader=transfer
+            )
     except requests.RequestException as error:
         raise StorageError(f"cannot download {remote.source}: {error}; {LOCAL_COPY}") from error
     except ValueError as error:
@@ -87,7 +95,8 @@ def fetch(remote: Remote, folder: Path) -> Path:
 def _continue_transfer(url: str, part: Path) -> None:
     """Bring ``part`` to the whole length of the file at ``url``."""
     done = part.stat().st_size if part.exists() else 0
-    headers = {"Range": f"bytes={done}-"} if done else {}
+    # The checksum is that of the file as it is stored, and so are the positions in it.
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as answer:
         if answer.status_code == requests.codes.requested_range_not_satisfiable:
             # The part is whole already, or of another file: its checksum will tell.
@@ -110,7 +119,7 @@ def _continue_transfer(url: str, part: Path) -> None:
 
 
 def unpack(archive: Path, members: Sequence[str], folder: Path) -> None:
-    """The files named ``members`` (without their folder) out of a tar archive, each whole or not at all.
+    """The files named ``members`` (without their folder) out of a .tar.gz archive, if it is whole; else none of them.
 
     Raises:
         StorageError: the archive is damaged, or lacks one of them.
@@ -118,18 +127,23 @@ def unpack(archive: Path, members: Sequence[str], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     wanted = set(members)
     try:
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                name = Path(member.name).name
-                if name not in wanted or not member.isfile():
-                    continue
-                source = tar.extractfile(member)
-                assert source is not None
-                beside = folder / f".{name}.part"
-                beside.write_bytes(source.read())
-                beside.replace(folder / name)
-                wanted.discard(name)
-    except (tarfile.TarError, EOFError, OSError) as error:
+        # A folder of its own for each process, on the same disk, so that renaming is all that is left to do.
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacking-") as beside:
+            with gzip.open(archive) as content:
+                with tarfile.open(fileobj=content, mode="r:") as tar:
+                    for member in tar:
+                        name = Path(member.name).name
+                        source = tar.extractfile(member) if name in wanted and member.isfile() else None
+                        if source is not None:
+                            with source, (Path(beside) / name).open("wb") as file:
+                                shutil.copyfileobj(source, file)
+                            wanted.discard(name)
+                # The checksum lies at the very end of the archive, behind what tar reads.
+                while content.read(CHUNK):
+                    pass
+            if wanted:
+                raise StorageError(f"{archive} lacks {', '.join(sorted(wanted))}; delete it and get it again")
+            for name in members:
+                (Path(beside) / name).replace(folder / name)
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         raise StorageError(f"{archive} cannot be unpacked ({error}); delete it and get it again") from error
-    if wanted:
-        raise StorageError(f"{archive} lacks {', '.join(sorted(wanted))}; delete it and get it again")

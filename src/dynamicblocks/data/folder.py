@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -22,20 +22,27 @@ def read_image(path: Path, size: int) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
             square = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise StorageError(f"{path} cannot be read as an image ({error}); remove it or get it again") from error
     return np.asarray(square).transpose(2, 0, 1)
 
 
-class _Decoded(Dataset[Tensor]):
-    """Decoded images by index, for the workers of a loader."""
+class _Decoded(Dataset[Tensor | StorageError]):
+    """Decoded batches by their indices, for the workers of a loader.
+
+    An error is returned, not raised: what a worker raises arrives with its traceback as the message.
+    """
 
     def __init__(self, paths: Sequence[Path], size: int) -> None:
         self.paths = paths
         self.size = size
 
-    def __getitem__(self, index: int) -> Tensor:
-        return torch.from_numpy(read_image(self.paths[index], self.size).copy())
+    def __getitem__(self, batch: Tensor) -> Tensor | StorageError:
+        try:
+            images = [read_image(self.paths[index], self.size) for index in batch.tolist()]
+        except StorageError as error:
+            return error
+        return torch.from_numpy(np.stack(images))
 
 
 @dataclass(frozen=True)
@@ -68,11 +75,16 @@ class FolderSplit(Split):
     def stream(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         loader = DataLoader(
             _Decoded(self.paths, self.size),
-            batch_sampler=[batch.tolist() for batch in batches],
+            batch_size=None,
+            sampler=batches,
             num_workers=self.workers,
             pin_memory=self.labels.device.type == "cuda",
+            # A loader draws seeds for its workers; from the global generator they would make a resumed run another one.
+            generator=torch.Generator(),
         )
         for images in loader:
+            if isinstance(images, StorageError):
+                raise images
             yield images.to(self.labels.device, non_blocking=True)
 
 

@@ -1,10 +1,14 @@
 """Where the files of a data set lie: a local folder, the cache, or the network."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dynamicblocks.data.download import Remote, cache_folder, fetch, unpack
 from dynamicblocks.errors import StorageError
+
+# The official folders whose files have the same names.
+SAME_FILES = {"mnist", "fashion-mnist"}
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class Source:
 
     def _local(self, data_dir: Path) -> dict[str, Path]:
         for folder in (data_dir / self.folder, data_dir):
+            if folder.name in SAME_FILES - {self.folder}:
+                continue  # files of the same names, of another data set
             found = {file: _present(folder / file) for file in self.files}
             if all(found.values()):
                 return {file: path for file, path in found.items() if path is not None}
@@ -49,7 +55,8 @@ class Source:
                 if _is_archive(folder / remote.file) and (folder / remote.file).is_file():
                     # Beside the archive there may be no room or right to write.
                     target = cache_folder() / f"{self.folder}-local"
-                    unpack(folder / remote.file, self.files, target)
+                    if not _unpacked_since(folder / remote.file, [target / file for file in self.files]):
+                        unpack(folder / remote.file, self.files, target)
                     return {file: target / file for file in self.files}
         archives = [remote.file for remote in self.remotes if _is_archive(Path(remote.file))]
         raise StorageError(
@@ -64,6 +71,12 @@ def _present(path: Path) -> Path | None:
         if candidate.is_file():
             return candidate
     return None
+
+
+def _unpacked_since(archive: Path, files: Sequence[Path]) -> bool:
+    """Whether all files are there, and the archive has not changed since."""
+    # What is unpacked bears the time of its unpacking.
+    return all(file.exists() and file.stat().st_mtime >= archive.stat().st_mtime for file in files)
 
 
 def _is_archive(path: Path) -> bool:

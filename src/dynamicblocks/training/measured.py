@@ -12,7 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dynamicblocks.training.config import HardwareConfig
+from dynamicblocks.data import ImageDataset
+from dynamicblocks.training.config import HardwareConfig, TrainConfig
+from dynamicblocks.training.hardware import make_fabric, random_state, set_random_state
+from dynamicblocks.training.loading import make_batches
 
 # A training shorter than this (seconds) is not worth measuring: it stays in float32 and the ordinary layout.
 WORTH_MEASURING = 60.0
@@ -91,3 +94,22 @@ def choose(
         best = plain
     compiled = best.seconds * steps > WORTH_COMPILING and can_compile() if hardware.compile == "auto" else fixed.compile
     return replace(fixed, precision=best.precision, channels_last=best.channels_last, compile=compiled), found
+
+
+def measured_config(config: TrainConfig, data: ImageDataset, net: nn.Module) -> tuple[TrainConfig, list[Measurement]]:
+    """The configuration with every ``auto`` settled on the first batch of the training.
+
+    Random draws go on as if nothing had been measured.
+    """
+    hardware = config.hardware
+    if "auto" not in (hardware.precision, hardware.channels_last, hardware.compile):
+        return config, []
+    precision = "32-true" if hardware.precision == "auto" else hardware.precision
+    fabric = make_fabric(replace(hardware, precision=precision))
+    batches = make_batches(data, data.train, config, fabric, evaluation=False)
+    images, labels = next(batches.training(0))
+    planned = config.epochs * batches.steps
+    state = random_state()
+    found, measured = choose(hardware, net.to(fabric.device), images, labels, min(planned, config.max_steps or planned))
+    set_random_state(state)
+    return replace(config, hardware=found), measured

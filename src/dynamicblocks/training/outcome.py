@@ -21,9 +21,10 @@ FEW_IMAGES = 2000
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training came to."""
+    """What a training came to; the network has its best weights."""
 
     folder: Path
+    net: DynamicNet
     test: Score
     validation: Score
     best_epoch: int
@@ -52,6 +53,7 @@ def conclude(
     """Read the test images, for the chosen weights and then, where they are few, for their other manifestations."""
     return Outcome(
         folder=folder.path,
+        net=net,
         test=evaluate(net, test, fabric),
         validation=evaluate(net, validation, fabric),
         best_epoch=position.best_epoch,

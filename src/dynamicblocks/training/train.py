@@ -3,33 +3,32 @@
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
-from datetime import datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-import torch.nn.functional as F
 from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor
 
 from dynamicblocks.data.batches import generator
 from dynamicblocks.discretisation import discretisation, with_discretisation
 from dynamicblocks.errors import SolverError, StorageError
 from dynamicblocks.network import DynamicNet
-from dynamicblocks.surgery import freeze_unused_controls, refine
+from dynamicblocks.surgery import refine
 from dynamicblocks.training.config import TrainConfig, load_config
-from dynamicblocks.training.environment import environment
+from dynamicblocks.training.engine import Engine
 from dynamicblocks.training.evaluation import Score, evaluate
 from dynamicblocks.training.growth import carry_momentum, scatter_controls
 from dynamicblocks.training.hardware import make_fabric, over_processes, random_state, set_random_state
 from dynamicblocks.training.loading import make_batches
-from dynamicblocks.training.measured import Measurement, choose
-from dynamicblocks.training.optimizer import learning_rate, make_optimizer, set_learning_rate
+from dynamicblocks.training.measured import measured_config
+from dynamicblocks.training.optimizer import learning_rate, set_learning_rate
 from dynamicblocks.training.outcome import Outcome, conclude
 from dynamicblocks.training.position import Position
 from dynamicblocks.training.progress import TrainingBar, training_bar
 from dynamicblocks.training.run_folder import RunFolder
+from dynamicblocks.training.runs import begin_run
 
 HALF_PRECISIONS = ("bf16-mixed", "16-mixed", "bf16-true", "16-true")
 
@@ -54,8 +53,8 @@ class Training:
             config = replace(config, hardware=recorded.hardware)
         self.data = config.data.load()
         torch.manual_seed(config.seed)
-        self.net: DynamicNet = config.model.build(self.data)
-        self.config, measured = self._measured(config)
+        net = config.model.build(self.data)
+        self.config, measured = (config, []) if resume is not None else measured_config(config, self.data, net)
         self.fabric = make_fabric(self.config.hardware)
         self.fabric.launch()
         self.console = Console(quiet=True) if self.fabric.global_rank else console or Console()
@@ -65,39 +64,23 @@ class Training:
         self.sums = torch.zeros(3, device=self.fabric.device)
         if resume is not None:
             self.folder = RunFolder.open(resume)
-            self._restore()
+            self._restore(net)
         else:
-            self._set_up()
-            self.folder = self._begin(measured)
+            self.folder = begin_run(self.config, net, self.data, self.fabric, measured)
+            self._set_up(net)
             self._save(self.sums)
 
-    def _measured(self, config: TrainConfig) -> tuple[TrainConfig, list[Measurement]]:
-        """The configuration with the choices that a measurement on the first batch made."""
-        if "auto" not in (config.hardware.precision, config.hardware.channels_last, config.hardware.compile):
-            return config, []
-        precision = "32-true" if config.hardware.precision == "auto" else config.hardware.precision
-        trial = make_fabric(replace(config.hardware, precision=precision))
-        batches = make_batches(self.data, self.data.train, config, trial, evaluation=False)
-        images, labels = next(batches.training(0))
-        steps = min(config.epochs * batches.steps, config.max_steps or config.epochs * batches.steps)
-        state = random_state()
-        hardware, measured = choose(config.hardware, self.net.to(trial.device), images, labels, steps)
-        set_random_state(state)
-        return replace(config, hardware=hardware), measured
+    def _set_up(self, net: DynamicNet) -> None:
+        """Go on with this network."""
+        self.engine = Engine(net, self.config, self.fabric)
+        if self.engine.frozen:
+            frozen = ", ".join(self.engine.frozen)
+            self.console.print(f"The grid never reads these controls, so they are frozen: {frozen}")
 
-    def _set_up(self) -> None:
-        """Everything that hangs on the network's shape: frozen controls, optimiser, compilation, wrappers."""
-        frozen = freeze_unused_controls(self.net)
-        if frozen:
-            self.console.print(f"The grid never reads these controls, so they are frozen: {', '.join(frozen)}")
-        # The bare network is kept for evaluation and storage: names without the prefixes of wrappers.
-        last = self.config.hardware.channels_last is True
-        self.net.to(memory_format=torch.channels_last if last else torch.preserve_format)  # type: ignore[call-overload]
-        self.net.to(self.fabric.device)
-        compiled = self.config.hardware.compile is True
-        wrapped: nn.Module = torch.compile(self.net, dynamic=False) if compiled else self.net  # type: ignore[assignment]
-        self.sgd = make_optimizer(self.net, self.config.optimizer)
-        self.model, self.optimizer = self.fabric.setup(wrapped, self.sgd)
+    @property
+    def net(self) -> DynamicNet:
+        """The network as it is now."""
+        return self.engine.net
 
     @property
     def total_steps(self) -> int:
@@ -110,36 +93,15 @@ class Training:
         """Steps that lie behind."""
         return self.position.epoch * self.batches.steps + self.position.step
 
-    def _begin(self, measured: list[Measurement]) -> RunFolder:
-        source = self.config.data.name.partition(":")[0]
-        name = self.config.run or f"{datetime.now():%Y%m%d-%H%M%S}-{source}-{self.config.model.name}"
-        path = Path(self.config.output) / self.fabric.broadcast(name)
-        record = {
-            **environment(),
-            "started": f"{datetime.now():%Y-%m-%d %H:%M:%S}",
-            "weights": self.net.weights,
-            "data": self.data.note,
-            "device": str(self.fabric.device),
-            "processes": self.fabric.world_size,
-            "measured_steps": [asdict(each) for each in measured],
-        }
-        # Every process checks before one of them writes, so that all of them stop.
-        RunFolder.check_free(path)
-        self.fabric.barrier()
-        if self.fabric.global_rank == 0:
-            RunFolder.create(path, self.config.as_dict(), record)
-        self.fabric.barrier()
-        return RunFolder(path)
-
-    def _restore(self, precision: str | None = None) -> None:
+    def _restore(self, net: DynamicNet, precision: str | None = None) -> None:
         """Everything as it was at the newest checkpoint, perhaps with another precision from there on."""
         state = self.folder.read_checkpoint()
         try:
             self._use_precision(precision or state["precision"])
-            self.net = with_discretisation(self.net, state["discretisation"])
-            self.net.load_state_dict(state["weights"])
-            self._set_up()
-            self.optimizer.load_state_dict(state["optimizer"])
+            net = with_discretisation(net, state["discretisation"])
+            net.load_state_dict(state["weights"])
+            self._set_up(net)
+            self.engine.optimizer.load_state_dict(state["optimizer"])
             self.position = Position(**state["position"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise StorageError(
@@ -161,7 +123,7 @@ class Training:
         if self.fabric.global_rank == 0:
             state = {
                 "weights": self.net.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
+                "optimizer": self.engine.optimizer.state_dict(),
                 "position": vars(self.position),
                 "sums": sums,
                 "random": random_state(),
@@ -183,10 +145,10 @@ class Training:
             bar.finish(self.total_steps)
         self.fabric.barrier()
         weights, best = self.folder.read_weights()
-        self.net = with_discretisation(self.net, best)
-        self.net.load_state_dict(weights)
+        net = with_discretisation(self.net, best)
+        net.load_state_dict(weights)
         test = make_batches(self.data, self.data.test, self.config, self.fabric)
-        outcome = conclude(self.net, self.validation, test, self.fabric, self.folder, self.position)
+        outcome = conclude(net, self.validation, test, self.fabric, self.folder, self.position)
         if self.fabric.global_rank == 0:
             self.folder.write_result(outcome.as_result(self.config.seed))
         return outcome
@@ -207,7 +169,7 @@ class Training:
                 break
             done = epoch * self.batches.steps + step
             rate = learning_rate(self.config.optimizer, done, self.total_steps, epoch)
-            set_learning_rate(self.optimizer, rate)
+            set_learning_rate(self.engine.sgd, rate)
             self._step(images, labels)
             elapsed = time.perf_counter() - begin
             seen = (step + 1 - first) * self.config.data.batch_size
@@ -236,23 +198,12 @@ class Training:
         self._finish_epoch(score, entry)
 
     def _step(self, images: Tensor, labels: Tensor) -> None:
-        options = self.config.optimizer
-        logits = self.model(images)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=options.label_smoothing)
-        with torch.no_grad():
-            right = (logits.argmax(dim=1) == labels).sum()
-            self.sums += torch.stack([loss * len(labels), right, torch.full_like(loss, len(labels))])
-        if options.smoothness:
-            smoothness = torch.stack([block.controls.smoothness() for block in self.net.blocks]).sum()
-            loss = loss + options.smoothness * smoothness
+        loss, sums = self.engine.loss(images, labels)
+        self.sums += sums
         if self.fabric.device.type == "cpu" and not math.isfinite(loss.item()):
             # Reading a loss costs nothing on a CPU; elsewhere it would wait for the device, so the sums are read later.
             self._not_finite()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.fabric.backward(loss)
-        if options.clip:
-            self.fabric.clip_gradients(self.model, self.optimizer, max_norm=options.clip)
-        self.optimizer.step()
+        self.engine.step(loss)
 
     def _finite_sums(self) -> Tensor:
         """Loss, right answers and images of the epoch so far, over all processes."""
@@ -271,7 +222,7 @@ class Training:
     def _fall_back(self, bar: TrainingBar) -> None:
         """Go back to the newest checkpoint, and on from there in float32."""
         failed = self.config.hardware.precision
-        self._restore("32-true")
+        self._restore(self.net, "32-true")
         self._save(self.sums)
         bar.finish(self.steps_done)
         self.console.print(
@@ -286,12 +237,12 @@ class Training:
         """Multiply controls and steps, carry the momentum over, and measure the network before and after."""
         settings = self.config.refine
         before = evaluate(self.net, self.validation, self.fabric)
-        old, momenta = self.net, self.sgd.state
-        self.net = refine(old, settings.factor)
+        old = self.engine
+        net = refine(old.net, settings.factor)
         if settings.variance:
-            scatter_controls(self.net, settings.variance, generator(self.config.seed, self.position.epoch))
-        self._set_up()
-        carry_momentum(old, momenta, self.net, self.sgd.state, settings.factor)
+            scatter_controls(net, settings.variance, generator(self.config.seed, self.position.epoch))
+        self._set_up(net)
+        carry_momentum(old.net, old.sgd.state, net, self.engine.sgd.state, settings.factor)
         after = evaluate(self.net, self.validation, self.fabric)
         # The best weights of a smaller network are not what was asked for.
         self.position.best_epoch, self.position.best_loss = -1, math.inf

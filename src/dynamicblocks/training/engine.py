@@ -1,0 +1,54 @@
+"""A network with its optimiser on a device: one training step, and what a change of the network's shape renews."""
+
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from dynamicblocks.network import DynamicNet
+from dynamicblocks.surgery import freeze_unused_controls
+from dynamicblocks.training.config import TrainConfig
+from dynamicblocks.training.optimizer import make_optimizer
+
+
+class Engine:
+    """Everything that hangs on the network's shape: frozen controls, optimiser, compilation, wrappers.
+
+    Args:
+        net: the bare network; it is kept for evaluation and storage, with names without the prefixes of wrappers.
+        config: of the training.
+        fabric: device, precision, processes.
+    """
+
+    def __init__(self, net: DynamicNet, config: TrainConfig, fabric: Fabric) -> None:
+        self.net = net
+        self.fabric = fabric
+        self.options = config.optimizer
+        self.frozen = freeze_unused_controls(net)
+        last = config.hardware.channels_last is True
+        net.to(memory_format=torch.channels_last if last else torch.preserve_format)  # type: ignore[call-overload]
+        net.to(fabric.device)
+        compiled = config.hardware.compile is True
+        wrapped: nn.Module = torch.compile(net, dynamic=False) if compiled else net  # type: ignore[assignment]
+        self.sgd = make_optimizer(net, config.optimizer)
+        self.model, self.optimizer = fabric.setup(wrapped, self.sgd)
+
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss to be lowered; and, without gradient, the sums of cross-entropy, of right answers and of images."""
+        logits = self.model(images)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.options.label_smoothing)
+        with torch.no_grad():
+            right = (logits.argmax(dim=1) == labels).sum()
+            sums = torch.stack([loss * len(labels), right, torch.full_like(loss, len(labels))])
+        if self.options.smoothness:
+            smoothness = torch.stack([block.controls.smoothness() for block in self.net.blocks]).sum()
+            loss = loss + self.options.smoothness * smoothness
+        return loss, sums
+
+    def step(self, loss: Tensor) -> None:
+        """Backward pass and a step of the optimiser."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(loss)
+        if self.options.clip:
+            self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.options.clip)
+        self.optimizer.step()
