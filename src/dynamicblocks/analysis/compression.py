@@ -40,7 +40,11 @@ class Compression:
 
 
 def changed(net: DynamicNet, chosen: Chosen, batches: Iterable[Tensor]) -> DynamicNet:
-    """A copy of ``net`` with the chosen discretisations, and running statistics measured anew on ``batches``."""
+    """A copy of ``net`` with the chosen discretisations.
+
+    Where weights are projected, running statistics are measured anew on ``batches``. Another integrator or grid alone
+    reads the same controls at nearly the same states: the statistics of the training, of many more images, are better.
+    """
     names = iter(named_blocks(net))
 
     def change(block: DynamicBlock) -> DynamicBlock:
@@ -48,8 +52,9 @@ def changed(net: DynamicNet, chosen: Chosen, batches: Iterable[Tensor]) -> Dynam
         return block if candidate is None else candidate.applied(block)
 
     other = map_blocks(net, change)
+    projected = any(candidate.projected for candidate in chosen.values())
     has_statistics = any(name.endswith("running_mean") for name, _ in other.named_buffers())
-    return recalibrate(other, batches) if has_statistics else other
+    return recalibrate(other, batches) if projected and has_statistics else other
 
 
 def compress(

@@ -56,7 +56,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--integrators", type=list[str], default=list(INTEGRATORS), help="see `dynamicblocks integrators`"
     )
-    parser.add_argument("--batches", type=int, default=8, help="training batches on which statistics are measured")
+    parser.add_argument("--batches", type=int, default=16, help="training batches on which statistics are measured")
     add_device_arguments(parser)
 
 
@@ -112,8 +112,9 @@ def share(text: str) -> float:
 
 
 def _training_images(one: LoadedRun, count: int) -> list[Any]:
-    batches = make_batches(one.data, one.data.train, one.config, one.fabric)
-    return [images for (images, _), _ in zip(batches.evaluation(), range(count), strict=False)]
+    """Batches as in training, on which running statistics are measured."""
+    batches = make_batches(one.data, one.data.train, one.config, one.fabric, evaluation=False)
+    return [images for (images, _), _ in zip(batches.training(epoch=0), range(count), strict=False)]
 
 
 def _search(one: LoadedRun, options: Namespace, tolerance: Sequence[float], console: Console) -> Compression:
