@@ -2,8 +2,20 @@
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 double = torch.float64
+
+
+class Bend(nn.Module):
+    """f(y; theta) = -theta y^3: with I the integral of theta, y = (1 + 2 I)^(-1/2) from y = 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.theta = nn.Parameter(torch.zeros(()))
+
+    def forward(self, y):
+        return -self.theta * y**3
 
 
 def random_state(*shape):

@@ -1,6 +1,7 @@
 """Convergence tests and compression of trained networks, as functions and as commands."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -82,6 +83,21 @@ def test_of_equally_dear_candidates_the_most_accurate_is_kept():
     assert kept < equal
 
 
+class Undefined(Relaxation):
+    """A field without a value half-way."""
+
+    def forward(self, t, y):
+        return super().forward(t, y) * (math.nan if t == 1.5 else 1.0)
+
+
+def test_a_candidate_that_ends_in_nan_gives_way_to_any_other():
+    block = db.DynamicBlock(Undefined, 3, db.uniform(0, 3, steps=3), "euler").eval()
+    y = torch.ones(2, 1, 2, 2)
+    # Midpoint in one step, and Euler in two equal ones, meet the gap; Euler in unequal ones does not.
+    found = {each.evaluations: each for each in candidates(block, y, ["midpoint", "euler"]) if not each.projected}[2]
+    assert found.grid == "error"
+
+
 def test_a_projected_candidate_takes_the_mean_of_the_controls_it_joins():
     block = db.DynamicBlock("symmetric(4)", 4, integrator="euler")
     other = Candidate("euler", (0.0, 2.0, 4.0), True, "uniform").applied(block)
@@ -138,7 +154,8 @@ def test_compression_leaves_the_network_as_it_was():
     net = small_net()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     described = discretisation(net)
-    compress(net, scored_by(lambda other: 0.9), BATCHES, tolerance=0.0, integrators=["euler"])
+    compress(net.train(), scored_by(lambda other: 0.9), BATCHES, tolerance=0, integrators=["euler"])
+    assert net.training
     assert discretisation(net) == described
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
@@ -182,7 +199,8 @@ def test_converge(runs, capsys):
     assert "rk4_classic (trained)" in out
     assert "convergence.json" in out
     record = json.loads((runs / "rk4" / "convergence.json").read_text())
-    (continuous, plain) = record["runs"].values()
+    (continuous, plain) = record["runs"]
+    assert [each["trained_with"] for each in record["runs"]] == ["rk4_classic", "euler"]
     assert [each["evaluations"] for each in continuous["manifestations"]] == [12, 24, 48, 96]
     assert all(each["images_per_second"] > 0 for each in plain["manifestations"])
     result = json.loads((runs / "rk4" / "result.json").read_text())
@@ -190,6 +208,15 @@ def test_converge(runs, capsys):
     assert trained["accuracy"] == pytest.approx(result["test_accuracy"])
     with Image.open(runs / "rk4" / "convergence.png") as picture:
         assert picture.width > 1000
+
+
+def test_converge_tells_runs_of_one_model_apart(runs):
+    plain = str(runs / "plain")
+    assert main(["converge", str(runs / "rk4"), "--beside", plain, plain, "--integrators", "[euler]"]) == 0
+    record = json.loads((runs / "rk4" / "convergence.json").read_text())
+    assert [each["folder"] for each in record["runs"]] == ["rk4", "plain", "plain"]
+    with Image.open(runs / "rk4" / "convergence.png") as picture:
+        assert picture.width > 1500
 
 
 def test_converge_refuses_unknown_integrators_before_it_begins(runs, capsys):

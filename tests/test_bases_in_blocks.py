@@ -9,9 +9,9 @@ import pytest
 import torch
 from numpy.polynomial import Polynomial
 from scipy.interpolate import BSpline
-from torch import nn
 
 import dynamicblocks as db
+from tests.layer_tools import Bend
 
 BASES = ["constant(4)", "linear(5)", "discontinuous_linear(4)", "bspline(5)", "legendre(4)", "chebyshev(3)"]
 every_basis = pytest.mark.parametrize("controls", BASES)
@@ -79,17 +79,6 @@ def test_refined_normalisations_without_negative_weights_are_the_same_function(c
     images = torch.randn(2, 3, 6, 6)
     finer = db.refine(block.eval(), 2, steps=False)
     torch.testing.assert_close(finer(images), block(images), rtol=1e-12, atol=1e-12)
-
-
-class Bend(nn.Module):
-    """f(y; theta) = -theta y^3: with I the integral of theta, y = (1 + 2 I)^(-1/2) from y = 1."""
-
-    def __init__(self):
-        super().__init__()
-        self.theta = nn.Parameter(torch.zeros(()))
-
-    def forward(self, y):
-        return -self.theta * y**3
 
 
 CUBIC = Polynomial([0.5, 1.5, -1.2, 0.4])

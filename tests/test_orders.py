@@ -9,6 +9,7 @@ from torch import nn
 
 import dynamicblocks as db
 from dynamicblocks.integrators import TABLEAUS
+from tests.layer_tools import Bend
 
 # Every rooted tree with up to four vertices: (name, order, gamma), with its elementary weight computed below.
 GAMMA = {
@@ -21,17 +22,6 @@ GAMMA = {
     "t43": (4, 12),
     "t44": (4, 24),
 }
-
-
-class Bend(nn.Module):
-    """f(y; theta) = -theta y^3, with one scalar weight: dy/dt = -theta(t) y^3 has a closed solution."""
-
-    def __init__(self):
-        super().__init__()
-        self.theta = nn.Parameter(torch.zeros(()))
-
-    def forward(self, y):
-        return -self.theta * y**3
 
 
 def solve(integrator, grid):

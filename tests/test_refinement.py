@@ -146,7 +146,7 @@ def test_a_training_refines_at_its_epochs_and_is_read_back_in_its_new_shape(tmp_
     assert entries[1]["refined"]["weights"] < entries[2]["refined"]["weights"] == outcome.weights
     # Measured in evaluation mode: the weights before the refinement are those the epoch before was scored with.
     assert entries[1]["refined"]["validation_accuracy"][0] == entries[0]["validation_accuracy"]
-    assert outcome.best_epoch == 2
+    assert outcome.kept_epoch == 2
     _, _, _, net = load_run(outcome.folder)
     assert discretisation(net) == discretisation(training.net)
     for name, tensor in training.net.state_dict().items():
@@ -164,20 +164,11 @@ def test_measuring_a_refinement_leaves_the_statistics_alone(tmp_path):
     assert all(torch.equal(after[name], expected[name]) for name in after)
 
 
-def test_a_run_killed_after_a_refinement_resumes_to_the_same_weights_bit_for_bit(tmp_path):
+@pytest.mark.parametrize("optimizer", ["sgd", "muon"])
+def test_a_run_killed_after_a_refinement_resumes_to_the_same_weights_bit_for_bit(optimizer, tmp_path):
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    flags = [
-        "--model",
-        "ContinuousNet",
-        "--dataset",
-        "digits",
-        "--alpha",
-        "4",
-        "--initial-time-d",
-        "1",
-        "--epochs",
-        "3",
-    ]
+    flags = ["--model", "ContinuousNet", "--dataset", "digits", "--alpha", "4", "--initial-time-d", "1"]
+    flags += ["--epochs", "3", "--optimizer.name", optimizer]
     flags += ["--refine", "1", "2", "--refine-variance", "0.01", "--batch-size", "16", "--data.validation", "0.1"]
     command = [sys.executable, "-m", "dynamicblocks.cli.main", "train", *flags, "--output", str(tmp_path)]
     subprocess.run([*command, "--run", "whole"], env=env, check=True, stdout=subprocess.DEVNULL)

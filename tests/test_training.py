@@ -18,6 +18,7 @@ import dynamicblocks as db
 from dynamicblocks.cli.main import main
 from dynamicblocks.training import ModelConfig, OptimizerConfig, TrainConfig, Training
 from dynamicblocks.training.optimizer import learning_rate, make_optimizer
+from dynamicblocks.training.position import Position
 from dynamicblocks.training.storage import read_tensors, read_tree, write_tensors, write_tree
 
 MODEL = ["--model.units", "1", "--model.layer", "preact_single"]
@@ -404,5 +405,14 @@ def test_the_checkpoint_is_chosen_on_validation_images(tmp_path):
     outcome = training.run()
     metrics = [json.loads(line) for line in (Path(tmp_path) / "run" / "metrics.jsonl").read_text().splitlines()]
     best = min(metrics, key=lambda entry: entry["validation_loss"])
-    assert outcome.best_epoch == best["epoch"]
+    assert outcome.kept_epoch == best["epoch"]
     assert outcome.validation.accuracy == best["validation_accuracy"]
+
+
+def test_the_last_weights_are_kept_where_that_is_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(Position, "improved_by", lambda position, score: position.epoch == 0)
+    training = Training(small_config(tmp_path, epochs=3, keep="last"))
+    outcome = training.run()
+    assert outcome.kept_epoch == 2
+    stored = load_file(outcome.folder / "model.safetensors")
+    assert all(torch.equal(stored[name], tensor) for name, tensor in training.net.state_dict().items())

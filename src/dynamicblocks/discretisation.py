@@ -43,10 +43,9 @@ def with_discretisation(net: Net, described: Discretisation) -> Net:
     names = list(named_blocks(net))
     if sorted(names) != sorted(described):
         raise ConfigurationError(f"the network has the blocks {names}, but {sorted(described)} are described")
-    choices = iter(described[name] for name in names)
 
-    def change(block: DynamicBlock) -> DynamicBlock:
-        choice = next(choices)
+    def change(name: str, block: DynamicBlock) -> DynamicBlock:
+        choice = described[name]
         basis = bases[choice["basis"]](size=choice["size"], knots=tuple(choice["knots"]))
         controls = block.controls
         if basis != controls.basis:

@@ -23,17 +23,17 @@ def named_blocks(net: nn.Module) -> dict[str, DynamicBlock]:
     return {name: module for name, module in net.named_modules() if isinstance(module, DynamicBlock)}
 
 
-def map_blocks(net: Net, change: Callable[[DynamicBlock], DynamicBlock]) -> Net:
-    """A copy of ``net`` with every dynamic block put through ``change``."""
+def map_blocks(net: Net, change: Callable[[str, DynamicBlock], DynamicBlock]) -> Net:
+    """A copy of ``net`` with every dynamic block, by name, put through ``change``."""
     other = copy.deepcopy(net)
     blocks = named_blocks(other)
     if not blocks:
         raise ConfigurationError(f"{type(net).__name__} holds no DynamicBlock, so there is nothing to change")
     for name, block in blocks.items():
         if name == "":
-            return change(block)  # type: ignore[return-value]
+            return change(name, block)  # type: ignore[return-value]
         parent, _, child = name.rpartition(".")
-        setattr(other.get_submodule(parent), child, change(block))
+        setattr(other.get_submodule(parent), child, change(name, block))
     return other
 
 
@@ -67,7 +67,7 @@ def with_integrator(
         raise ConfigurationError("give one of steps, steps_per_control, steps_factor and times, not several")
     method = None if integrator is None else as_integrator(integrator)
 
-    def change(block: DynamicBlock) -> DynamicBlock:
+    def change(_: str, block: DynamicBlock) -> DynamicBlock:
         grid = times
         if steps is not None:
             grid = block.uniform_steps(steps)
@@ -83,7 +83,7 @@ def with_integrator(
 def with_gradient(net: Net, gradient: Gradient | str) -> Net:
     """The same network, differentiated in another way."""
     mode = as_gradient(gradient)
-    return map_blocks(net, lambda block: block.replaced(gradient=mode))
+    return map_blocks(net, lambda _, block: block.replaced(gradient=mode))
 
 
 def refine(net: Net, factor: int = 2, *, steps: bool = True) -> Net:
@@ -101,7 +101,7 @@ def refine(net: Net, factor: int = 2, *, steps: bool = True) -> Net:
     )
     """
 
-    def change(block: DynamicBlock) -> DynamicBlock:
+    def change(_: str, block: DynamicBlock) -> DynamicBlock:
         grid = block.times.refine(factor) if steps else block.times
         return block.replaced(controls=block.controls.refine(factor), times=grid)
 
@@ -114,7 +114,7 @@ def project(net: Net, controls: Basis | str | int) -> Net:
     Exact where the new basis contains the old one.
     """
     basis = as_basis(controls)
-    return map_blocks(net, lambda block: block.replaced(controls=block.controls.project(basis)))
+    return map_blocks(net, lambda _, block: block.replaced(controls=block.controls.project(basis)))
 
 
 def recalibrate(net: Net, batches: Iterable[Tensor | Sequence[Tensor]]) -> Net:

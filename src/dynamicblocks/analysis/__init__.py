@@ -2,6 +2,6 @@
 
 from dynamicblocks.analysis.candidates import Candidate, candidates, halved
 from dynamicblocks.analysis.compression import Compression, changed, compress
-from dynamicblocks.analysis.figure import draw_manifestations
+from dynamicblocks.analysis.figure import Panel, draw_manifestations
 
-__all__ = ["Candidate", "Compression", "candidates", "changed", "compress", "draw_manifestations", "halved"]
+__all__ = ["Candidate", "Compression", "Panel", "candidates", "changed", "compress", "draw_manifestations", "halved"]

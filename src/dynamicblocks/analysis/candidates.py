@@ -1,5 +1,6 @@
 """Cheaper discretisations of a trained block."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -54,6 +55,11 @@ def coarser(basis: Basis, grid: Grid) -> Basis:
     return replace(basis, size=None, knots=None).over(grid)
 
 
+def spares_controls(block: DynamicBlock, grid: Grid) -> bool:
+    """Whether a projection onto the steps of ``grid`` leaves fewer controls than there are."""
+    return coarser(block.controls.basis, grid).count < len(block.controls)
+
+
 def candidates(block: DynamicBlock, y: Tensor, integrators: Sequence[str]) -> list[Candidate]:
     """Discretisations of ``block`` that take fewer evaluations than it, the cheapest first.
 
@@ -77,8 +83,7 @@ def candidates(block: DynamicBlock, y: Tensor, integrators: Sequence[str]) -> li
                 ("uniform", block.uniform_steps(steps)),
                 ("error", equidistributed(block.times, density, steps, method.order)),
             ):
-                fewer = coarser(block.controls.basis, times).count < len(block.controls)
-                for projected in (True, False) if fewer else (False,):
+                for projected in (True, False) if spares_controls(block, times) else (False,):
                     key = (name, times.points, projected)
                     found.setdefault(key, Candidate(name, times.points, projected, grid))
     best: dict[tuple[int, bool], tuple[float, Candidate]] = {}
@@ -86,8 +91,7 @@ def candidates(block: DynamicBlock, y: Tensor, integrators: Sequence[str]) -> li
         end = block(y)
         for candidate in found.values():
             key_of = (candidate.evaluations, not candidate.projected)
-            error = float((candidate.applied(block)(y) - end).norm())
-            # An unstable candidate may end in NaN, which is not less than anything.
+            error = float((candidate.applied(block)(y) - end).norm().nan_to_num(nan=math.inf))
             if key_of not in best or error < best[key_of][0]:
                 best[key_of] = (error, candidate)
     return [best[key_of][1] for key_of in sorted(best)]
@@ -99,8 +103,7 @@ def halved(net: DynamicNet) -> dict[str, Candidate]:
     for name, block in named_blocks(net).items():
         if block.steps > 1:
             times = block.uniform_steps(block.steps // 2)
-            fewer = coarser(block.controls.basis, times).count < len(block.controls)
-            found[name] = Candidate(block.integrator.name, times.points, fewer, "uniform")
+            found[name] = Candidate(block.integrator.name, times.points, spares_controls(block, times), "uniform")
     return found
 
 

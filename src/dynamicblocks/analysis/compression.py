@@ -1,7 +1,7 @@
 """Making a trained network cheaper: for each block the cheapest discretisation that keeps the accuracy."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from dynamicblocks.analysis.candidates import Candidate, candidates
 from dynamicblocks.block import DynamicBlock
 from dynamicblocks.network import DynamicNet
 from dynamicblocks.surgery import map_blocks, named_blocks, recalibrate
-from dynamicblocks.training.evaluation import Score
+from dynamicblocks.training.evaluation import Score, evaluation_mode
 
 INTEGRATORS = ("euler", "midpoint", "ralston2", "kutta3", "rk4_classic")
 
@@ -45,10 +45,9 @@ def changed(net: DynamicNet, chosen: Chosen, batches: Iterable[Tensor]) -> Dynam
     Where weights are projected, running statistics are measured anew on ``batches``. Another integrator or grid alone
     reads the same controls at nearly the same states: the statistics of the training, of many more images, are better.
     """
-    names = iter(named_blocks(net))
 
-    def change(block: DynamicBlock) -> DynamicBlock:
-        candidate = chosen.get(next(names))
+    def change(name: str, block: DynamicBlock) -> DynamicBlock:
+        candidate = chosen.get(name)
         return block if candidate is None else candidate.applied(block)
 
     other = map_blocks(net, change)
@@ -82,11 +81,23 @@ def compress(
         integrators: names of those to try.
         progress: called with the number of networks tried so far.
     """
-    tolerances = [tolerance] * len(scores) if isinstance(tolerance, float) else list(tolerance)
+    tolerances = list(tolerance) if isinstance(tolerance, Sequence) else [tolerance] * len(scores)
+    with evaluation_mode(net):
+        return _search(net, scores, batches, tolerances, integrators, progress)
+
+
+def _search(
+    net: DynamicNet,
+    scores: Sequence[Callable[[DynamicNet], Score]],
+    batches: Sequence[Tensor],
+    tolerances: Sequence[float],
+    integrators: Sequence[str],
+    progress: Callable[[int], object],
+) -> Compression:
     before = [score(net) for score in scores]
     tried = 0
 
-    def measured(chosen: Chosen) -> tuple[float, list[Score]]:
+    def measured(chosen: Chosen) -> tuple[float, Compression]:
         """What share of its tolerance is used up, at most; after one used up wholly no other set is looked at."""
         nonlocal tried
         tried += 1
@@ -97,7 +108,7 @@ def compress(
             used = max(used, (old.accuracy - after[-1].accuracy) / max(allowed, LEAST_TOLERANCE))
             if used > 1:
                 break
-        return used, after
+        return used, Compression(other, chosen, before, after, tried)
 
     alone: dict[str, list[tuple[Candidate, float]]] = {}
     for (name, block), state in _states(net, batches[0]):
@@ -114,18 +125,17 @@ def compress(
             for name, found in alone.items()
             if any(used <= bound for _, used in found)
         }
-        used, after = measured(chosen)
+        used, together = measured(chosen)
         if used <= 1:
-            return Compression(changed(net, chosen, batches), chosen, before, after, tried)
-    chosen, after = {}, before
+            return together
+    best = Compression(net, {}, before, before, tried)
     for name, found in alone.items():
         for candidate, _ in found:
-            attempt = {**chosen, name: candidate}
-            used, scored = measured(attempt)
+            used, attempt = measured({**best.chosen, name: candidate})
             if used <= 1:
-                chosen, after = attempt, scored
+                best = attempt
                 break
-    return Compression(changed(net, chosen, batches) if chosen else net, chosen, before, after, tried)
+    return replace(best, tried=tried)
 
 
 def _states(net: DynamicNet, images: Tensor) -> Iterable[tuple[tuple[str, DynamicBlock], Tensor]]:
@@ -136,7 +146,6 @@ def _states(net: DynamicNet, images: Tensor) -> Iterable[tuple[tuple[str, Dynami
         for name, block in named_blocks(net).items()
     ]
     try:
-        net.eval()
         with torch.no_grad():
             net(images)
     finally:

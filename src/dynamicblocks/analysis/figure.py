@@ -1,6 +1,7 @@
 """The picture of a convergence test."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -11,33 +12,45 @@ from dynamicblocks.training.evaluation import Manifestation
 COLOURS = ("#d1495b", "#00798c", "#edae49", "#30638e", "#7a5195", "#4f772d", "#bc6c25", "#6c757d", "#003d5b")
 
 
-def draw_manifestations(
-    runs: Mapping[str, Sequence[Manifestation]], path: Path, *, trained: Mapping[str, str], subject: str
-) -> None:
-    """Accuracy over the number of evaluations, one panel a run and one line an integrator.
+@dataclass(frozen=True)
+class Panel:
+    """What is drawn of one network.
 
     Args:
-        runs: what was found, by the title of the panel.
+        title: above the panel.
+        trained_with: the integrator of the training, which is marked.
+        found: the network's manifestations.
+    """
+
+    title: str
+    trained_with: str
+    found: Sequence[Manifestation]
+
+
+def draw_manifestations(panels: Sequence[Panel], path: Path, *, subject: str) -> None:
+    """Accuracy over the number of evaluations, one panel a network and one line an integrator.
+
+    Args:
+        panels: the networks, from left to right.
         path: of the PNG file.
-        trained: by title, the integrator of the training, which is marked.
         subject: on what it was measured, for instance ``test images of cifar10``.
     """
-    figure = Figure(figsize=(4.8 * len(runs) + 0.4, 3.9), layout="constrained")
-    panels = figure.subplots(1, len(runs), sharey=True, squeeze=False)[0]
-    integrators = list(dict.fromkeys(each.integrator for found in runs.values() for each in found))
-    for axes, (title, found) in zip(panels, runs.items(), strict=True):
+    figure = Figure(figsize=(4.2 * len(panels) + 1, 3.9), layout="constrained")
+    drawn = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    integrators = list(dict.fromkeys(each.integrator for panel in panels for each in panel.found))
+    for axes, panel in zip(drawn, panels, strict=True):
         for integrator, colour in zip(integrators, COLOURS, strict=False):
-            mine = [each for each in found if each.integrator == integrator]
-            _line(axes, mine, colour, marked=integrator == trained.get(title))
-        axes.set_title(title, fontsize=11)
+            mine = [each for each in panel.found if each.integrator == integrator]
+            _line(axes, mine, colour, marked=integrator == panel.trained_with)
+        axes.set_title(panel.title, fontsize=11)
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_xlabel("evaluations of layer functions")
         axes.set_ylim(0, 103)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel(f"accuracy (%), {subject}")
-    panels[0].legend(title="evaluated with", frameon=False, loc="best")
+    drawn[0].set_ylabel(f"accuracy (%), {subject}")
+    drawn[0].legend(title="evaluated with", frameon=False, loc="best")
     figure.savefig(path, dpi=150)
 
 

@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -111,16 +112,17 @@ def share(text: str) -> float:
     return value
 
 
-def _training_images(one: LoadedRun, count: int) -> list[Any]:
+def _training_images(one: LoadedRun, wanted: int) -> list[Any]:
     """Batches as in training, on which running statistics are measured."""
     batches = make_batches(one.data, one.data.train, one.config, one.fabric, evaluation=False)
-    return [images for (images, _), _ in zip(batches.training(epoch=0), range(count), strict=False)]
+    return [images for images, _ in islice(batches.training(epoch=0), wanted)]
 
 
 def _search(one: LoadedRun, options: Namespace, tolerance: Sequence[float], console: Console) -> Compression:
     augmented = make_batches(one.data, one.data.train, one.config, one.fabric, evaluation=False)
-    wanted = range(max(1, CHANGED_IMAGES // augmented.batch_size))
-    batches = [batch for epoch in wanted for batch in augmented.training(epoch)][: len(wanted)]
+    # Small sets are seen several times, each time changed otherwise.
+    epochs = chain.from_iterable(augmented.training(epoch) for epoch in count())
+    batches = list(islice(epochs, max(1, CHANGED_IMAGES // augmented.batch_size)))
     answers = [(images, answered(one.net, images, one.fabric)) for images, _ in batches]
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:

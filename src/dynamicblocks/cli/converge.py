@@ -1,6 +1,7 @@
 """``dynamicblocks converge``."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Literal
 
@@ -9,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from dynamicblocks.analysis import draw_manifestations
+from dynamicblocks.analysis import Panel, draw_manifestations
 from dynamicblocks.cli.console import make_console
 from dynamicblocks.cli.loading import LoadedRun, add_device_arguments, load
 from dynamicblocks.integrators import as_integrator
@@ -18,7 +19,7 @@ from dynamicblocks.training.evaluation import Manifestation, manifestations
 from dynamicblocks.training.storage import write_text
 
 HELP = "the trained weights under every integrator and step count: the convergence test"
-USAGE = "dynamicblocks converge RUN [--beside RUN] [--integrators NAMES] [--factors NUMBERS] [--split SPLIT] ..."
+USAGE = "dynamicblocks converge RUN [--beside RUN ...] [--integrators NAMES] [--factors NUMBERS] [--split SPLIT] ..."
 DESCRIPTION = """Evaluate the weights of a run under several integrators and step counts, without training them further.
 
 A network of continuous depth keeps its accuracy; a plain residual network, given with --beside, does not.
@@ -34,7 +35,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """The runs, and what to evaluate them with."""
     parser.add_argument("run", type=str, help="folder of the run")
     parser.add_argument(
-        "--beside", type=str | None, default=None, help="folder of a second run, such as a plain ResNet"
+        "--beside", type=str, nargs="+", default=[], metavar="RUN", help="folders of other runs, such as a plain ResNet"
     )
     parser.add_argument(
         "--integrators", type=list[str], default=list(INTEGRATORS), help="see `dynamicblocks integrators`"
@@ -49,36 +50,33 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     """Evaluate, print a table, write JSON and picture."""
     console = make_console()
-    runs = [load(options, path, options.split) for path in (options.run, options.beside) if path is not None]
-    found = {one.title: _manifestations(one, options, console) for one in runs}
-    for one in runs:
-        console.print(_table(one, found[one.title], options.split))
+    runs = [load(options, path, options.split) for path in (options.run, *options.beside)]
+    panels = [Panel(one.title, one.integrator, _manifestations(one, options, console)) for one in runs]
+    for one, panel in zip(runs, panels, strict=True):
+        console.print(_table(one, panel.found, options.split))
     folder = runs[0].folder
     record = {
         **environment(),
         "split": options.split,
         "data": runs[0].data.note,
         "precision": options.precision,
-        "runs": {
-            one.title: {
+        "runs": [
+            {
                 "folder": one.folder.path.name,
-                "trained_with": one.integrator,
+                "title": panel.title,
+                "trained_with": panel.trained_with,
                 "weights": one.net.weights,
-                "manifestations": [asdict(each) for each in found[one.title]],
+                "manifestations": [asdict(each) for each in panel.found],
             }
-            for one in runs
-        },
+            for one, panel in zip(runs, panels, strict=True)
+        ],
     }
     write_text(folder.path / "convergence.json", json.dumps(record, indent=1) + "\n")
     picture = folder.path / "convergence.png"
-    draw_manifestations(
-        found,
-        picture,
-        trained={one.title: one.integrator for one in runs},
-        subject=f"{options.split} images of {runs[0].config.data.name.partition(':')[0]}",
-    )
+    subject = f"{options.split} images of {runs[0].config.data.name.partition(':')[0]}"
+    draw_manifestations(panels, picture, subject=subject)
     console.print(f"Written to {folder.path / 'convergence.json'} and {picture}", highlight=False, soft_wrap=True)
-    if options.beside is None:
+    if not options.beside:
         console.print("To see a plain residual network fail the same change, train one and add --beside ITS_RUN.")
 
 
@@ -92,7 +90,7 @@ def _manifestations(one: LoadedRun, options: Namespace, console: Console) -> lis
         )
 
 
-def _table(one: LoadedRun, found: list[Manifestation], split: str) -> Table:
+def _table(one: LoadedRun, found: Sequence[Manifestation], split: str) -> Table:
     title = f"{one.title} ({one.folder.path.name}), {len(one.batches.split)} {split} images"
     table = Table(title=title, title_justify="left")
     table.add_column("integrator")

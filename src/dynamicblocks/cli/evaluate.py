@@ -1,18 +1,15 @@
 """``dynamicblocks evaluate``."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
 
 from dynamicblocks.cli.console import make_console
+from dynamicblocks.cli.loading import add_device_arguments, load
 from dynamicblocks.surgery import with_integrator
-from dynamicblocks.training import evaluate, make_batches
-from dynamicblocks.training.config import HardwareConfig
-from dynamicblocks.training.hardware import make_fabric
-from dynamicblocks.training.runs import load_run
+from dynamicblocks.training import evaluate
 
 HELP = "evaluate a trained network, perhaps under another integrator or grid"
 USAGE = "dynamicblocks evaluate RUN [--integrator NAME] [--steps N | --steps_per_control N] [--split SPLIT] ..."
@@ -30,27 +27,23 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--steps_per_control", type=int | None, default=None, help="equal steps of each control interval"
     )
     parser.add_argument("--split", type=Literal["test", "validation"], default="test", help="which images")
-    parser.add_argument("--accelerator", type=str, default="auto", help="auto, cpu, cuda, ...")
-    parser.add_argument("--precision", type=str, default="32-true", help="32-true, bf16-mixed, ...")
+    add_device_arguments(parser)
 
 
 def run(options: Namespace) -> None:
     """Evaluate both, print a table and add a line to the run."""
     console = make_console()
-    fabric = make_fabric(HardwareConfig(accelerator=options.accelerator, precision=options.precision))
-    folder, config, data, net = load_run(Path(options.run))
-    net.to(fabric.device)
-    nets = {"as trained": net}
+    one = load(options, options.run, options.split)
+    nets = {"as trained": one.net}
     if (options.integrator, options.steps, options.steps_per_control) != (None, None, None):
         nets["as asked"] = with_integrator(
-            net, options.integrator, steps=options.steps, steps_per_control=options.steps_per_control
+            one.net, options.integrator, steps=options.steps, steps_per_control=options.steps_per_control
         )
-    batches = make_batches(data, getattr(data, options.split), config, fabric)
-    table = Table(title=f"{folder.path} on {len(batches.split)} {options.split} images", title_justify="left")
+    table = Table(title=f"{one.folder.path} on {len(one.batches.split)} {options.split} images", title_justify="left")
     for column in ("", "integrator", "steps a block", "evaluations", "loss", "accuracy", "images/s"):
         table.add_column(column, justify="left" if column in ("", "integrator") else "right")
     for name, variant in nets.items():
-        score = evaluate(variant, batches, fabric)
+        score = evaluate(variant, one.batches, one.fabric)
         integrators = ", ".join(dict.fromkeys(block.integrator.name for block in variant.blocks))
         steps = [block.steps for block in variant.blocks]
         shown = ", ".join(str(count) for count in dict.fromkeys(steps))
@@ -64,6 +57,6 @@ def run(options: Namespace) -> None:
             f"{score.images_per_second:,.0f}",
         )
         entry = {"integrator": integrators, "steps": steps, "evaluations": variant.evaluations, "split": options.split}
-        folder.append("evaluations.jsonl", {**entry, **asdict(score)})
+        one.folder.append("evaluations.jsonl", {**entry, **asdict(score)})
     console.print(table)
-    console.print(f"Added to {folder.path / 'evaluations.jsonl'}", highlight=False, soft_wrap=True)
+    console.print(f"Added to {one.folder.path / 'evaluations.jsonl'}", highlight=False, soft_wrap=True)

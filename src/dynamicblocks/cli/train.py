@@ -62,10 +62,10 @@ def _resumed(options: Namespace) -> Training:
 
 def show(outcome: Outcome, training: Training, console: Console) -> None:
     """The result, the same weights in other manifestations, and what to do next."""
-    test = outcome.test
+    test, chosen = outcome.test, outcome.validation
     console.print(
         f"\nTest accuracy [bold]{test.accuracy:.2%}[/] ({test.correct} of {test.images} images, read once). Weights of "
-        f"epoch {outcome.best_epoch + 1}, the best on the validation images ({outcome.validation.accuracy:.2%}). "
+        f"epoch {outcome.kept_epoch + 1}, the {training.config.keep} ({chosen.accuracy:.2%} on the validation images). "
         f"{outcome.seconds:.1f} s of training.",
         highlight=False,
     )

@@ -2,7 +2,8 @@
 
 from dynamicblocks.data.augmentation import Augmentation
 from dynamicblocks.data.batches import Batches
-from dynamicblocks.data.datasets import ImageDataset, datasets, load_dataset
+from dynamicblocks.data.catalogue import datasets
+from dynamicblocks.data.datasets import ImageDataset, load_dataset
 from dynamicblocks.data.splits import MemorySplit, Split
 
 __all__ = ["Augmentation", "Batches", "ImageDataset", "MemorySplit", "Split", "datasets", "load_dataset"]

@@ -5,7 +5,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 
@@ -56,3 +59,9 @@ class MemorySplit(Split):
     def stream(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         for batch in batches:
             yield self.images[batch.to(self.images.device)]
+
+
+def stratified(labels: NDArray[np.int64], fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices of a part of ``1 - fraction`` and of one of ``fraction``, every class in proportion, sorted."""
+    rest, part = train_test_split(np.arange(len(labels)), test_size=fraction, stratify=labels, random_state=seed)
+    return np.sort(rest), np.sort(part)

@@ -30,8 +30,8 @@ class Engine:
         net.to(fabric.device)
         compiled = config.hardware.compile is True
         wrapped: nn.Module = torch.compile(net, dynamic=False) if compiled else net  # type: ignore[assignment]
-        self.sgd = make_optimizer(net, config.optimizer)
-        self.model, self.optimizer = fabric.setup(wrapped, self.sgd)
+        self.bare_optimizer = make_optimizer(net, config.optimizer)
+        self.model, self.optimizer = fabric.setup(wrapped, self.bare_optimizer)
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The loss to be lowered; and, without gradient, the sums of cross-entropy, of right answers and of images."""

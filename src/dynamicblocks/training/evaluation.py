@@ -1,13 +1,14 @@
 """Measuring a network on images."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 from dynamicblocks.data import Batches
 from dynamicblocks.network import DynamicNet
@@ -42,6 +43,17 @@ class Score:
         return self.images / self.seconds
 
 
+@contextmanager
+def evaluation_mode(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; then the mode that was."""
+    training = net.training
+    net.eval()
+    try:
+        yield
+    finally:
+        net.train(training)
+
+
 def evaluate(net: DynamicNet, batches: Batches, fabric: Fabric) -> Score:
     """Loss and accuracy over a split, over all processes, with running statistics left as they are."""
     return score_of(net, batches.evaluation(), fabric)
@@ -49,28 +61,21 @@ def evaluate(net: DynamicNet, batches: Batches, fabric: Fabric) -> Score:
 
 def score_of(net: DynamicNet, batches: Iterable[tuple[Tensor, Tensor]], fabric: Fabric) -> Score:
     """Loss and accuracy over any batches of images and labels, as in :func:`evaluate`."""
-    training = net.training
-    net.eval()
     begin = time.perf_counter()
     total = torch.zeros(3, device=fabric.device)
-    with torch.inference_mode(), fabric.autocast():
+    with evaluation_mode(net), torch.inference_mode(), fabric.autocast():
         for images, labels in batches:
             logits = net(images).float()
             loss = F.cross_entropy(logits, labels, reduction="sum")
             total += torch.stack([loss, (logits.argmax(dim=1) == labels).sum(), loss.new_tensor(len(labels))])
     loss_sum, correct, images_seen = over_processes(fabric, total).tolist()
-    net.train(training)
     return Score(loss_sum / images_seen, correct / images_seen, round(images_seen), time.perf_counter() - begin)
 
 
 def answered(net: DynamicNet, images: Tensor, fabric: Fabric) -> Tensor:
     """The class that ``net`` gives each image."""
-    training = net.training
-    net.eval()
-    with torch.inference_mode(), fabric.autocast():
-        classes = net(images).argmax(dim=1)
-    net.train(training)
-    return classes
+    with evaluation_mode(net), torch.inference_mode(), fabric.autocast():
+        return net(images).argmax(dim=1)
 
 
 @dataclass(frozen=True)

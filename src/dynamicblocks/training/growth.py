@@ -11,7 +11,7 @@ from dynamicblocks.network import DynamicNet
 from dynamicblocks.surgery import refine
 
 Momenta = MutableMapping[Tensor, dict[str, Any]]
-"""The state of an SGD optimiser: for each weight, its ``momentum_buffer``."""
+"""The state of an optimiser: for each weight, its ``momentum_buffer``."""
 
 
 def carry_momentum(old: DynamicNet, momenta: Momenta, new: DynamicNet, carried: Momenta, factor: int) -> None:

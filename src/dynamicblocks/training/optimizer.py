@@ -6,19 +6,31 @@ import torch
 from torch import nn
 
 from dynamicblocks.training.config import OptimizerConfig
+from dynamicblocks.training.muon import Muon
 
 
-def make_optimizer(net: nn.Module, config: OptimizerConfig) -> torch.optim.SGD:
-    """SGD over the weights that learn; those of rank 0 or 1 (biases, normalisations) decay only if asked."""
+def make_optimizer(net: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """SGD or Muon over the weights that learn; those of rank 0 or 1 (biases, normalisations) decay only if asked.
+
+    Every group has a ``share``: its learning rate is that share of ``config.lr``, all along the schedule.
+    """
     weights = [weight for weight in net.parameters() if weight.requires_grad]
     small = config.weight_decay if config.decay_all else 0.0
+    matrices = [weight for weight in weights if weight.ndim > 1]
     groups = [
-        {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": small},
+        {"params": matrices, "weight_decay": config.weight_decay, "share": 1.0},
+        {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": small, "share": 1.0},
     ]
-    return torch.optim.SGD(
-        groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov and config.momentum > 0
-    )
+    if config.name == "sgd":
+        return torch.optim.SGD(
+            groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov and config.momentum > 0
+        )
+    # The matrix of a linear head is no kernel: rows of classes that are never right must be free to stay small.
+    groups[0]["params"] = [weight for weight in matrices if weight.ndim == 2]
+    kernels = [weight for weight in matrices if weight.ndim > 2]
+    share = config.kernel_lr / config.lr
+    groups.append({"params": kernels, "weight_decay": config.kernel_decay, "share": share, "orthogonal": True})
+    return Muon([group for group in groups if group["params"]], lr=config.lr, momentum=config.momentum)
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int, epoch: int = 0) -> float:
@@ -40,6 +52,6 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int, epoch: int = 0
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Use ``rate`` for every weight from now on."""
+    """Use ``rate`` from now on, each group its share of it."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["share"]

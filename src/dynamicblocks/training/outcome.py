@@ -21,13 +21,13 @@ FEW_IMAGES = 2000
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training came to; the network has its best weights."""
+    """What a training came to; the network has the weights that were kept."""
 
     folder: Path
     net: DynamicNet
     test: Score
     validation: Score
-    best_epoch: int
+    kept_epoch: int
     seconds: float
     weights: int
     manifestations: list[Manifestation]
@@ -39,7 +39,7 @@ class Outcome:
             "test_loss": self.test.loss,
             "test_images": self.test.images,
             "validation_accuracy": self.validation.accuracy,
-            "best_epoch": self.best_epoch,
+            "kept_epoch": self.kept_epoch,
             "training_seconds": self.seconds,
             "weights": self.weights,
             "seed": seed,
@@ -56,7 +56,7 @@ def conclude(
         net=net,
         test=evaluate(net, test, fabric),
         validation=evaluate(net, validation, fabric),
-        best_epoch=position.best_epoch,
+        kept_epoch=position.kept_epoch,
         seconds=position.seconds,
         weights=net.weights,
         manifestations=manifestations(net, test, fabric, SHOWN_INTEGRATORS, SHOWN_FACTORS)

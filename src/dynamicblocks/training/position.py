@@ -9,15 +9,16 @@ from dynamicblocks.training.evaluation import Score
 
 @dataclass
 class Position:
-    """Where a training stands, and its best epoch so far.
+    """Where a training stands.
 
-    ``step`` counts within the epoch; ``refined`` says what a refinement at its start did.
+    ``step`` counts within the epoch; ``kept_epoch`` is the one whose weights are kept so far, ``best_loss``
+    its loss; ``refined`` says what a refinement at the start of the epoch did.
     """
 
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
-    best_epoch: int = -1
+    kept_epoch: int = -1
     best_loss: float = math.inf
     refined: dict[str, Any] = field(default_factory=dict)
 

@@ -30,7 +30,7 @@ class RunFolder:
     config.yaml             the resolved configuration, as ``--config`` reads it
     metrics.jsonl           one line an epoch
     checkpoint.safetensors  the newest state of weights, optimiser and random numbers
-    model.safetensors       the weights of the best epoch on the validation images
+    model.safetensors       the weights of the epoch that is kept: the best on the validation images, or the last
     result.json             test accuracy and other manifestations, at the end
     events.jsonl            what else happened, such as a fall-back to float32
     evaluations.jsonl       one line for each later evaluation

@@ -169,7 +169,7 @@ class Training:
                 break
             done = epoch * self.batches.steps + step
             rate = learning_rate(self.config.optimizer, done, self.total_steps, epoch)
-            set_learning_rate(self.engine.sgd, rate)
+            set_learning_rate(self.engine.bare_optimizer, rate)
             self._step(images, labels)
             elapsed = time.perf_counter() - begin
             seen = (step + 1 - first) * self.config.data.batch_size
@@ -242,10 +242,11 @@ class Training:
         if settings.variance:
             scatter_controls(net, settings.variance, generator(self.config.seed, self.position.epoch))
         self._set_up(net)
-        carry_momentum(old.net, old.sgd.state, net, self.engine.sgd.state, settings.factor)
+        momenta, carried = old.bare_optimizer.state, self.engine.bare_optimizer.state
+        carry_momentum(old.net, momenta, net, carried, settings.factor)
         after = evaluate(self.net, self.validation, self.fabric)
         # The best weights of a smaller network are not what was asked for.
-        self.position.best_epoch, self.position.best_loss = -1, math.inf
+        self.position.kept_epoch, self.position.best_loss = -1, math.inf
         self.position.refined = {
             "weights": self.net.weights,
             "evaluations": self.net.evaluations,
@@ -260,9 +261,9 @@ class Training:
         )
 
     def _finish_epoch(self, score: Score, entry: Mapping[str, Any]) -> None:
-        """Keep the weights if they are the best, then move on and write the checkpoint."""
-        if self.position.improved_by(score):
-            self.position.best_epoch, self.position.best_loss = self.position.epoch, score.loss
+        """Keep the weights if they are to be kept, then move on and write the checkpoint."""
+        if self.config.keep == "last" or self.position.improved_by(score):
+            self.position.kept_epoch, self.position.best_loss = self.position.epoch, score.loss
             if self.fabric.global_rank == 0:
                 self.folder.write_weights(self.net.state_dict(), self.config.as_dict(), discretisation(self.net))
         if self.fabric.global_rank == 0:

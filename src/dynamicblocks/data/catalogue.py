@@ -1,0 +1,148 @@
+"""The data sets by name, as they are distributed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+
+from dynamicblocks.data.augmentation import Augmentation
+from dynamicblocks.data.folder import read_folder
+from dynamicblocks.data.formats import read_cifar, read_idx_split, read_names, read_stl10
+from dynamicblocks.data.sources import CIFAR10, CIFAR100, FASHION_MNIST, MNIST, STL10, Source
+from dynamicblocks.data.splits import MemorySplit, Split, stratified
+from dynamicblocks.errors import ConfigurationError, unknown_name
+from dynamicblocks.registry import Registry
+from dynamicblocks.times import check_count
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What a data set registers: its images before a validation split is cut from them, unless it brings one."""
+
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+    note: str
+    augmentation: Augmentation
+    validation: Split | None = None
+
+
+@dataclass(frozen=True)
+class Where:
+    """How to read a data set: a local folder; the size of images and the processes that decode them."""
+
+    data_dir: str | None = None
+    size: int | None = None
+    workers: int = 0
+
+
+datasets: Registry[Raw] = Registry("data set")
+
+FOLDER = "imagefolder"
+# Other spellings in use, without regard to case.
+OTHER_NAMES = {
+    "fmnist": "fashion-mnist",
+    "fashionmnist": "fashion-mnist",
+    "cifar-10": "cifar10",
+    "cifar-100": "cifar100",
+}
+
+# The digits come without a test set of their own; this split of them is the project's, and never changes.
+DIGITS_TEST_FRACTION = 0.2
+DIGITS_TEST_SEED = 0
+FOLDER_SIZE = 128
+
+
+@datasets.register("digits")
+def digits(where: Where) -> Raw:
+    """1,797 handwritten digits of 8 x 8 pixels with 17 grey levels, shipped with scikit-learn."""
+    bunch = load_digits()
+    images = torch.from_numpy(bunch.images.astype(np.uint8))[:, None]
+    labels = torch.from_numpy(bunch.target.astype(np.int64))
+    train, test = (
+        torch.from_numpy(part) for part in stratified(labels.numpy(), DIGITS_TEST_FRACTION, DIGITS_TEST_SEED)
+    )
+    note = "scikit-learn's digits (1,797 images, 8 x 8), 20 % test images by a fixed stratified split"
+    whole = MemorySplit(images, labels)
+    usual = Augmentation(shift=1, turn=10.0, scale=0.1)
+    return Raw(whole.select(train), whole.select(test), tuple(str(name) for name in bunch.target_names), note, usual)
+
+
+FASHION_CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+
+
+def _idx(source: Source, classes: tuple[str, ...], title: str, usual: Augmentation) -> Callable[[Where], Raw]:
+    def read(where: Where) -> Raw:
+        paths, origin = source.locate(where.data_dir)
+        files = [paths[file] for file in source.files]
+        train, test = (read_idx_split(images, labels, classes=10) for images, labels in (files[:2], files[2:]))
+        return Raw(train, test, classes, f"{title}, {origin}", usual)
+
+    return read
+
+
+datasets.register("mnist")(_idx(MNIST, tuple("0123456789"), "MNIST", Augmentation(shift=2)))
+datasets.register("fashion-mnist")(
+    _idx(FASHION_MNIST, FASHION_CLASSES, "Fashion-MNIST", Augmentation(shift=2, flip=True))
+)
+
+
+@datasets.register("cifar10")
+def cifar10(where: Where) -> Raw:
+    """60,000 colour images of 32 x 32 pixels in 10 classes."""
+    paths, origin = CIFAR10.locate(where.data_dir)
+    parts = [read_cifar(paths[file], classes=10) for file in CIFAR10.files[:6]]
+    train = MemorySplit(torch.cat([part.images for part in parts[:5]]), torch.cat([part.labels for part in parts[:5]]))
+    names = read_names(paths["batches.meta.txt"], 10)
+    return Raw(train, parts[5], names, f"CIFAR-10, {origin}", Augmentation(shift=4, flip=True))
+
+
+@datasets.register("cifar100")
+def cifar100(where: Where) -> Raw:
+    """60,000 colour images of 32 x 32 pixels in 100 classes."""
+    paths, origin = CIFAR100.locate(where.data_dir)
+    train, test = (read_cifar(paths[file], classes=100, label_bytes=2) for file in ("train.bin", "test.bin"))
+    names = read_names(paths["fine_label_names.txt"], 100)
+    return Raw(train, test, names, f"CIFAR-100, {origin}", Augmentation(shift=4, flip=True))
+
+
+@datasets.register("stl10")
+def stl10(where: Where) -> Raw:
+    """13,000 labelled colour images of 96 x 96 pixels in 10 classes."""
+    paths, origin = STL10.locate(where.data_dir)
+    train, test = (read_stl10(paths[f"{part}_X.bin"], paths[f"{part}_y.bin"], classes=10) for part in ("train", "test"))
+    names = read_names(paths["class_names.txt"], 10)
+    return Raw(train, test, names, f"STL-10, {origin}", Augmentation(shift=12, flip=True))
+
+
+def image_folder(path: str, where: Where) -> Raw:
+    """Images of any size in folders: train and val or test; with all three, val is the validation split."""
+    size = FOLDER_SIZE if where.size is None else check_count(where.size, "data.size")
+    parts, classes = read_folder(Path(path), size, check_count(where.workers, "data.workers", least=0))
+    note = f"images of {path}, {size} x {size}"
+    usual = Augmentation(shift=size // 8, flip=True)
+    if len(parts) == 3:
+        return Raw(parts["train"], parts["test"], classes, note, usual, parts["val"])
+    test = parts["test"] if "test" in parts else parts["val"]
+    return Raw(parts["train"], test, classes, note, usual)
+
+
+def read_raw(name: str, where: Where) -> Raw:
+    """The data set of that name as it is distributed. Case does not matter: ``CIFAR10`` is ``cifar10``."""
+    kind, _, path = name.partition(":")
+    if kind.lower() == FOLDER:
+        if not path:
+            raise ConfigurationError(f"{FOLDER} needs a folder, such as {FOLDER}:data/imagenette2-160")
+        if where.data_dir is not None:
+            raise ConfigurationError(f"{FOLDER}:{path} names its folder itself; leave out data.data_dir")
+        return image_folder(path, where)
+    plain = name.lower().replace("_", "-")
+    plain = OTHER_NAMES.get(plain, plain)
+    if plain not in datasets:
+        raise unknown_name("data set", name, [*datasets, f"{FOLDER}:PATH"])
+    if where.size is not None or where.workers:
+        raise ConfigurationError(f"data.size and data.workers are for {FOLDER}:PATH; {plain} has images of one size")
+    return datasets[plain](where)

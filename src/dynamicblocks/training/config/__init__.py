@@ -1,0 +1,21 @@
+"""The configuration of a training: a tree of frozen dataclasses, each field a flag of the command line."""
+
+from dynamicblocks.training.config.data import DataConfig
+from dynamicblocks.training.config.hardware import HardwareConfig
+from dynamicblocks.training.config.model import ModelConfig
+from dynamicblocks.training.config.optimizer import OptimizerConfig
+from dynamicblocks.training.config.parsing import add_config_arguments, config_of, load_config
+from dynamicblocks.training.config.refine import RefineConfig
+from dynamicblocks.training.config.tree import TrainConfig
+
+__all__ = [
+    "DataConfig",
+    "HardwareConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "RefineConfig",
+    "TrainConfig",
+    "add_config_arguments",
+    "config_of",
+    "load_config",
+]

@@ -1,0 +1,71 @@
+"""What a training reads."""
+
+from dataclasses import dataclass, fields, replace
+
+from dynamicblocks.data import Augmentation, ImageDataset, load_dataset
+from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.times import check_count
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Images. Changes of training images left out are the usual ones of the data set.
+
+    Args:
+        name: digits, mnist, fashion-mnist, cifar10, cifar100, stl10 or imagefolder:PATH.
+        data_dir: folder with a local copy in the official layout; without it, files are downloaded to a cache.
+        size: side of the images of an image folder, in pixels.
+        workers: processes that read the images of an image folder.
+        validation: share of the training images held out to choose the checkpoint.
+        split_seed: which images those are.
+        batch_size: images in a training step, over all processes.
+        test_batch_size: images in a step of evaluation; by default as in training.
+        shift: most pixels by which training images are moved at random (pad and crop).
+        flip: whether they are mirrored at random.
+        cutout: side of a square that is painted over, at random, in pixels.
+        turn: most degrees by which they are turned at random.
+        scale: most by which they are magnified or shrunk at random, as a share of their size.
+        progressive: smaller images at first: pairs of the share of the training from which on they have that many
+            pixels on a side, for example [[0,20],[0.3,24],[0.6,32]]. Evaluation always sees whole images.
+    """
+
+    name: str = "digits"
+    data_dir: str | None = None
+    size: int | None = None
+    workers: int = 0
+    validation: float = 0.1
+    split_seed: int = 0
+    batch_size: int = 64
+    test_batch_size: int | None = None
+    shift: int | None = None
+    flip: bool | None = None
+    cutout: int | None = None
+    turn: float | None = None
+    scale: float | None = None
+    progressive: tuple[tuple[float, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        shares = [share for share, _ in self.progressive]
+        if shares and (shares[0] != 0 or shares != sorted(set(shares)) or shares[-1] >= 1):
+            raise ConfigurationError(f"the shares of data.progressive must rise from 0 to below 1, got {shares}")
+        for _, side in self.progressive:
+            check_count(side, "data.progressive")
+
+    def side(self, progress: float) -> int | None:
+        """Pixels on a side of training images at a share of the training; None for their own size.
+
+        >>> DataConfig(progressive=((0.0, 20), (0.6, 32))).side(0.5)
+        20
+        """
+        return next((side for share, side in reversed(self.progressive) if share <= progress), None)
+
+    def load(self) -> ImageDataset:
+        """The data set, split."""
+        return load_dataset(
+            self.name, self.validation, self.split_seed, data_dir=self.data_dir, size=self.size, workers=self.workers
+        )
+
+    def augmentation(self, usual: Augmentation) -> Augmentation:
+        """What is configured, and what is usual where nothing is."""
+        chosen = {each.name: getattr(self, each.name) for each in fields(Augmentation)}
+        return replace(usual, **{name: value for name, value in chosen.items() if value is not None})

@@ -1,0 +1,71 @@
+"""The network that is trained."""
+
+from dataclasses import asdict, dataclass
+
+from dynamicblocks.data import ImageDataset
+from dynamicblocks.models import create_model
+from dynamicblocks.network import DynamicNet
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network. Options left out are the model's own (`dynamicblocks models NAME` prints them).
+
+    Args:
+        name: one of `dynamicblocks models`.
+        widths: channels of each block, for example [16,32].
+        layer: layer function, for example preact_double, symmetric.
+        norm: normalisation (batch, group, tv, none).
+        activation: activation (relu, tanh, silu, ...).
+        boundary: boundary condition (zeros, replicate, reflect, circular).
+        controls: basis of the weights in time (constant, linear, or with a size: linear(5)).
+        units: depth of a block in units of layers, and its number of control intervals.
+        steps: time steps of each block.
+        integrator: one of `dynamicblocks integrators`.
+        gradient: backward pass (backprop, checkpoint).
+        connector: between blocks (pooled, residual).
+        pool: of pooled connectors (average, max, none).
+        width: channels of the opening of a ContinuousNet or wide network (alpha).
+        widen: widen factor of a ContinuousNet or wide network.
+        steps_per_unit: time steps of a ContinuousNet in each control interval.
+        time_epsilon: length of the time of a ContinuousNet's blocks; by default its units.
+        skipinit: whether branches of a ContinuousNet end with a trainable scalar, zero at first.
+        activation_first: whether a ContinuousNet normalises and activates before it convolves.
+        stitch: whether a ContinuousNet has residual units between blocks (else plain convolutions).
+        initial: how convolutions are drawn (he, torch).
+        depth: layers of a plain residual network, 6 n + 2 (wide: 6 n + 4).
+        unit: residual unit of a plain residual network (a, b, c, d, e, post).
+        shortcut: of strided residual units (padding, convolution, convolution_norm).
+        bias: whether convolutions have biases.
+    """
+
+    name: str = "dynamicnet_small"
+    widths: tuple[int, ...] | None = None
+    layer: str | None = None
+    norm: str | None = None
+    activation: str | None = None
+    boundary: str | None = None
+    controls: str | None = None
+    units: int | None = None
+    steps: int | None = None
+    integrator: str | None = None
+    gradient: str | None = None
+    connector: str | None = None
+    pool: str | None = None
+    width: int | None = None
+    widen: int | None = None
+    steps_per_unit: int | None = None
+    time_epsilon: float | None = None
+    skipinit: bool | None = None
+    activation_first: bool | None = None
+    stitch: bool | None = None
+    initial: str | None = None
+    depth: int | None = None
+    unit: str | None = None
+    shortcut: str | None = None
+    bias: bool | None = None
+
+    def build(self, data: ImageDataset) -> DynamicNet:
+        """The network for a data set, freshly initialised."""
+        options = {key: value for key, value in asdict(self).items() if key != "name" and value is not None}
+        return create_model(self.name, in_channels=data.channels, num_classes=len(data.classes), **options)

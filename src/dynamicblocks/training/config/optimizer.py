@@ -1,0 +1,72 @@
+"""How weights are changed."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.times import check_amount, check_count
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Stochastic gradient descent.
+
+    Args:
+        name: sgd, or muon, which makes the updates of kernels orthogonal and needs fewer epochs.
+        lr: highest learning rate.
+        lr_end: lowest learning rate, at the end of a cosine or a line.
+        momentum: of the gradient.
+        nesterov: whether momentum looks ahead (under muon it always does).
+        weight_decay: of matrices and kernels.
+        kernel_lr: highest learning rate of kernels under muon, where it is a relative size of steps.
+        kernel_decay: weight decay of kernels under muon, which is decoupled from the gradient.
+        decay_all: whether biases and normalisations decay too.
+        schedule: learning rate over the training: half a cosine, a straight line (one cycle), steps, or constant;
+            after the warm-up.
+        warmup: share of the steps in which the learning rate rises linearly.
+        decay: factor of the learning rate at each of ``decay_epochs``, with schedule ``steps``.
+        decay_epochs: those epochs.
+        label_smoothing: share of the target spread evenly over the classes.
+        smoothness: weight of the penalty on d theta/dt.
+        clip: largest norm of the gradient; 0 for none.
+    """
+
+    name: Literal["sgd", "muon"] = "sgd"
+    lr: float = 0.1
+    lr_end: float = 0.0
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    kernel_lr: float = 0.01
+    kernel_decay: float = 0.01
+    decay_all: bool = False
+    schedule: Literal["cosine", "linear", "steps", "constant"] = "cosine"
+    warmup: float = 0.15
+    decay: float = 0.1
+    decay_epochs: tuple[int, ...] = ()
+    label_smoothing: float = 0.0
+    smoothness: float = 0.0
+    clip: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in (
+            "lr",
+            "lr_end",
+            "momentum",
+            "weight_decay",
+            "kernel_lr",
+            "kernel_decay",
+            "warmup",
+            "decay",
+            "label_smoothing",
+            "smoothness",
+            "clip",
+        ):
+            check_amount(getattr(self, name), f"optimizer.{name}")
+        if self.lr == 0:
+            raise ConfigurationError("optimizer.lr must be above 0")
+        for name in ("momentum", "warmup", "label_smoothing"):
+            if getattr(self, name) >= 1:
+                raise ConfigurationError(f"optimizer.{name} must be below 1, got {getattr(self, name)}")
+        for epoch in self.decay_epochs:
+            check_count(epoch, "optimizer.decay_epochs")

@@ -1,0 +1,62 @@
+"""The whole configuration of a training."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from dynamicblocks.times import check_count
+from dynamicblocks.training.config.data import DataConfig
+from dynamicblocks.training.config.hardware import HardwareConfig
+from dynamicblocks.training.config.model import ModelConfig
+from dynamicblocks.training.config.optimizer import OptimizerConfig
+from dynamicblocks.training.config.refine import RefineConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training.
+
+    Args:
+        data: images.
+        model: network.
+        optimizer: optimiser.
+        refine: depth that grows.
+        hardware: device, precision, processes.
+        epochs: passes over the training images.
+        keep: weights of which epoch are the result: best, that of the lowest validation loss, or last. Where the
+            learning rate falls to zero and validation images are few, the last is the better choice.
+        max_steps: training steps after which to stop, whatever the epochs; None for no limit.
+        seed: of initialisation, shuffling and augmentation.
+        checkpoint_steps: steps between checkpoints inside an epoch; each epoch ends with one in any case.
+        output: folder in which the run's own folder is made.
+        run: name of the run's folder; by default the date, data set and model.
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    epochs: int = 30
+    keep: Literal["best", "last"] = "best"
+    max_steps: int | None = None
+    seed: int = 0
+    checkpoint_steps: int | None = None
+    output: str = "runs"
+    run: str | None = None
+
+    def __post_init__(self) -> None:
+        check_count(self.epochs, "epochs")
+        check_count(self.seed, "seed", least=0)
+        for name in ("checkpoint_steps", "max_steps"):
+            if getattr(self, name) is not None:
+                check_count(getattr(self, name), name)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain dictionaries and lists, as YAML and JSON hold them."""
+        return {key: _plain(value) for key, value in asdict(self).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
