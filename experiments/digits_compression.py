@@ -2,7 +2,7 @@
 
 The plain network is given half its steps, its weights projected as the other's are: its accuracy falls.
 
-Example: python experiments/digits_compression.py --seed 0
+Example: python experiments/digits_compression.py --seeds 0 1 2
 """
 
 import argparse
@@ -44,10 +44,8 @@ MODELS = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0, help="of both trainings (default 0)")
-    seed = parser.parse_args().seed
+def one_seed(seed: int) -> dict:
+    """Both trainings and the compression."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for run, model in MODELS.items():
@@ -57,9 +55,19 @@ def main() -> None:
         result = json.loads((folder / "small" / "result.json").read_text())
         trained = {run: json.loads((folder / run / "result.json").read_text()) for run in MODELS}
     result["compressed_from"] = "rk4"
-    record = {"date": f"{date.today()}", **environment(), "seed": seed, "flags": {"common": COMMON, **MODELS}}
-    RESULT.write_text(json.dumps({**record, "compression": result, "trainings": trained}, indent=1) + "\n")
-    print(f"written to {RESULT}")
+    return {"date": f"{date.today()}", **environment(), "seed": seed, "compression": result, "trainings": trained}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of both trainings (default 0 1 2)")
+    for seed in parser.parse_args().seeds:
+        run = one_seed(seed)
+        known = json.loads(RESULT.read_text())["runs"] if RESULT.exists() else []
+        runs = sorted([*(each for each in known if each["seed"] != seed), run], key=lambda each: each["seed"])
+        record = {"flags": {"common": COMMON, "tolerances": TOLERANCES, **MODELS}, "runs": runs}
+        RESULT.write_text(json.dumps(record, indent=1) + "\n")
+        print(f"seed {seed} written to {RESULT}")
 
 
 if __name__ == "__main__":

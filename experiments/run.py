@@ -44,7 +44,7 @@ def main() -> None:
         "test_accuracy": outcome.test.accuracy,
         "validation_accuracy": outcome.validation.accuracy,
         "training_minutes": round(outcome.seconds / 60, 2),
-        "best_epoch": outcome.best_epoch + 1,
+        "kept_epoch": outcome.kept_epoch + 1,
         "versions": record["versions"],
         "hardware": record["hardware"],
         "data": record["data"].replace(f"local copy in {options.data_dir}", "local copy in the official layout"),

@@ -1,0 +1,33 @@
+"""Draw the README's picture from what `dynamicblocks converge` recorded on CIFAR-10.
+
+Example: python docs/figures/convergence.py
+"""
+
+import json
+from pathlib import Path
+
+from dynamicblocks.analysis import Panel, draw_manifestations
+from dynamicblocks.training import Manifestation
+
+HERE = Path(__file__).parent
+RESULT = HERE.parents[1] / "experiments" / "results" / "cifar10_convergence.json"
+TITLES = {
+    "fast20_rk4_1to2": "ContinuousNet, trained with RK4",
+    "fast20_euler_2": "ContinuousNet, trained with Euler",
+    "fast_resnet20": "Plain ResNet-20",
+}
+
+
+def main() -> None:
+    runs = json.loads(RESULT.read_text())["runs"]
+    panels = [
+        Panel(TITLES[run["folder"]], run["trained_with"], [Manifestation(**each) for each in run["manifestations"]])
+        for run in runs
+    ]
+    path = HERE / "convergence.png"
+    draw_manifestations(panels, path, subject="test images of CIFAR-10")
+    print(f"written to {path}")
+
+
+if __name__ == "__main__":
+    main()
