@@ -25,7 +25,7 @@ def make_optimizer(net: nn.Module, config: OptimizerConfig) -> torch.optim.Optim
         return torch.optim.SGD(
             groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov and config.momentum > 0
         )
-    # The matrix of a linear head is no kernel: rows of classes that are never right must be free to stay small.
+    # Muon is for what lies inside a network; its linear head moves plainly.
     groups[0]["params"] = [weight for weight in matrices if weight.ndim == 2]
     kernels = [weight for weight in matrices if weight.ndim > 2]
     share = config.kernel_lr / config.lr
