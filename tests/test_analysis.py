@@ -10,6 +10,7 @@ from PIL import Image
 import dynamicblocks as db
 from dynamicblocks.analysis import Candidate, candidates, changed, compress, halved
 from dynamicblocks.analysis.candidates import equidistributed, error_density
+from dynamicblocks.cli import converge
 from dynamicblocks.cli.compress import share
 from dynamicblocks.cli.main import main
 from dynamicblocks.discretisation import discretisation
@@ -217,6 +218,25 @@ def test_converge_tells_runs_of_one_model_apart(runs):
     assert [each["folder"] for each in record["runs"]] == ["rk4", "plain", "plain"]
     with Image.open(runs / "rk4" / "convergence.png") as picture:
         assert picture.width > 1500
+
+
+def test_converge_that_is_stopped_keeps_the_runs_it_has_measured(runs, monkeypatch, capsys):
+    measure = converge.manifestations
+
+    def until_the_second(net, *arguments, **keywords):
+        if measured:
+            raise KeyboardInterrupt
+        measured.append(net)
+        return measure(net, *arguments, **keywords)
+
+    measured = []
+    monkeypatch.setattr(converge, "manifestations", until_the_second)
+    command = ["converge", str(runs / "rk4"), "--beside", str(runs / "plain"), "--integrators", "[euler]"]
+    assert main([*command, "--factors", "[1]"]) != 0
+    assert "12" in capsys.readouterr().out
+    record = json.loads((runs / "rk4" / "convergence.json").read_text())
+    assert [each["folder"] for each in record["runs"]] == ["rk4"]
+    assert (runs / "rk4" / "convergence.png").stat().st_size > 0
 
 
 def test_converge_refuses_unknown_integrators_before_it_begins(runs, capsys):

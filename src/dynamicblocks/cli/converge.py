@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Literal
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
@@ -48,41 +48,43 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> None:
-    """Evaluate, print a table, write JSON and picture."""
+    """Evaluate run by run; each is printed, written and drawn when it is measured, so that a stop loses only one."""
     console = make_console()
     runs = [load(options, path, options.split) for path in (options.run, *options.beside)]
-    panels = [Panel(one.title, one.integrator, _manifestations(one, options, console)) for one in runs]
-    for one, panel in zip(runs, panels, strict=True):
-        console.print(_table(one, panel.found, options.split))
-    folder = runs[0].folder
-    record = {
-        **environment(),
-        "split": options.split,
-        "data": runs[0].data.note,
-        "precision": options.precision,
-        "runs": [
-            {
-                "folder": one.folder.path.name,
-                "title": panel.title,
-                "trained_with": panel.trained_with,
-                "weights": one.net.weights,
-                "manifestations": [asdict(each) for each in panel.found],
-            }
-            for one, panel in zip(runs, panels, strict=True)
-        ],
-    }
-    write_text(folder.path / "convergence.json", json.dumps(record, indent=1) + "\n")
-    picture = folder.path / "convergence.png"
+    for name in options.integrators:
+        as_integrator(name)  # an unknown name is an error before anything is evaluated
+    folder = runs[0].folder.path
     subject = f"{options.split} images of {runs[0].config.data.name.partition(':')[0]}"
-    draw_manifestations(panels, picture, subject=subject)
-    console.print(f"Written to {folder.path / 'convergence.json'} and {picture}", highlight=False, soft_wrap=True)
+    panels: list[Panel] = []
+    for one in runs:
+        panels.append(Panel(one.title, one.integrator, _manifestations(one, options, console)))
+        console.print(_table(one, panels[-1].found, options.split))
+        record = {
+            **environment(),
+            "split": options.split,
+            "data": runs[0].data.note,
+            "precision": options.precision,
+            "runs": [_record(*pair) for pair in zip(runs, panels, strict=False)],
+        }
+        write_text(folder / "convergence.json", json.dumps(record, indent=1) + "\n")
+        draw_manifestations(panels, folder / "convergence.png", subject=subject)
+    written = f"{folder / 'convergence.json'} and {folder / 'convergence.png'}"
+    console.print(f"Written to {written}", highlight=False, soft_wrap=True)
     if not options.beside:
         console.print("To see a plain residual network fail the same change, train one and add --beside ITS_RUN.")
 
 
+def _record(one: LoadedRun, panel: Panel) -> dict[str, Any]:
+    return {
+        "folder": one.folder.path.name,
+        "title": panel.title,
+        "trained_with": panel.trained_with,
+        "weights": one.net.weights,
+        "manifestations": [asdict(each) for each in panel.found],
+    }
+
+
 def _manifestations(one: LoadedRun, options: Namespace, console: Console) -> list[Manifestation]:
-    for name in options.integrators:
-        as_integrator(name)  # an unknown name is an error before anything is evaluated
     with Progress(console=console) as progress:
         task = progress.add_task(one.title, total=len(options.integrators) * len(options.factors))
         return manifestations(
