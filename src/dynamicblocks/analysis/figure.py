@@ -1,5 +1,6 @@
 """The picture of a convergence test."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,15 +39,20 @@ def draw_manifestations(panels: Sequence[Panel], path: Path, *, subject: str) ->
     figure = Figure(figsize=(4.2 * len(panels) + 1, 3.9), layout="constrained")
     drawn = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     integrators = list(dict.fromkeys(each.integrator for panel in panels for each in panel.found))
+    # Small differences at high accuracies would not be seen above zero; the axis says where it begins.
+    lowest = min(100 * each.accuracy for panel in panels for each in panel.found)
+    bottom = 10 * math.floor(lowest / 10) if lowest > 50 else 0
     for axes, panel in zip(drawn, panels, strict=True):
-        for integrator, colour in zip(integrators, COLOURS, strict=False):
+        for place, (integrator, colour) in enumerate(zip(integrators, COLOURS, strict=False)):
             mine = [each for each in panel.found if each.integrator == integrator]
-            _line(axes, mine, colour, marked=integrator == panel.trained_with)
+            # Lines that coincide stay visible, the wider one below.
+            width = 1.5 + 0.7 * (len(integrators) - 1 - place)
+            _line(axes, mine, colour, width, marked=integrator == panel.trained_with)
         axes.set_title(panel.title, fontsize=11)
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_xlabel("evaluations of layer functions")
-        axes.set_ylim(0, 103)
+        axes.set_ylim(bottom, 100 if bottom else 103)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     drawn[0].set_ylabel(f"accuracy (%), {subject}")
@@ -54,11 +60,11 @@ def draw_manifestations(panels: Sequence[Panel], path: Path, *, subject: str) ->
     figure.savefig(path, dpi=150)
 
 
-def _line(axes: Axes, found: Sequence[Manifestation], colour: str, *, marked: bool) -> None:
+def _line(axes: Axes, found: Sequence[Manifestation], colour: str, width: float, *, marked: bool) -> None:
     if not found:
         return
     evaluations, accuracies = [each.evaluations for each in found], [100 * each.accuracy for each in found]
-    axes.plot(evaluations, accuracies, "o-", color=colour, lw=2, ms=5, label=found[0].integrator)
+    axes.plot(evaluations, accuracies, "o-", color=colour, lw=width, ms=4 + width, label=found[0].integrator)
     if marked:
         as_trained = min(found, key=lambda each: abs(each.steps_factor - 1))
         axes.plot(
