@@ -24,6 +24,15 @@ from dynamicblocks.controls import (
     PiecewiseLinear,
 )
 from dynamicblocks.errors import ConfigurationError, DynamicBlocksError, SolverError, StorageError
+from dynamicblocks.functional import (
+    Solution,
+    Statistics,
+    odeint,
+    odeint_adjoint,
+    odeint_dense,
+    odeint_event,
+    solve,
+)
 from dynamicblocks.gradients import Backprop, Checkpoint, Gradient
 from dynamicblocks.integrators import Integrator, RungeKutta, Tableau, as_integrator, list_integrators
 from dynamicblocks.models import create_model, list_models, model_options
@@ -63,7 +72,9 @@ __all__ = [
     "PooledConnector",
     "ResidualConnector",
     "RungeKutta",
+    "Solution",
     "SolverError",
+    "Statistics",
     "StorageError",
     "Tableau",
     "as_integrator",
@@ -74,9 +85,14 @@ __all__ = [
     "list_integrators",
     "list_models",
     "model_options",
+    "odeint",
+    "odeint_adjoint",
+    "odeint_dense",
+    "odeint_event",
     "project",
     "recalibrate",
     "refine",
+    "solve",
     "uniform",
     "with_gradient",
     "with_integrator",

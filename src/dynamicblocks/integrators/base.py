@@ -9,6 +9,9 @@ from torch import Tensor
 Stage = Callable[[float, Tensor], Tensor]
 """A field on one step: (c, y) -> f(t + c h, y). A stage is named by its fraction of the step, not by a rounded time."""
 
+Size = float | Tensor
+"""The size of a step: a number, or a tensor without dimensions where gradients with respect to it are wanted."""
+
 Carry = Any
 """What an integrator carries from step to step: the state, with whatever memory the method needs beside it."""
 
@@ -46,7 +49,7 @@ class Integrator(ABC):
         return y
 
     @abstractmethod
-    def advance(self, stage: Stage, h: float, carry: Carry) -> Carry:
+    def advance(self, stage: Stage, h: Size, carry: Carry) -> Carry:
         """The carry one step of size ``h`` later."""
 
     def amend(self, carry: Carry, change: Callable[[Tensor], Tensor]) -> Carry:

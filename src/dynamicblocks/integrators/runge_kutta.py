@@ -1,16 +1,32 @@
 """Explicit Runge-Kutta methods."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dynamicblocks.integrators.base import Integrator, Stage
+from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.integrators.base import Integrator, Size, Stage
 from dynamicblocks.integrators.tableaus import Tableau
 
 
-def add_scaled(y: Tensor, slopes: list[Tensor], weights: tuple[float, ...], h: float) -> Tensor:
+def weighted(slopes: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """sum_i w_i k_i, for at least one weight that is not zero."""
+    total: Tensor | None = None
+    for weight, slope in zip(weights, slopes, strict=True):
+        if weight != 0:
+            total = slope * weight if total is None else torch.add(total, slope, alpha=weight)
+    if total is None:
+        raise ConfigurationError("a weighted sum needs a weight that is not zero")
+    return total
+
+
+def add_scaled(y: Tensor, slopes: Sequence[Tensor], weights: Sequence[float], h: Size) -> Tensor:
     """Return y + h sum_i w_i k_i. A wide y stays wide where autocast makes the slopes narrow."""
+    if isinstance(h, Tensor):
+        # `alpha` below would be a constant, and one for all samples.
+        return y + h * weighted(slopes, weights) if any(weights) else y
     for weight, slope in zip(weights, slopes, strict=True):
         if weight != 0:
             y = torch.add(y, slope, alpha=h * weight)
@@ -40,7 +56,7 @@ class RungeKutta(Integrator):
     def fractions(self) -> tuple[float, ...]:
         return self.tableau.c
 
-    def advance(self, stage: Stage, h: float, carry: Tensor) -> Tensor:
+    def advance(self, stage: Stage, h: Size, carry: Tensor) -> Tensor:
         slopes: list[Tensor] = []
         for fraction, row in zip(self.tableau.c, self.tableau.a, strict=True):
             slopes.append(stage(fraction, add_scaled(carry, slopes, row, h)))

@@ -42,8 +42,9 @@ class Tableau:
 
     @property
     def c(self) -> tuple[float, ...]:
-        """Fractions of the step at which the stages stand: row sums of a."""
-        return tuple(math.fsum(row) for row in self.a)
+        """Fractions of the step at which the stages stand: row sums of a; the end of the step is met exactly."""
+        sums = (math.fsum(row) for row in self.a)
+        return tuple(1.0 if math.isclose(each, 1.0, abs_tol=1e-12) else each for each in sums)
 
 
 TABLEAUS = (

@@ -1,5 +1,40 @@
-"""The loop over a time grid. It knows no method and no layer."""
+"""The loops: over a fixed grid, and with steps as long as the error allows."""
 
-from dynamicblocks.marching.fixed import FixedMarch, SteppedField
+from dynamicblocks.marching.adaptive import AdaptiveMarch, Hooks, Step, Stops
+from dynamicblocks.marching.batched import BatchedMarch, Carry, Outputs, Record, Status, march, rows_norm
+from dynamicblocks.marching.batched_events import EventWatch
+from dynamicblocks.marching.control import StepControl
+from dynamicblocks.marching.failures import (
+    Circumstances,
+    NotFiniteStateError,
+    SolveError,
+    StepLimitError,
+    StepUnderflowError,
+)
+from dynamicblocks.marching.field import Clock, Field, Tally
+from dynamicblocks.marching.fixed import FixedMarch
 
-__all__ = ["FixedMarch", "SteppedField"]
+__all__ = [
+    "AdaptiveMarch",
+    "BatchedMarch",
+    "Carry",
+    "Circumstances",
+    "Clock",
+    "EventWatch",
+    "Field",
+    "FixedMarch",
+    "Hooks",
+    "NotFiniteStateError",
+    "Outputs",
+    "Record",
+    "SolveError",
+    "Status",
+    "Step",
+    "StepControl",
+    "StepLimitError",
+    "StepUnderflowError",
+    "Stops",
+    "Tally",
+    "march",
+    "rows_norm",
+]

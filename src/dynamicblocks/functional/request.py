@@ -1,0 +1,32 @@
+"""What a caller of ``solve`` asks for."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from dynamicblocks.functional.methods import Method
+
+GRADIENTS = ("backprop", "adjoint")
+ON_FAILURE = ("raise", "return")
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments of :func:`~dynamicblocks.solve`, checked one by one."""
+
+    func: Callable[..., Any]
+    y0: Any
+    t: Tensor
+    args: tuple[Any, ...]
+    method: Method
+    rtol: Any
+    atol: Any
+    options: Mapping[str, Any]
+    gradient: str
+    adjoint: Mapping[str, Any]
+    event_fn: Callable[..., Tensor] | None
+    dense: bool
+    max_steps: int
+    return_failures: bool

@@ -1,0 +1,95 @@
+"""A right-hand side f(t, y) as the adaptive loop calls it, and the times that it is given."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dynamicblocks.errors import ConfigurationError
+
+Func = Callable[[Tensor, Tensor], Tensor]
+
+_NUMPY = {torch.float64: np.float64, torch.float32: np.float32, torch.float16: np.float16}
+
+
+class Clock:
+    """Times as a field expects them: tensors without dimensions, of the state's real precision, on its device.
+
+    The loop counts in Python's floats, which cost nothing; gradients with respect to the first time, with which all
+    steps move, flow through ``shift``, a zero.
+
+    Args:
+        like: a state.
+        origin: the first time.
+    """
+
+    def __init__(self, like: Tensor, origin: Tensor) -> None:
+        self.dtype = like.abs().dtype if like.is_complex() else like.dtype
+        self.device = like.device
+        self.shift = (origin - origin.detach()).to(self.device, self.dtype) if origin.requires_grad else None
+
+    def tensors(self, times: Sequence[float], *, shifted: bool = True) -> Sequence[Tensor]:
+        """Each time as a tensor, by default moving with the first one."""
+        made = torch.tensor(times, dtype=self.dtype, device=self.device)
+        return (made if self.shift is None or not shifted else made + self.shift).unbind()
+
+    def before(self, time: float, direction: float) -> float:
+        """The last representable time before ``time``, for fields that jump there."""
+        return self._next(time, -direction)
+
+    def after(self, time: float, direction: float) -> float:
+        """The first representable time after ``time``."""
+        return self._next(time, direction)
+
+    def _next(self, time: float, direction: float) -> float:
+        towards = math.copysign(math.inf, direction)
+        kind = _NUMPY.get(self.dtype)
+        if kind is None or kind is np.float64:
+            return math.nextafter(time, towards)
+        return float(np.nextafter(np.asarray(time, kind), np.asarray(towards, kind)))
+
+
+@dataclass
+class Tally:
+    """What a solve has cost so far: evaluations of the field, steps accepted and rejected."""
+
+    evaluations: int = 0
+    accepted: int = 0
+    rejected: int = 0
+
+
+class Field:
+    """A function f(t, y), whose calls are counted and whose first value is checked.
+
+    Args:
+        func: the function.
+    """
+
+    def __init__(self, func: Func) -> None:
+        self.func = func
+        self.tally = Tally()
+
+    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        value = self.func(t, y)
+        if self.tally.evaluations == 0:
+            self._check(value, y)
+        self.tally.evaluations += 1
+        # Under autocast, or with weights of another precision, slopes are narrower or wider than the state.
+        return value if value.dtype == y.dtype else value.to(y.dtype)
+
+    @staticmethod
+    def _check(value: object, y: Tensor) -> None:
+        if not isinstance(value, Tensor):
+            raise ConfigurationError(f"func must return a tensor such as the state, got {type(value).__name__}")
+        if value.shape != y.shape:
+            raise ConfigurationError(
+                f"func must return the slope of every entry of the state: shape {tuple(y.shape)}, got "
+                f"{tuple(value.shape)}"
+            )
+        if value.device != y.device:
+            raise ConfigurationError(f"func must return a tensor on {y.device}, where the state is, got {value.device}")
+        if value.is_complex() and not y.is_complex():
+            raise ConfigurationError(f"func returned complex numbers for a state of {y.dtype}")
