@@ -75,7 +75,7 @@ def gradients(found, inputs, retain=False):
 def compare(func, y0, t, method, inputs, states=3, tolerance=1e-12, args=(), options=None, **kwargs):
     options = METHOD_OPTIONS[method] if options is None else options
     set_again = lambda: set_up(func, y0, t, method, options, args=args)  # noqa: E731
-    values, expected = gradients(plain(*set_again()), inputs)
+    values, expected = gradients(plain(*set_again()), inputs, retain=True)
     problem, march, points = set_again()
     found, got = gradients(checkpointed(problem, march, states=states, grid=points, **kwargs), inputs)
     torch.testing.assert_close(found, values, rtol=0, atol=1e-13)
@@ -137,7 +137,7 @@ def test_a_tensor_that_would_lose_its_gradient_raises(float64):
     weight, late = torch.ones(4, requires_grad=True), torch.ones(4, requires_grad=True)
     problem, march, _ = set_up(lambda t, y: (late if t > 1 else weight) * y, torch.ones(4), torch.tensor([0.0, 2.0]), "dopri5")
     found = checkpointed(problem, march, states=3)
-    with pytest.raises(ConfigurationError, match=r"1 tensors that require a gradient .* shapes \(4,\).*would lose it"):
+    with pytest.raises(ConfigurationError, match=r"1 tensors that require a gradient .* shapes \(\(4,\)\).*would lose it"):
         found.states[-1].sum().backward()
     found = checkpointed(problem, march, states=3, params=[weight, late])
     found.states[-1].sum().backward()
@@ -229,7 +229,7 @@ class Dropping(nn.Module):
         return self.layers(y)
 
 
-@pytest.mark.parametrize(("method", "options"), [("dopri5", {"max_step": 0.2}), ("rk4", {"step_size": 0.1})])
+@pytest.mark.parametrize(("method", "options"), [("dopri5", {"max_step": 0.2, "min_step": 0.02}), ("rk4", {"step_size": 0.1})])
 def test_random_fields_draw_the_same_again(method, options, float64):
     net, y0 = Dropping(), torch.randn(5, 4, requires_grad=True)
     t = torch.tensor([0.0, 0.45, 2.0])
@@ -238,7 +238,7 @@ def test_random_fields_draw_the_same_again(method, options, float64):
     results = []
     for states in (None, 2, 4):
         torch.manual_seed(3)
-        problem, march, points = set_up(net, y0, t, method, options, rtol=1e-1, atol=1e-1)
+        problem, march, points = set_up(net, y0, t, method, options, rtol=1e-3, atol=1e-3)
         found = plain(problem, march, points) if states is None else checkpointed(problem, march, states=states, grid=points)
         after = torch.rand(3)
         values, got = gradients(found, inputs)
@@ -298,7 +298,7 @@ def test_under_autocast():
         values, got = gradients(found, [y0, *net.parameters()])
         results.append((values, *got, *torch.autograd.grad(again, list(net.parameters()))))
     for got, wanted in zip(*results, strict=True):
-        torch.testing.assert_close(got, wanted, rtol=1e-2, atol=1e-2)
+        torch.testing.assert_close(got, wanted, rtol=5e-2, atol=5e-2)
 
 
 def test_second_derivatives_refuse_and_backward_can_be_repeated(float64):
@@ -358,11 +358,17 @@ def peak(method, steps, states=None, width=1000):
     return live.peak / (4 * width)
 
 
-@pytest.mark.parametrize("method", ["dopri5", "kvaerno3", "rk4"])
+@pytest.mark.parametrize("method", ["dopri5", "rk4"])
 def test_memory_grows_with_the_levels_only(method):
-    # A carry is the state, beside its slope where the method is adaptive; what one step takes comes on top.
+    # A carry is the state, beside its slope where the method is adaptive. Of 16 times as many steps there are two
+    # levels more, and each keeps all but one of its carries beside the one of the level above.
     carry = 1 if method == "rk4" else 2
     few, many = peak(method, 8, 4), peak(method, 128, 4)
-    assert many - few <= 2.5 * 4 * carry
-    if method != "kvaerno3":
-        assert peak(method, 128) > 10 * many
+    assert many - few <= 2 * 3 * carry + 1
+    assert peak(method, 128) > 30 * many
+
+
+def test_memory_of_implicit_steps():
+    # What Krylov spaces take depends on the step, too.
+    assert peak("kvaerno3", 256, 4) - peak("kvaerno3", 128, 4) < 20
+    assert peak("kvaerno3", 128) > 10 * peak("kvaerno3", 128, 4)

@@ -161,3 +161,16 @@ def test_a_bouncing_ball_learns_where_to_fall(float64):
     by_gravity, by_height = torch.autograd.grad(time, (gravity, height))
     assert by_gravity.item() == pytest.approx(-time.item() / (2 * 9.8), rel=1e-4)
     assert by_height.item() == pytest.approx(time.item() / (2 * 1.3), rel=1e-4)
+
+
+def test_an_event_that_depends_on_nothing(float64):
+    """As where a caller ends a solve at a time: zeros without a graph from then on."""
+
+    def event(t, y):
+        return torch.zeros_like(t) if t > 1.5 else torch.ones_like(t)
+
+    y0 = torch.zeros(1, requires_grad=True)
+    time, states = db.odeint_event(lambda t, y: torch.ones_like(y), y0, torch.tensor(0.0), event_fn=event)
+    assert time.item() == pytest.approx(1.5, abs=1e-6)
+    (slope,) = torch.autograd.grad(states[-1].sum(), y0)
+    assert slope.item() == 1

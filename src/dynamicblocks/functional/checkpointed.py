@@ -23,7 +23,6 @@ from dynamicblocks.functional.grid import GridMarch, GridStep
 from dynamicblocks.functional.lost import lost_tensors
 from dynamicblocks.functional.problem import Problem
 from dynamicblocks.functional.walk import Event, StepLike, Walk, state_at, walk
-from dynamicblocks.gradients.checkpoint import _Replay
 from dynamicblocks.integrators import Carry, Integrator, Size, Stage
 from dynamicblocks.marching import AdaptiveMarch, Clock, SolveError, Step
 from dynamicblocks.times import check_count
@@ -195,20 +194,36 @@ class Surroundings:
     def __init__(self, modules: Sequence[nn.Module], like: Tensor) -> None:
         self._modules = modules
         self._like = like.detach()[..., :0] if like.ndim else like.detach()
-        self._buffers = [
-            (module._buffers, name) for root in modules for module in root.modules() for name in module._buffers
+        self._places = [
+            (module._buffers, name)
+            for root in modules
+            for module in root.modules()
+            for name, buffer in module._buffers.items()
+            if buffer is not None
         ]
         self._last: Snapshot | None = None
         self._versions: list[tuple[int, int]] = []
 
     def now(self) -> "Snapshot":
         """A snapshot: the last one, if nothing has changed since."""
-        buffers = [buffers[name] for buffers, name in self._buffers]
-        versions = [(id(buffer), buffer._version) for buffer in buffers if buffer is not None]
+        buffers = [_buffer(*place) for place in self._places]
+        versions = [(id(buffer), buffer._version) for buffer in buffers]
         random = Random.now(self._like)
         if self._last is None or versions != self._versions or not self._last.random.equals(random):
-            self._last, self._versions = Snapshot(random, _Replay(self._modules)), versions
+            kept = [buffer.detach().clone() for buffer in buffers]
+            self._last, self._versions = Snapshot(random, self._places, kept), versions
         return self._last
+
+
+Place = tuple[dict[str, Tensor | None], str]
+"""Where a module keeps a buffer."""
+
+
+def _buffer(buffers: dict[str, Tensor | None], name: str) -> Tensor:
+    buffer = buffers[name]
+    if buffer is None:
+        raise ConfigurationError(f"func removed its buffer {name} while it was evaluated")
+    return buffer
 
 
 @dataclass(frozen=True)
@@ -240,18 +255,24 @@ class Random:
 class Snapshot:
     """A context in which random numbers and copies of the buffers are as they were; what it ends in is left alone."""
 
-    def __init__(self, random: Random, buffers: _Replay) -> None:
-        self.random, self._buffers = random, buffers
-        self._outside = random
+    def __init__(self, random: Random, places: Sequence[Place], buffers: Sequence[Tensor]) -> None:
+        self.random, self._places, self._buffers = random, places, buffers
+        self._outside: tuple[Random, list[Tensor]] = random, []
 
     def __enter__(self) -> None:
-        self._outside = Random.now(self.random.like)
+        self._outside = Random.now(self.random.like), [_buffer(*place) for place in self._places]
         self.random.restore()
-        self._buffers.__enter__()
+        # Clones one by one: views of one would count their changes together, and gradients would find them changed.
+        self._place([buffer.clone() for buffer in self._buffers])
 
     def __exit__(self, *_exception: object) -> None:
-        self._buffers.__exit__()
-        self._outside.restore()
+        random, buffers = self._outside
+        self._place(buffers)
+        random.restore()
+
+    def _place(self, buffers: Sequence[Tensor]) -> None:
+        for (where, name), buffer in zip(self._places, buffers, strict=True):
+            where[name] = buffer
 
 
 @dataclass

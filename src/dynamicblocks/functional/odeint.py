@@ -186,6 +186,8 @@ def rerouted(
     with torch.enable_grad():
         t_leaf, y_leaf = at.clone().requires_grad_(), y.detach().clone().requires_grad_()
         value = happening(t_leaf, y_leaf)
+        if not value.requires_grad:  # an event that happens whatever time and state are
+            return time, y
         by_t, by_y = torch.autograd.grad(value, (t_leaf, y_leaf), allow_unused=True)
         slope = problem.field(at, y.detach()).detach()
     rate = (0 if by_t is None else by_t) + (0 if by_y is None else (by_y.conj() * slope).real.sum())

@@ -74,7 +74,10 @@ class EventWatch:
         s = torch.where(met, self.s, torch.zeros_like(self.s))
         with torch.enable_grad():
             s_leaf, y_leaf = s.clone().requires_grad_(), y.detach().clone().requires_grad_()
-            by_s, by_y = torch.autograd.grad(self.value(s_leaf, y_leaf).sum(), (s_leaf, y_leaf), allow_unused=True)
+            total = self.value(s_leaf, y_leaf).sum()
+            if not total.requires_grad:  # events that happen whatever time and state are
+                return torch.where(met, s * self.march.direction, math.nan), y
+            by_s, by_y = torch.autograd.grad(total, (s_leaf, y_leaf), allow_unused=True)
         slope = (self.march.at(s, y.detach()) * self.march.wide(self.march.direction, y)).detach()
         rate = torch.zeros_like(s) if by_s is None else by_s
         if by_y is not None:
