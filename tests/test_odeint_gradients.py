@@ -240,3 +240,35 @@ def test_autocast_keeps_the_state_wide_and_gradients_close(interface):
     for a, b in zip(found, expected, strict=True):
         assert torch.isfinite(a).all()
         assert (a - b).abs().max() <= 2e-2 * b.abs().max()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_adjoint_parameters_that_are_made_of_each_other_count_once(weighted, float64):
+    lin = nn.Linear(2, 2)
+    y0, t = torch.randn(3, 2, requires_grad=True), torch.tensor([0.0, 0.4, 1.0])
+
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lin = lin
+
+        def forward(self, t, y, total, double):
+            return torch.tanh((self.lin(y) if weighted else y) * total) - double.mean() * y
+
+    def found(**keywords):
+        total = (lin.weight**2).sum()
+        y = db.solve(Scaled(), y0, t, args=(total, 2 * total), rtol=1e-10, atol=1e-10, **keywords).y
+        return torch.autograd.grad((y**2).sum(), (y0, lin.weight))
+
+    for a, b in zip(found(gradient="adjoint"), found(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+def test_the_adjoint_sees_a_slope_that_is_a_tensor_it_does_not_know(float64):
+    rate, y0, t = torch.ones(2, requires_grad=True), torch.zeros(2, requires_grad=True), torch.tensor([0.0, 1.0])
+    y = db.solve(lambda t, y: rate, y0, t, gradient="adjoint").y
+    with pytest.raises(db.ConfigurationError, match="the adjoint method would lose it"):
+        y[-1].sum().backward()
+    y = db.solve(lambda t, y, rate: rate, y0, t, args=(rate,), gradient="adjoint").y
+    y[-1].sum().backward()
+    torch.testing.assert_close(rate.grad, torch.ones(2))

@@ -1,8 +1,10 @@
 """The continuous adjoint method: gradients by solving a second differential equation back in time."""
 
+import contextlib
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -110,6 +112,8 @@ def odeint_adjoint(
     given = parameters_of(func) if adjoint_params is None else list(adjoint_params)  # type: ignore[arg-type]
     params = [each for each in given if each.requires_grad]
     forward_options = check_options(chosen, options)
+    if forward_options.pop("compile", False):
+        raise ConfigurationError("the adjoint method does not run compiled; use odeint, or leave the option compile out")
     if adjoint_options is None:
         backward_options = {name: value for name, value in forward_options.items() if name != "norm"}
     else:
@@ -306,16 +310,38 @@ class _AdjointField:
                 return (torch.zeros_like(moving), slope, *(torch.zeros_like(each) for each in state[2:]))
             inputs = [y, *([time] if self.of_times else []), *self.params]
             if self.lost is not None:
-                found_lost = lost_tensors(slope, inputs)
+                # A view has a graph, even if the slope is a parameter itself.
+                found_lost = lost_tensors(slope.view_as(slope), inputs)
                 if found_lost:
                     self.lost(found_lost)
                 self.lost = None  # once is enough
-            found = torch.autograd.grad(slope, inputs, -a, allow_unused=True)
+            # The graph may go on into the caller's, which is needed again.
+            with apart_from_each_other(self.params):
+                found = torch.autograd.grad(slope, inputs, -a, retain_graph=True, allow_unused=True)
         by_y = torch.zeros_like(y) if found[0] is None else found[0]
         by_t = found[1] if self.of_times and found[1] is not None else torch.zeros_like(moving)
         rest = found[2:] if self.of_times else found[1:]
         by_params = [torch.zeros_like(p) if g is None else g for g, p in zip(rest, self.params, strict=True)]
         return (by_t.to(moving.dtype), slope.detach(), by_y, *by_params)
+
+
+@contextlib.contextmanager
+def apart_from_each_other(inputs: Sequence[Tensor]) -> Iterator[None]:
+    """Let gradients of inputs not flow on into those of others that they were made of: the caller's graph does that."""
+
+    def stopped(place: int, gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+        return tuple(
+            torch.zeros_like(each) if n == place and each is not None else each for n, each in enumerate(gradients)
+        )
+
+    handles = [
+        each.grad_fn.register_prehook(partial(stopped, each.output_nr)) for each in inputs if each.grad_fn is not None
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _warn_of_lost(lost: list[Tensor]) -> None:

@@ -79,15 +79,15 @@ class GridMarch:
         hook = self.problem.hook("callback_step")
         for first in range(0, len(points) - 1, CHUNK):
             part = points[first : first + CHUNK + 1]
-            made = self._times(part)
+            made = self.stage_times(part)
             for n, (t0, t1) in enumerate(pairwise(part)):
                 begin: float | Tensor = t0
                 h: Size = t1 - t0
                 if grid is None:
-                    stage = self._stage(t0, t1, made[n])
+                    stage = self.stage(t0, t1, made[n])
                 else:
                     begin, h = grid[first + n], grid[first + n + 1] - grid[first + n]
-                    stage = self._moving_stage(begin, h, t0, t1)
+                    stage = self.moving_stage(begin, h, t0, t1)
                 if hook is not None:
                     hook(t0, y, abs(t1 - t0))
                 carry = self.integrator.advance(stage, h, carry)
@@ -95,7 +95,7 @@ class GridMarch:
                 yield GridStep(t0, t1, begin, h, y, y1, stage, self.interpolation)
                 y = y1
 
-    def _times(self, points: Sequence[float]) -> list[dict[float, Tensor]]:
+    def stage_times(self, points: Sequence[float]) -> list[dict[float, Tensor]]:
         """The times of all stages between the points, by their fraction."""
         fractions = self.integrator.fractions
         numbers = [self._time(t0, t1, c) for t0, t1 in pairwise(points) for c in fractions]
@@ -111,7 +111,9 @@ class GridMarch:
             return clock.before(t1, t1 - t0) if self.perturb else t1
         return t0 + fraction * (t1 - t0)
 
-    def _stage(self, t0: float, t1: float, made: dict[float, Tensor]) -> Callable[[float, Tensor], Tensor]:
+    def stage(self, t0: float, t1: float, made: dict[float, Tensor]) -> Callable[[float, Tensor], Tensor]:
+        """The field on one step, at times that :meth:`stage_times` made."""
+
         def stage(fraction: float, y: Tensor) -> Tensor:
             if fraction not in made:  # a method that begins with another
                 (made[fraction],) = self.problem.clock.tensors([self._time(t0, t1, fraction)], shifted=False)
@@ -119,7 +121,9 @@ class GridMarch:
 
         return stage
 
-    def _moving_stage(self, start: Tensor, h: Tensor, t0: float, t1: float) -> Callable[[float, Tensor], Tensor]:
+    def moving_stage(self, start: Tensor, h: Tensor, t0: float, t1: float) -> Callable[[float, Tensor], Tensor]:
+        """The field on one step whose begin and size carry gradients."""
+
         def stage(fraction: float, y: Tensor) -> Tensor:
             time = start + fraction * h
             offset = self._time(t0, t1, fraction) - float(time.detach())

@@ -37,6 +37,7 @@ CONTROL_OPTIONS = (
     "jump_t",
     "norm",
     "dtype",
+    "compile",
 )
 GRID_OPTIONS = ("step_size", "grid_constructor", "interp", "perturb", "norm")
 

@@ -30,8 +30,8 @@ def leaves(nested: Any, path: str = "y0") -> Iterator[tuple[str, Tensor]]:
         )
 
 
-def rebuilt(nested: Any, tensors: Iterator[Tensor]) -> Any:
-    """The same nesting with other tensors."""
+def rebuilt(nested: Any, tensors: Iterator[Any]) -> Any:
+    """The same nesting with other tensors, or anything else in their places."""
     if isinstance(nested, Tensor):
         return next(tensors)
     if isinstance(nested, dict):

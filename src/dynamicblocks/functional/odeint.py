@@ -1,5 +1,6 @@
 """Initial value problems, with torchdiffeq's signatures and meaning."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,8 @@ from dynamicblocks.functional.diagnosis import explained
 from dynamicblocks.functional.errors import ArgumentError
 from dynamicblocks.functional.methods import METHODS, AdaptiveMethod, GridMethod, Method, as_method, check_options
 from dynamicblocks.functional.problem import Problem, make_problem
+from dynamicblocks.functional.request import Request
+from dynamicblocks.functional.solve_compiled import solve_compiled
 from dynamicblocks.functional.state import State
 from dynamicblocks.functional.walk import Event, StepLike, walk
 from dynamicblocks.marching import SolveError, Step
@@ -53,7 +56,8 @@ def odeint(
             grow and shrink, ``pcoeff``, ``icoeff``, ``dcoeff`` (0, 1, 0: the PID controller's coefficients),
             ``step_t`` and ``jump_t``, tensors of times that steps must meet, the latter where func jumps, ``norm``
             of the state (the root mean square; of a tuple the largest of them), ``dtype`` (accepted; time is counted
-            in double precision).
+            in double precision), ``compile``: run the loop compiled, several attempts in one call. The first solve then
+            takes long; callbacks are not called, and times get no gradient.
 
             Methods on a grid: ``step_size``, or ``grid_constructor`` (func, y0, t) -> grid; by default the grid is
             ``t``. ``interp``: "linear" or "cubic", between the grid's points. ``perturb``: see func at the ends of
@@ -76,11 +80,34 @@ def odeint(
     chosen = as_method(method)
     problem = make_problem(func, y0, t)
     checked = check_options(chosen, options)
+    if checked.pop("compile", False):
+        return _compiled(func, y0, t, rtol, atol, chosen, checked, event_fn)
     if event_fn is not None:
         event.check_event_times(problem)
         time, states = states_until_event(problem, chosen, rtol, atol, checked, event.combined(event_fn, problem))
         return problem.t.new_tensor(time), problem.layout.unflat(states, (2,))
     return problem.layout.unflat(states_at_times(problem, chosen, y0, rtol, atol, checked), (len(problem.times),))
+
+
+def _compiled(
+    func: Func,
+    y0: State,
+    t: Tensor,
+    rtol: Tol,
+    atol: Tol,
+    method: Method,
+    options: dict[str, Any],
+    event_fn: Callable[[Tensor, Any], Tensor] | None,
+) -> Any:
+    if event_fn is not None:
+        raise ConfigurationError("an event and the option compile do not go together in odeint; use solve")
+    if any(hasattr(func, f"callback_{name}") for name in ("step", "accept_step", "reject_step")):
+        warnings.warn("a compiled loop does not call the callbacks of func", stacklevel=3)
+    steps = int(options.pop("max_num_steps", adaptive.MAX_STEPS))
+    found = solve_compiled(
+        Request(func, y0, t, (), method, rtol, atol, options, "backprop", {}, None, False, steps, False, True, func)
+    )
+    return found.y
 
 
 def states_at_times(

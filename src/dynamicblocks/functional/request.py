@@ -14,7 +14,10 @@ ON_FAILURE = ("raise", "return")
 
 @dataclass(frozen=True)
 class Request:
-    """The arguments of :func:`~dynamicblocks.solve`, checked one by one."""
+    """The arguments of :func:`~dynamicblocks.solve`, checked one by one.
+
+    ``key`` is what compiled loops are kept for: the function of the caller, where ``func`` is made of it.
+    """
 
     func: Callable[..., Any]
     y0: Any
@@ -30,3 +33,5 @@ class Request:
     dense: bool
     max_steps: int
     return_failures: bool
+    compile: bool
+    key: Any

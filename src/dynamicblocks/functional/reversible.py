@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.functional.checkpointed import Around, Course, GridCourse, course_of, replayed
 from dynamicblocks.functional.grid import GridMarch
 from dynamicblocks.functional.methods import METHODS, GridMethod
 from dynamicblocks.functional.problem import Problem
+from dynamicblocks.functional.replay import Around, Course, GridCourse, Random, course_of, replayed
 from dynamicblocks.functional.walk import Event, Walk
 from dynamicblocks.integrators import Carry, Reversible, ReversibleHeun
 from dynamicblocks.marching import AdaptiveMarch
@@ -30,6 +30,7 @@ def reversed_back(
 
     The backward pass takes each step back in closed form, and then takes it again with a graph. The states that come
     back differ from those of the first pass by rounding errors, which grow with the steps where the solution decays.
+    Where func depends on buffers that it changes, or draws random numbers, alf alone gives back the same states.
 
     Args:
         problem: what is solved; its initial state and its times get gradients.
@@ -38,8 +39,8 @@ def reversed_back(
         params, modules, event: as in :func:`~dynamicblocks.functional.checkpointed.checkpointed`.
 
     Raises:
-        ConfigurationError: a method whose steps cannot be taken back; in the backward pass, a tensor that would lose
-            its gradient, and second derivatives.
+        ConfigurationError: a method whose steps cannot be taken back, or not with random numbers; in the backward pass,
+            a tensor that would lose its gradient, and second derivatives.
 
     Source: Zhuang et al. 2021, arXiv:2102.04668; Kidger et al. 2021, arXiv:2105.13493.
     """
@@ -54,7 +55,18 @@ def reversed_back(
             "gradient='reversible' cannot take back steps of reversible_heun with perturb=True: a slope would serve "
             "two steps, which see the field at different times. Use alf"
         )
-    return replayed(problem, course_of(problem, march, grid), Last(), "reversible", params, modules, event)
+    begun = Random.now(problem.y0)
+    found = replayed(problem, course_of(problem, march, grid), Last(), "reversible", params, modules, event)
+    if (
+        isinstance(integrator, ReversibleHeun)
+        and found.states[-1].requires_grad
+        and not begun.equals(Random.now(problem.y0))
+    ):
+        raise ConfigurationError(
+            "func draws random numbers: gradient='reversible' cannot take back steps of reversible_heun, whose slopes "
+            "serve two steps. Use alf, or gradient='checkpoint'"
+        )
+    return found
 
 
 def reversible_methods() -> list[str]:

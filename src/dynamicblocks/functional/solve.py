@@ -10,6 +10,7 @@ from dynamicblocks.functional.methods import as_method, foreign_options
 from dynamicblocks.functional.request import GRADIENTS, ON_FAILURE, Request
 from dynamicblocks.functional.solution import Solution
 from dynamicblocks.functional.solve_batched import solve_batched
+from dynamicblocks.functional.solve_compiled import solve_compiled
 from dynamicblocks.functional.solve_shared import solve_shared
 
 
@@ -28,6 +29,7 @@ def solve(
     event_fn: Callable[..., Tensor] | None = None,
     batched: bool = False,
     dense: bool = False,
+    compile: bool = False,
     max_steps: int = 10_000,
     on_failure: str = "raise",
 ) -> Solution:
@@ -49,6 +51,8 @@ def solve(
             shape (B,), and each sample ends at its own event.
         batched: each sample takes steps of its own, as if it were solved alone. Explicit adaptive methods.
         dense: also return the solution as a function of time.
+        compile: compile the loop, several attempts in one call: the first solve takes long, those after it little.
+            Explicit adaptive methods, ``backprop``; what cannot be compiled runs as usual, with a warning.
         max_steps: most steps, accepted or not, of the solve or of each sample; adaptive methods only.
         on_failure: "raise" a :class:`~dynamicblocks.SolveError`, or "return" what was solved, with its status.
 
@@ -81,7 +85,9 @@ def solve(
         raise ConfigurationError(f"max_steps must be at least 1, got {max_steps}")
     request = Request(
         func, y0, t, args, chosen, rtol, atol, given, gradient, dict(adjoint or {}), event_fn, dense, max_steps,
-        on_failure == "return",
+        on_failure == "return", compile, func,
     )  # fmt: skip
     own_times = isinstance(t, Tensor) and t.ndim == 2
-    return solve_batched(request) if batched or own_times else solve_shared(request)
+    if batched or own_times:
+        return solve_batched(request)
+    return solve_compiled(request) if compile else solve_shared(request)

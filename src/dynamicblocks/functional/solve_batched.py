@@ -12,12 +12,13 @@ from dynamicblocks.functional import adaptive
 from dynamicblocks.functional.dense import BatchDense
 from dynamicblocks.functional.errors import ArgumentError, ArgumentTypeError
 from dynamicblocks.functional.methods import AdaptiveMethod
-from dynamicblocks.functional.nested import Nesting, leaves
+from dynamicblocks.functional.nested import Nesting, leaves, rebuilt
 from dynamicblocks.functional.problem import check_times
 from dynamicblocks.functional.request import Request
 from dynamicblocks.functional.solution import Solution, Statistics
 from dynamicblocks.integrators import Pair, Tolerance
 from dynamicblocks.marching import (
+    Attempts,
     BatchedMarch,
     Carry,
     Circumstances,
@@ -29,6 +30,7 @@ from dynamicblocks.marching import (
     StepLimitError,
     StepUnderflowError,
     Tally,
+    compiled_attempts,
     march,
     rows_norm,
 )
@@ -64,11 +66,13 @@ def solve_batched(request: Request) -> Solution:
     watch = _watch(request, nesting, loop, s[:, 0], y0)
     records: list[Record] = []
 
-    def attempts(carry: Carry, end: Tensor) -> tuple[Carry, Record]:
-        carry, record = loop.attempts(carry, end, 1)
+    tried = _attempts(request, nesting, loop, watch)
+
+    def attempts(carry: Carry, end: Tensor, s: Tensor, passed: Tensor) -> tuple[Carry, Record, Tensor]:
+        carry, record, news = tried(carry, end, s, passed)
         if request.dense:
             records.append(record)
-        return carry, record
+        return carry, record, news
 
     end = march(start, s[:, -1], outputs, attempts, request.max_steps, watch)
     statuses = _statuses(end, watch)
@@ -121,6 +125,18 @@ def _times(t: object, samples: int, device: torch.device) -> Tensor:
     # Times are few, and their differences small: double precision where the device has it.
     kind = torch.float32 if device.type == "mps" else torch.float64
     return t.to(device, kind).expand(samples, -1).contiguous()
+
+
+def _attempts(request: Request, nesting: Nesting, loop: BatchedMarch, watch: EventWatch | None) -> Attempts:
+    """The loop's attempts, compiled if that is asked for."""
+    if not request.compile:
+        return lambda carry, end, s, passed: loop.attempts(carry, end, s, passed, 1)
+    func = request.func
+    layout = repr(rebuilt(request.y0, iter(nesting.shapes)))
+    key = (loop.method.name, loop.control, request.options.get("norm"), loop.jumps, layout)
+    return compiled_attempts(
+        loop, request.key, key, lambda args: nesting.func(func, args), request.args, single=watch is not None
+    )
 
 
 class _CountedField:

@@ -1,8 +1,9 @@
 """The loops: over a fixed grid, and with steps as long as the error allows."""
 
 from dynamicblocks.marching.adaptive import AdaptiveMarch, Hooks, Step, Stops
-from dynamicblocks.marching.batched import BatchedMarch, Carry, Outputs, Record, Status, march, rows_norm
+from dynamicblocks.marching.batched import Attempts, BatchedMarch, Carry, Outputs, Record, Status, march, rows_norm
 from dynamicblocks.marching.batched_events import EventWatch
+from dynamicblocks.marching.compiled import compiled_attempts
 from dynamicblocks.marching.control import StepControl
 from dynamicblocks.marching.failures import (
     Circumstances,
@@ -16,6 +17,7 @@ from dynamicblocks.marching.fixed import FixedMarch
 
 __all__ = [
     "AdaptiveMarch",
+    "Attempts",
     "BatchedMarch",
     "Carry",
     "Circumstances",
@@ -35,6 +37,7 @@ __all__ = [
     "StepUnderflowError",
     "Stops",
     "Tally",
+    "compiled_attempts",
     "march",
     "rows_norm",
 ]

@@ -151,7 +151,7 @@ class AdaptiveMarch:
             h = t1 - t
             if self.hooks.step is not None:
                 self.hooks.step(t, y, abs(h))
-            trial = self.method.attempt(self._stage(t, t1), h, y, slope, self.tolerance)
+            trial = self.method.attempt(self.stage(t, t1), h, y, slope, self.tolerance)
             with torch.no_grad():
                 scaled = trial.error / self.tolerance.scale(y, trial.y1)
                 ratio = self.tolerance.ratio(scaled)
@@ -177,7 +177,7 @@ class AdaptiveMarch:
                 if not math.isfinite(ratio):
                     self._check_finite(t, y, slope)
 
-    def _stage(self, t: float, t1: float) -> Callable[[float, Tensor], Tensor]:
+    def stage(self, t: float, t1: float) -> Callable[[float, Tensor], Tensor]:
         """The field on one step; at its end it sees the time just before, in case the field jumps there."""
         h = t1 - t
         fractions = self.method.fractions

@@ -8,14 +8,18 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dynamicblocks.integrators import Embedded, Tolerance
 from dynamicblocks.integrators.interpolant import combine
 from dynamicblocks.marching.control import StepControl
+
+# Entries of the parts of steps that are kept before outputs are made of them.
+PENDING = 2**22
 
 BatchField = Callable[[Tensor, Tensor], Tensor]
 
@@ -82,12 +86,14 @@ class BatchedMarch:
 
     def start(self, s: Tensor, y: Tensor, first_step: float | None) -> Carry:
         """The samples before their first steps."""
+        y = y.view_as(y)  # no leaf, as after a step
         slope = self.at(s, y)
         h = self._first_sizes(s, y, slope) if first_step is None else torch.full_like(s, first_step)
         count = torch.zeros_like(s, dtype=torch.int64)
         no = torch.zeros_like(s, dtype=torch.bool)
-        older = (torch.ones_like(s), torch.ones_like(s))
-        return Carry(s, h, y, slope, older, ~no, no, count, count)
+        older = (torch.ones_like(h), torch.ones_like(h))
+        # Fresh tensors of plain layout: a compiled loop would be compiled again for another one.
+        return Carry(s.clone(memory_format=torch.contiguous_format), h, y, slope, older, ~no, no, count, count)
 
     def attempt(self, carry: Carry, end: Tensor) -> tuple[Carry, Record]:
         """One attempt of every sample that is under way; the others stay where they are."""
@@ -129,19 +135,33 @@ class BatchedMarch:
         )
         return new, Record(s, s_next, tuple(trial.parts(y, h)), ratio)
 
-    def attempts(self, carry: Carry, end: Tensor, count: int) -> tuple[Carry, Record]:
-        """Several attempts in one call; records have a dimension in front for them."""
-        records = []
+    def attempts(
+        self, carry: Carry, end: Tensor, s: Tensor, passed: Tensor, count: int
+    ) -> tuple[Carry, Record, Tensor]:
+        """Several attempts in one call.
+
+        Args:
+            carry: where the samples stand.
+            end: last times times the direction, shape (B,).
+            s: times of output times the direction, shape (B, T).
+            passed: how many of them are passed, shape (B,).
+            count: how many attempts.
+
+        Returns:
+            Where the samples stand then, the records with a dimension in front for the attempts, and
+            :func:`news_of` them.
+        """
+        records, new = [], carry
         for _ in range(count):
-            carry, record = self.attempt(carry, end)
+            new, record = self.attempt(new, end)
             records.append(record)
-        parts = tuple(torch.stack(each) for each in zip(*(record.parts for record in records), strict=True))
-        return carry, Record(
+        stacked = Record(
             torch.stack([record.s0 for record in records]),
             torch.stack([record.s1 for record in records]),
-            parts,
+            tuple(torch.stack(each) for each in zip(*(record.parts for record in records), strict=True)),
             torch.stack([record.ratio for record in records]),
         )
+        return new, stacked, news_of(carry, new, stacked, stacked.s1, s, passed)
 
     def at(self, s: Tensor, y: Tensor) -> Tensor:
         """The slope of every sample at its own time."""
@@ -183,39 +203,47 @@ class Outputs:
     s: Tensor
     y0: Tensor
     method: Embedded
-    _passed: Tensor = field(init=False)
-    _values: list[Tensor] = field(default_factory=list)
-    _places: list[Tensor] = field(default_factory=list)
+    passed: Tensor = field(init=False)
+    _known: "np.ndarray[Any, Any]" = field(init=False)
+    _values: list[Tensor] = field(init=False)
+    _places: list["np.ndarray[Any, Any]"] = field(init=False)
+    _pending: list[tuple[Record, "np.ndarray[Any, Any]"]] = field(default_factory=list)
+
+    _kept: int = 0
 
     def __post_init__(self) -> None:
         samples, times = self.s.shape
-        self._passed = torch.ones(samples, dtype=torch.int64, device=self.s.device)
+        self.passed = torch.ones(samples, dtype=torch.int64, device=self.s.device)
+        self._known = np.ones(samples, dtype=np.int64)
         self._values = [self.y0]
-        self._places = [torch.arange(samples, device=self.s.device) * times]
+        self._places = [np.arange(samples) * times]
 
-    def counts(self, reached: Tensor) -> Tensor:
-        """How many outputs lie on each attempt of each sample, which ends at the times ``reached``, shape (K, B)."""
-        upto = torch.searchsorted(self.s, reached.T.contiguous(), right=True).T
-        before = torch.cat([self._passed[None], upto[:-1]])
-        return (upto - before).clamp_min(0)
+    def take(self, record: Record, counts: "np.ndarray[Any, Any]") -> None:
+        """The states on these attempts: ``counts`` says how many for each attempt and sample, shape (K, B)."""
+        self._pending.append((record, counts))
+        # Few large operations are cheaper than many small ones; what is kept for them is bounded.
+        self._kept += sum(part.numel() for part in record.parts)
+        if self._kept > PENDING:
+            self._flush()
 
-    def take(self, record: Record, counts: Tensor, known: list[list[int]]) -> None:
-        """The states at those times; ``known`` are the counts on the host."""
-        attempts = [(k, b, n) for k, row in enumerate(known) for b, n in enumerate(row) if n]
-        first = self._passed[None] + torch.cumsum(counts, 0) - counts
-        self._passed = self._passed + counts.sum(0)
-        if not attempts:
+    def _flush(self) -> None:
+        records = [record for record, _ in self._pending]
+        counts = np.concatenate([counts for _, counts in self._pending])
+        self._pending, self._kept = [], 0
+        k, b = np.nonzero(counts)
+        if not len(k):
             return
-        device = self.s.device
-        k, b, repeats = torch.tensor(attempts, device=device).T
-        total = sum(n for _, _, n in attempts)
-        index = torch.repeat_interleave(torch.arange(len(attempts), device=device), repeats, output_size=total)
-        k, b = k[index], b[index]
-        begin = torch.cumsum(repeats, 0) - repeats
-        place = first[k, b] + torch.arange(total, device=device) - begin[index]
-        s0, s1 = record.s0[k, b], record.s1[k, b]
-        x = (self.s[b, place] - s0) / (s1 - s0)
-        parts = [part[k, b] for part in record.parts]
+        repeats = counts[k, b]
+        first = (self._known + np.cumsum(counts, 0) - counts)[k, b]
+        self._known = self._known + counts.sum(0)
+        # The place of each output among its sample's: first, first + 1, ... on each attempt.
+        within = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
+        place = np.repeat(first, repeats) + within
+        k, b = np.repeat(k, repeats), np.repeat(b, repeats)
+        at = tuple(torch.from_numpy(index).to(self.s.device) for index in (k, b))
+        s0, s1 = (torch.cat(each)[at] for each in ([r.s0 for r in records], [r.s1 for r in records]))
+        x = (self.s[at[1], torch.from_numpy(place).to(self.s.device)] - s0) / (s1 - s0)
+        parts = [torch.cat(part)[at] for part in zip(*(record.parts for record in records), strict=True)]
         like = parts[0]
         x = x.to(like.real.dtype if like.is_complex() else like.dtype).reshape(-1, *(1 for _ in like.shape[1:]))
         self._values.append(combine(self.method.weights(x), parts))
@@ -223,13 +251,17 @@ class Outputs:
 
     def states(self) -> Tensor:
         """All states, shape (T, B, *); not a number where a sample never came."""
+        if self._pending:
+            self._flush()
         samples, times = self.s.shape
-        values, places = torch.cat(self._values), torch.cat(self._places)
-        where = torch.full((samples * times,), len(values), device=places.device)
-        where[places] = torch.arange(len(values), device=places.device)
+        values, places = torch.cat(self._values), np.concatenate(self._places)
+        where = np.full(samples * times, len(values))
+        where[places] = np.arange(len(values))
         if len(values) < samples * times:
             values = torch.cat([values, torch.full_like(values[:1], math.nan)])
-        return values[where].reshape(samples, times, *values.shape[1:]).transpose(0, 1)
+        # Times first, as everywhere.
+        order = torch.from_numpy(where.reshape(samples, times).T.copy()).to(values.device)
+        return values[order]
 
 
 def rows_norm(y: Tensor) -> Tensor:
@@ -239,15 +271,11 @@ def rows_norm(y: Tensor) -> Tensor:
 
 
 Stop = Callable[[Carry, Record], tuple[Tensor, Tensor] | None]
+Attempts = Callable[[Carry, Tensor, Tensor, Tensor], tuple[Carry, Record, Tensor]]
 
 
 def march(
-    start: Carry,
-    end: Tensor,
-    outputs: Outputs,
-    attempts: Callable[[Carry, Tensor], tuple[Carry, Record]],
-    max_attempts: int,
-    stop: Stop | None = None,
+    start: Carry, end: Tensor, outputs: Outputs, attempts: Attempts, max_attempts: int, stop: Stop | None = None
 ) -> Carry:
     """March all samples to their ends, or to where they are stopped, and return where they stand.
 
@@ -255,40 +283,55 @@ def march(
         start: the samples before their first steps.
         end: last times times the direction, shape (B,).
         outputs: takes the states on the way.
-        attempts: one or several attempts of all samples.
+        attempts: :meth:`BatchedMarch.attempts`, perhaps compiled.
         max_attempts: most attempts of a sample.
         stop: called after single attempts; says which samples stop there, and when.
     """
     carry, tried = start, 0
     while tried < max_attempts:
-        new, record = attempts(carry, end)
+        new, record, news = attempts(carry, end, outputs.s, outputs.passed)
         tried += len(record.s0)
-        reached = record.s1
         found = None if stop is None else stop(carry, record)
         if found is not None:
             stopped, when = found
             new = new._replace(running=new.running & ~stopped)
-            reached = torch.where(stopped, when, reached)
-        counts = outputs.counts(reached)
+            news = news_of(carry, new, record, torch.where(stopped, when, record.s1), outputs.s, outputs.passed)
         # The one tensor that is read back.
-        lost = ~torch.isfinite(record.ratio).all(0) & carry.running
-        flags, *known = torch.cat(
-            [(new.running.any() + 2 * lost.any())[None, None].expand(1, len(end)), counts]
-        ).tolist()
-        under_way, retry = flags[0] % 2 == 1, flags[0] >= 2
-        if retry and new.y.requires_grad and len(record.s0) == 1:
+        flags, *counts = news.numpy(force=True)
+        under_way, lost = flags[0] & 1, flags[0] & 2
+        if lost and new.y.requires_grad and len(record.s0) == 1:
             # What is not finite must not enter the graph, where zero times it is no zero: nobody takes this attempt.
-            carry = carry._replace(
-                h=torch.where(lost, new.h, carry.h),
-                running=carry.running & ~(new.stuck & lost),
-                stuck=carry.stuck | (new.stuck & lost),
-                rejected=carry.rejected + lost,
-            )
+            carry = _shortened(carry, new, record)
             if not bool(carry.running.any()):
                 break
             continue
-        outputs.take(record, counts, known)
+        outputs.take(record, np.stack(counts))
+        outputs.passed = outputs.passed + news[1:].sum(0)
         carry = new
         if not under_way:
             break
     return carry
+
+
+def _shortened(carry: Carry, new: Carry, record: Record) -> Carry:
+    """Where the samples stood, with shorter steps for those whose attempt was not finite."""
+    lost = ~torch.isfinite(record.ratio[-1]) & carry.running
+    return carry._replace(
+        h=torch.where(lost, new.h, carry.h),
+        running=carry.running & ~(new.stuck & lost),
+        stuck=carry.stuck | (new.stuck & lost),
+        rejected=carry.rejected + lost,
+    )
+
+
+def news_of(carry: Carry, new: Carry, record: Record, reached: Tensor, s: Tensor, passed: Tensor) -> Tensor:
+    """What the host is told of some attempts, shape (1 + K, B).
+
+    The first row has 1 if any sample is still under way, plus 2 if any attempt was not finite; the others how many
+    outputs lie on each attempt of each sample, which ends at ``reached``.
+    """
+    upto = torch.searchsorted(s, reached.T.contiguous(), right=True).T
+    counts = (upto - torch.cat([passed[None], upto[:-1]])).clamp_min(0)
+    lost = (~torch.isfinite(record.ratio) & carry.running).any()
+    flags = (new.running.any().to(torch.int64) + 2 * lost.to(torch.int64)).expand(1, s.shape[0])
+    return torch.cat([flags, counts])
