@@ -1,7 +1,7 @@
 """Stiff initial value problems in double precision, with references from SciPy."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -19,6 +19,7 @@ class StiffProblem:
         y0: the state at the first time.
         times: the first, and those at which solutions are compared.
         rtol, atol: of the methods under test.
+        within: the error to expect at most, in these tolerances; a problem magnifies the errors of its steps.
         reference_method: of SciPy; an implicit one makes the Jacobian entry by entry.
         reference_tolerance: (rtol, atol) of the reference.
     """
@@ -28,8 +29,9 @@ class StiffProblem:
     times: tuple[float, ...]
     rtol: float
     atol: float
+    within: float
     reference_method: str = "Radau"
-    reference_tolerance: tuple[float, float] = field(default=(1e-10, 1e-13))
+    reference_tolerance: tuple[float, float] = (1e-10, 1e-13)
 
     @property
     def t(self) -> Tensor:
@@ -113,12 +115,11 @@ def _vector(*entries: float) -> Tensor:
 # Sources: Hairer and Wanner, Solving Ordinary Differential Equations II, IV.1 and IV.10; the brusselator with ten times
 # their diffusion, so that a small grid is stiff. At that size DOP853 is limited by its stability, and still cheap.
 STIFF = {
-    "robertson": StiffProblem(robertson, _vector(1, 0, 0), (0.0, 0.4, 4.0, 40.0, 1e3, 1e5), 1e-4, 1e-9),
-    "van_der_pol": StiffProblem(van_der_pol, _vector(2, 0), (0.0, 1.0, 400.0, 1200.0, 2000.0), 1e-4, 1e-6),
-    "hires": StiffProblem(
-        hires, _vector(1, 0, 0, 0, 0, 0, 0, 0.0057), (0.0, 5.0, 321.8122), 1e-5, 1e-8
-    ),
+    "robertson": StiffProblem(robertson, _vector(1, 0, 0), (0.0, 0.4, 4.0, 40.0, 1e3, 1e5), 1e-4, 1e-9, within=5),
+    "van_der_pol": StiffProblem(van_der_pol, _vector(2, 0), (0.0, 1.0, 400.0, 1200.0, 2000.0), 1e-4, 1e-6, within=5),
+    # The state falls fast just before the last time.
+    "hires": StiffProblem(hires, _vector(1, 0, 0, 0, 0, 0, 0, 0.0057), (0.0, 5.0, 321.8122), 1e-4, 1e-7, within=20),
     "brusselator": StiffProblem(
-        brusselator, _brusselator_y0(32), (0.0, 0.25, 1.0), 1e-4, 1e-4, "DOP853", (1e-10, 1e-10)
+        brusselator, _brusselator_y0(32), (0.0, 0.25, 1.0), 1e-4, 1e-4, 2, "DOP853", (1e-10, 1e-10)
     ),
 }

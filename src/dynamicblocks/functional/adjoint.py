@@ -113,7 +113,9 @@ def odeint_adjoint(
     params = [each for each in given if each.requires_grad]
     forward_options = check_options(chosen, options)
     if forward_options.pop("compile", False):
-        raise ConfigurationError("the adjoint method does not run compiled; use odeint, or leave the option compile out")
+        raise ConfigurationError(
+            "the adjoint method does not run compiled; use odeint, or leave the option compile out"
+        )
     if adjoint_options is None:
         backward_options = {name: value for name, value in forward_options.items() if name != "norm"}
     else:

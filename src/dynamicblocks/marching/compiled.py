@@ -13,7 +13,7 @@ from dynamicblocks.integrators import Tolerance
 from dynamicblocks.marching.batched import Attempts, BatchedMarch, Carry, Record
 
 # Attempts in one call where no gradients are wanted: a call costs as much as a few attempts of a small field.
-ATTEMPTS = 4
+ATTEMPTS = 8
 
 _programs: "WeakKeyDictionary[Any, dict[Hashable, _Program]]" = WeakKeyDictionary()
 
