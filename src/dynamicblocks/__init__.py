@@ -34,7 +34,7 @@ from dynamicblocks.functional import (
     solve,
 )
 from dynamicblocks.gradients import Backprop, Checkpoint, Gradient
-from dynamicblocks.integrators import Integrator, RungeKutta, Tableau, as_integrator, list_integrators
+from dynamicblocks.integrators import Adaptive, Integrator, RungeKutta, Tableau, as_integrator, list_integrators
 from dynamicblocks.models import create_model, list_models, model_options
 from dynamicblocks.network import DynamicNet
 from dynamicblocks.surgery import (
@@ -50,6 +50,7 @@ from dynamicblocks.times import Grid, graded, uniform
 __version__ = "0.1.0"
 
 __all__ = [
+    "Adaptive",
     "Backprop",
     "Basis",
     "Chebyshev",

@@ -3,12 +3,13 @@
 import torch
 from torch import Tensor, nn
 
-from dynamicblocks.controls import Alignment, Basis, ControlledField, Controls, as_basis
+from dynamicblocks.adaptive_block import AdaptiveSolve, check_choices, check_deterministic, check_still
+from dynamicblocks.controls import Alignment, Basis, ControlledField, Controls, TimedField, as_basis
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients import Gradient, as_gradient
-from dynamicblocks.integrators import Integrator, as_integrator
+from dynamicblocks.integrators import Adaptive, Integrator, as_integrator
 from dynamicblocks.layers import LayerSource, independent_layers
-from dynamicblocks.marching import FixedMarch
+from dynamicblocks.marching import CountedField, FixedMarch
 from dynamicblocks.times import Grid, Times, as_grid, uniform
 
 
@@ -25,7 +26,8 @@ class DynamicBlock(nn.Module):
             default its knots span the first time grid; from then on they stay where they are.
         times: the grid: ``uniform(0, 8, steps=8)``, ``graded(...)``, any strictly increasing sequence, a number of
             unit steps; by default one unit step for each interval of the controls.
-        integrator: ``"euler"``, ``"rk4_classic"``, an :class:`~dynamicblocks.integrators.Integrator`, ...
+        integrator: ``"euler"``, ``"rk4_classic"``, an :class:`~dynamicblocks.integrators.Integrator`, ...; with an
+            adaptive one, such as ``"dopri5(rtol=1e-3, atol=1e-4)"``, the steps are as long as its tolerance allows.
         gradient: ``"backprop"`` or ``"checkpoint"``.
 
     Shapes:
@@ -33,6 +35,7 @@ class DynamicBlock(nn.Module):
 
     Raises:
         ConfigurationError: a choice that cannot be, alone or beside the others.
+        SolveError: in a pass with an adaptive integrator, no steps lead to the end.
 
     With Euler, unit steps and constant controls the block is the residual network y <- y + F(y):
 
@@ -63,8 +66,12 @@ class DynamicBlock(nn.Module):
     def _choose(self, grid: Grid, integrator: Integrator, gradient: Gradient) -> None:
         self._alignment = Alignment(grid, self.controls.basis.points)
         gradient.check(self.controls.layers)
+        if isinstance(integrator, Adaptive):
+            check_choices(integrator, gradient)
         self.integrator = integrator
         self.gradient = gradient
+        # Of the last forward pass, where the integrator does not fix it.
+        self._evaluations: int | None = None
 
     @property
     def times(self) -> Grid:
@@ -83,11 +90,14 @@ class DynamicBlock(nn.Module):
 
     @property
     def march(self) -> FixedMarch:
-        """The loop that a gradient mode runs."""
+        """The loop that a gradient mode runs, step by step of the grid; an adaptive integrator has one of its own."""
         return FixedMarch(self.field, self.integrator, self.times)
 
     def forward(self, y: Tensor) -> Tensor:
-        return self.gradient.integrate(self.march, self._state(y))
+        y = self._state(y)
+        if self.integrator.fixed_cost:
+            return self.gradient.integrate(self.march, y)
+        return self._counted(y, all_times=False)[-1]
 
     def trajectory(self, y: Tensor) -> Tensor:
         """The states at every time of the grid, (steps + 1, batch, ...).
@@ -95,7 +105,31 @@ class DynamicBlock(nn.Module):
         >>> DynamicBlock("symmetric(4)", controls=3).trajectory(torch.zeros(2, 4, 8, 8)).shape
         torch.Size([4, 2, 4, 8, 8])
         """
-        return torch.stack(self.gradient.trajectory(self.march, self._state(y)))
+        y = self._state(y)
+        if self.integrator.fixed_cost:
+            return torch.stack(self.gradient.trajectory(self.march, y))
+        return torch.stack(self._counted(y, all_times=True))
+
+    # The number of steps or iterations depends on values; a compiled caller calls this as it is.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _counted(self, y: Tensor, *, all_times: bool) -> list[Tensor]:
+        """The states at every time, or the last one, with a count of the evaluations."""
+        integrator = self.integrator
+        if integrator.solves_equations:
+            check_still(self.controls.layers, integrator.name)
+        if integrator.solves_equations or isinstance(integrator, Adaptive):
+            check_deterministic(self.controls.layers, integrator.name)
+        if isinstance(integrator, Adaptive):
+            solve = AdaptiveSolve(self.controls, self._alignment, integrator, self.gradient, self._title)
+            states = solve.states(y, all_times=all_times)
+            self._evaluations = solve.tally.evaluations
+            return states
+        field = CountedField(self.field)
+        march = FixedMarch(field, integrator, self.times)
+        run = self.gradient
+        states = run.trajectory(march, y) if all_times else [run.integrate(march, y)]
+        self._evaluations = field.count
+        return states
 
     def _state(self, y: Tensor) -> Tensor:
         if not isinstance(y, Tensor) or not y.is_floating_point():
@@ -111,12 +145,20 @@ class DynamicBlock(nn.Module):
 
         They get no gradient; :func:`dynamicblocks.freeze_unused_controls` tells optimisers and DDP so.
         """
+        if isinstance(self.integrator, Adaptive):
+            return set(range(len(self.controls))) - TimedField(self.controls, self._alignment).controls_read()
         read = self.field.controls_read(range(self.steps), self.integrator.fractions)
         return set(range(len(self.controls))) - read
 
     @property
     def evaluations(self) -> int:
-        """Evaluations of the layer function in one forward pass."""
+        """Evaluations of the layer function in one forward pass.
+
+        Adaptive and implicit integrators take as many as the state needs: those of the last forward pass, of which a
+        rejected step counts as well, or, before there was one, those of one attempt for each step of the grid.
+        """
+        if self._evaluations is not None:
+            return self._evaluations
         return self.steps * self.integrator.evaluations
 
     def replaced(
@@ -147,12 +189,19 @@ class DynamicBlock(nn.Module):
         """The grid of ``count`` equal steps over the present span."""
         return uniform(*self.times.span, steps=count)
 
+    @property
+    def _title(self) -> str:
+        """The block in a few words, for errors."""
+        (t0, t1), layer = self.times.span, type(self.controls.layers[0]).__name__
+        name = f"{self.controls.basis.name}({len(self.controls)}) x {layer}"
+        return f"DynamicBlock {name} on [{t0:g}, {t1:g}] with {self.integrator.shorthand}"
+
     def __repr__(self) -> str:
         t0, t1 = self.times.span
         equal = len({round(size, 9) for size in self.times.sizes}) == 1
         layer = type(self.controls.layers[0]).__name__
         return (
             f"DynamicBlock(\n  {self.controls.basis.name}({len(self.controls)}) x {layer}, "
-            f"{self.steps} {'' if equal else 'unequal '}steps on [{t0:g}, {t1:g}], {self.integrator.name}, "
+            f"{self.steps} {'' if equal else 'unequal '}steps on [{t0:g}, {t1:g}], {self.integrator.shorthand}, "
             f"{self.gradient!r}\n)"
         )

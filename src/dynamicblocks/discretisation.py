@@ -26,7 +26,7 @@ def discretisation(net: Net) -> Discretisation:
             "size": block.controls.basis.size,
             "knots": list(block.controls.basis.points),
             "times": list(block.times.points),
-            "integrator": block.integrator.name,
+            "integrator": block.integrator.shorthand,
         }
         for name, block in named_blocks(net).items()
     }

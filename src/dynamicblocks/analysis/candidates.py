@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dynamicblocks.block import DynamicBlock
 from dynamicblocks.controls import Basis
+from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.integrators import as_integrator
 from dynamicblocks.network import DynamicNet
 from dynamicblocks.surgery import named_blocks
@@ -76,6 +77,11 @@ def candidates(block: DynamicBlock, y: Tensor, integrators: Sequence[str]) -> li
     found: dict[tuple[str, tuple[float, ...], bool], Candidate] = {}
     for name in integrators:
         method = as_integrator(name)
+        if not method.fixed_cost:
+            raise ConfigurationError(
+                f"compression compares costs that are known beforehand, but the evaluations of {name!r} depend on the "
+                "state; search among explicit integrators on a grid, such as 'euler,midpoint,rk4'"
+            )
         for steps in range(1, (block.evaluations - 1) // method.evaluations + 1):
             if steps > block.steps:
                 break
@@ -103,7 +109,7 @@ def halved(net: DynamicNet) -> dict[str, Candidate]:
     for name, block in named_blocks(net).items():
         if block.steps > 1:
             times = block.uniform_steps(block.steps // 2)
-            found[name] = Candidate(block.integrator.name, times.points, spares_controls(block, times), "uniform")
+            found[name] = Candidate(block.integrator.shorthand, times.points, spares_controls(block, times), "uniform")
     return found
 
 

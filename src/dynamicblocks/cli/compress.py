@@ -66,7 +66,11 @@ def run(options: Namespace) -> None:
     console = make_console()
     tolerance = share(options.tolerance)
     for name in options.integrators:
-        as_integrator(name)
+        if not as_integrator(name).fixed_cost:
+            raise ConfigurationError(
+                f"compression compares costs that are known beforehand, but the evaluations of {name!r} depend on the "
+                "state; choose among explicit integrators on a grid, such as euler, midpoint and rk4"
+            )
     target = Path(options.to or f"{options.run.rstrip('/')}-compressed")
     RunFolder.check_free(target)
     one = load(options, options.run, "validation")

@@ -44,7 +44,7 @@ def run(options: Namespace) -> None:
         table.add_column(column, justify="left" if column in ("", "integrator") else "right")
     for name, variant in nets.items():
         score = evaluate(variant, one.batches, one.fabric)
-        integrators = ", ".join(dict.fromkeys(block.integrator.name for block in variant.blocks))
+        integrators = ", ".join(dict.fromkeys(block.integrator.shorthand for block in variant.blocks))
         steps = [block.steps for block in variant.blocks]
         shown = ", ".join(str(count) for count in dict.fromkeys(steps))
         table.add_row(

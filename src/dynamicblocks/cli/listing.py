@@ -52,7 +52,8 @@ Example: dynamicblocks integrators"""
         table = Table("integrator", "order", "evaluations a step", title="Integrators")
         for name in list_integrators():
             integrator = as_integrator(name)
-            table.add_row(name, str(integrator.order), str(integrator.evaluations))
+            least = "" if integrator.fixed_cost else "at least "
+            table.add_row(name, str(integrator.order), f"{least}{integrator.evaluations}")
         Console().print(table, "Use one: dynamicblocks train --model.integrator NAME", sep="\n", highlight=False)
 
 

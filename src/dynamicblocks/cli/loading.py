@@ -29,7 +29,7 @@ class LoadedRun:
     @property
     def integrator(self) -> str:
         """With which it was trained."""
-        return ", ".join(dict.fromkeys(block.integrator.name for block in self.net.blocks))
+        return ", ".join(dict.fromkeys(block.integrator.shorthand for block in self.net.blocks))
 
     @property
     def title(self) -> str:

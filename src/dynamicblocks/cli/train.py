@@ -84,7 +84,7 @@ def show(outcome: Outcome, training: Training, console: Console) -> None:
 def manifestation_table(outcome: Outcome, training: Training) -> Table:
     """Test accuracy by integrator and number of steps."""
     factors = sorted({other.steps_factor for other in outcome.manifestations})
-    trained = {block.integrator.name for block in training.net.blocks}
+    trained = {block.integrator.shorthand for block in training.net.blocks}
     table = Table(title="Test accuracy of the same weights, by integrator and steps", title_justify="left")
     table.add_column("integrator")
     for factor in factors:

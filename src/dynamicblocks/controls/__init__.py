@@ -8,6 +8,7 @@ from dynamicblocks.controls.field import ControlledField
 from dynamicblocks.controls.piecewise import DiscontinuousLinear, Piecewise, PiecewiseConstant, PiecewiseLinear
 from dynamicblocks.controls.polynomial import Chebyshev, Legendre, Polynomial
 from dynamicblocks.controls.projection import projection_matrix
+from dynamicblocks.controls.timed import TimedField
 
 __all__ = [
     "Alignment",
@@ -24,6 +25,7 @@ __all__ = [
     "PiecewiseLinear",
     "Polynomial",
     "Terms",
+    "TimedField",
     "as_basis",
     "bases",
     "projection_matrix",

@@ -71,6 +71,11 @@ class Alignment:
         object.__setattr__(self, "_starts", tuple(starts))
         object.__setattr__(self, "_cuts", tuple(cuts))
 
+    @property
+    def times(self) -> tuple[float, ...]:
+        """The points of the grid, those that stand for a knot moved onto it."""
+        return self._times
+
     def locate(self, step: int, fraction: float) -> Location:
         """The place between knots of the stage at ``fraction`` in [0, 1] of a step."""
         cuts = self._cuts[step]

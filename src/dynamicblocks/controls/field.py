@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from dynamicblocks.controls.alignment import Alignment
@@ -24,14 +25,16 @@ class ControlledField:
     def on_step(self, step: int) -> Callable[[float, Tensor], Tensor]:
         """The stage function (c, y) -> f(t_n + c h, y; theta) of step n."""
         start, end = self.alignment.grid.points[step : step + 2]
-        blended: dict[float, dict[str, Tensor]] = {}
+        blended: dict[tuple[float, bool], dict[str, Tensor]] = {}
 
         def stage(fraction: float, y: Tensor) -> Tensor:
             terms = self.terms(step, fraction)
-            if not is_one_control(terms) and fraction not in blended:
-                # Methods read some times twice (rk4: the midpoint); blend once.
-                blended[fraction] = self.controls.parameters_at(terms)
-            return self.controls.evaluate(terms, start + fraction * (end - start), y, theta=blended.get(fraction))
+            # Methods read some times twice (rk4: the midpoint); blend once. Implicit ones look for a root without a
+            # graph and then want one: what was blended without must not serve them.
+            key = (fraction, torch.is_grad_enabled())
+            if not is_one_control(terms) and key not in blended:
+                blended[key] = self.controls.parameters_at(terms)
+            return self.controls.evaluate(terms, start + fraction * (end - start), y, theta=blended.get(key))
 
         return stage
 

@@ -1,6 +1,7 @@
 """Integrators: one-step maps with a declared order. They know a field and a step, nothing of grids or weights."""
 
 from dynamicblocks.integrators.adams import Adams
+from dynamicblocks.integrators.adaptive import ADAPTIVE, Adaptive
 from dynamicblocks.integrators.base import Carry, Integrator, Size, Stage
 from dynamicblocks.integrators.embedded import Embedded, Trial
 from dynamicblocks.integrators.esdirk import ESDIRKS, Esdirk
@@ -13,11 +14,13 @@ from dynamicblocks.integrators.tableaus import TABLEAUS, Tableau
 from dynamicblocks.integrators.tolerance import Norm, Tolerance, rms_norm
 
 __all__ = [
+    "ADAPTIVE",
     "ESDIRKS",
     "IMPLICIT",
     "PAIRS",
     "TABLEAUS",
     "Adams",
+    "Adaptive",
     "AsynchronousLeapfrog",
     "Carry",
     "Embedded",

@@ -41,8 +41,23 @@ class Integrator(ABC):
 
     @property
     def evaluations(self) -> int:
-        """Evaluations of the field in one step."""
+        """Evaluations of the field in one step; the least there can be, where the cost is not fixed."""
         return len(self.fractions)
+
+    @property
+    def fixed_cost(self) -> bool:
+        """Whether every step takes the same number of evaluations, so that they need not be counted."""
+        return True
+
+    @property
+    def solves_equations(self) -> bool:
+        """Whether a stage is the solution of an equation, for which the field is evaluated again and again."""
+        return False
+
+    @property
+    def shorthand(self) -> str:
+        """What :func:`as_integrator` makes it from: the name, with arguments where there are any."""
+        return self.name
 
     def init(self, y: Tensor) -> Carry:
         """The carry before the first step."""

@@ -117,6 +117,18 @@ class ImplicitRungeKutta(Integrator):
     def fractions(self) -> tuple[float, ...]:
         return self.tableau.c
 
+    @property
+    def fixed_cost(self) -> bool:
+        return False
+
+    @property
+    def solves_equations(self) -> bool:
+        return True
+
+    @property
+    def shorthand(self) -> str:
+        return self.name if self.max_iters == 100 else f"{self.name}(max_iters={self.max_iters})"
+
     def advance(self, stage: Stage, h: Size, carry: Tensor) -> Tensor:
         a, b, c = self.tableau.a, self.tableau.b, self.tableau.c
         known, part = carry, torch.zeros_like(carry)

@@ -12,8 +12,8 @@ from dynamicblocks.marching.failures import (
     StepLimitError,
     StepUnderflowError,
 )
-from dynamicblocks.marching.field import Clock, Field, Tally
-from dynamicblocks.marching.fixed import FixedMarch
+from dynamicblocks.marching.field import Clock, Field, HostClock, Tally
+from dynamicblocks.marching.fixed import CountedField, FixedMarch, SteppedField
 
 __all__ = [
     "AdaptiveMarch",
@@ -22,10 +22,12 @@ __all__ = [
     "Carry",
     "Circumstances",
     "Clock",
+    "CountedField",
     "EventWatch",
     "Field",
     "FixedMarch",
     "Hooks",
+    "HostClock",
     "NotFiniteStateError",
     "Outputs",
     "Record",
@@ -35,6 +37,7 @@ __all__ = [
     "StepControl",
     "StepLimitError",
     "StepUnderflowError",
+    "SteppedField",
     "Stops",
     "Tally",
     "compiled_attempts",

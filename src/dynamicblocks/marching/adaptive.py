@@ -32,18 +32,22 @@ class Stops:
     Args:
         kinks: where the field is not smooth.
         jumps: where it jumps, so that the slope before is not the slope after.
+        resume: whether the step after a jump may be as long as was planned before the one that the jump cut short;
+            else it grows anew from the short one.
     """
 
     kinks: Sequence[float] = ()
     jumps: Sequence[float] = ()
+    resume: bool = False
 
     def first_in(self, t: float, t1: float) -> tuple[float, bool] | None:
-        """The first stop strictly between the two times, and whether the field jumps there."""
+        """The first stop after ``t`` and up to ``t1``, and whether the field jumps there."""
         if not self.kinks and not self.jumps:
             return None
         low, high = min(t, t1), max(t, t1)
-        inside = [(stop, False) for stop in self.kinks if low < stop < high]
-        inside += [(stop, True) for stop in self.jumps if low < stop < high]
+        # A step that happens to end at a jump needs the slope behind it, too.
+        inside = [(stop, False) for stop in self.kinks if stop != t and low <= stop <= high]
+        inside += [(stop, True) for stop in self.jumps if stop != t and low <= stop <= high]
         return min(inside, key=lambda stop: abs(stop[0] - t)) if inside else None
 
 
@@ -163,7 +167,7 @@ class AdaptiveMarch:
                 self.field.tally.accepted += 1
                 if self.hooks.accept is not None:
                     self.hooks.accept(t, y, abs(h))
-                if stop is not None and not stop[1]:
+                if stop is not None and (self.stops.resume or not stop[1]):
                     # A step that was cut short for a time to be met says little against a longer one.
                     size = max(size, proposed)
                 yield Step(t, t1, y, trial, self.method, self.clock.shift)

@@ -31,6 +31,10 @@ class Clock:
         self.device = like.device
         self.shift = (origin - origin.detach()).to(self.device, self.dtype) if origin.requires_grad else None
 
+    def moved(self, like: Tensor, origin: Tensor) -> "Clock":
+        """The clock of the same kind for another state and first time."""
+        return type(self)(like, origin)
+
     def tensors(self, times: Sequence[float], *, shifted: bool = True) -> Sequence[Tensor]:
         """Each time as a tensor, by default moving with the first one."""
         made = torch.tensor(times, dtype=self.dtype, device=self.device)
@@ -50,6 +54,18 @@ class Clock:
         if kind is None or kind is np.float64:
             return math.nextafter(time, towards)
         return float(np.nextafter(np.asarray(time, kind), np.asarray(towards, kind)))
+
+
+class HostClock(Clock):
+    """A clock whose times stay on the CPU in double precision, for fields that look up where between knots they are.
+
+    Reading them costs no synchronisation with a device, and the last time before a knot is before it in any precision
+    of the state.
+    """
+
+    def __init__(self, like: Tensor, origin: Tensor) -> None:
+        super().__init__(like, origin)
+        self.dtype, self.device = torch.float64, torch.device("cpu")
 
 
 @dataclass

@@ -59,3 +59,29 @@ class FixedMarch:
     def layers_read(self, first: int, last: int) -> list[nn.Module]:
         """The modules that the steps ``first, ..., last - 1`` evaluate."""
         return self.field.layers_read(range(first, last), self.integrator.fractions)
+
+
+class CountedField:
+    """A field whose evaluations are counted.
+
+    Args:
+        field: the field.
+    """
+
+    def __init__(self, field: SteppedField) -> None:
+        self.field, self.count = field, 0
+
+    def on_step(self, step: int) -> Stage:
+        inner = self.field.on_step(step)
+
+        def stage(fraction: float, y: Tensor) -> Tensor:
+            self.count += 1
+            return inner(fraction, y)
+
+        return stage
+
+    def projection(self, step: int, y: Tensor) -> Tensor:
+        return self.field.projection(step, y)
+
+    def layers_read(self, steps: Iterable[int], fractions: Sequence[float]) -> list[nn.Module]:
+        return self.field.layers_read(steps, fractions)

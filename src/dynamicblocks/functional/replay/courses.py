@@ -13,7 +13,7 @@ from dynamicblocks.functional.problem import Problem
 from dynamicblocks.functional.replay.actions import Action, Course, Record
 from dynamicblocks.functional.walk import Event, StepLike, Walk, walk
 from dynamicblocks.integrators import Carry, Integrator, Size, Stage
-from dynamicblocks.marching import AdaptiveMarch, Clock, Step
+from dynamicblocks.marching import AdaptiveMarch, Step
 
 
 def course_of(problem: Problem, march: AdaptiveMarch | GridMarch, grid: Tensor | None = None) -> Course:
@@ -40,7 +40,7 @@ class AdaptiveCourse:
         return self.problem.t, None
 
     def moving(self, y0: Tensor, t: Tensor, grid: Tensor | None) -> "AdaptiveCourse":
-        problem = replace(self.problem, y0=y0, t=t, clock=Clock(y0, t[0]))
+        problem = replace(self.problem, y0=y0, t=t, clock=self.problem.clock.moved(y0, t[0]))
         return AdaptiveCourse(problem, replace(self.march, clock=problem.clock), self.actions)
 
     def steps(self) -> Iterator[StepLike]:
@@ -54,7 +54,7 @@ class AdaptiveCourse:
         problem, tally, hooks, now = self.problem, self.march.field.tally, self.march.hooks, record.surroundings.now
         # The loop evaluates a slope before its first step, and after a jump.
         evaluations, begun, around = tally.evaluations, now(), now()
-        fresh = True
+        fresh, ended = True, None
 
         def before(t: float, y: Tensor, h: float) -> None:
             nonlocal fresh, around
@@ -62,14 +62,15 @@ class AdaptiveCourse:
                 hooks.step(t, y, h)
             if fresh and tally.evaluations > evaluations:
                 time = problem.clock.after(t, problem.direction) if record.actions else t
-                record.add(Action(time, None, begun), (y, None))
+                # The slope that is replaced is part of the carry, as it is where the carry is marched to again.
+                record.add(Action(time, None, begun), (y, ended))
             fresh, around = False, now()
 
         march = replace(self.march, hooks=replace(hooks, step=before))
         for step in march.steps(problem.times[0], problem.y0, problem.direction):
             record.add(Action(step.t0, step.t1, around), (step.y0, step.trial.start))
             yield step
-            evaluations, begun, fresh = tally.evaluations, now(), True
+            evaluations, begun, fresh, ended = tally.evaluations, now(), True, step.trial.end
 
     def start(self, y: Tensor) -> Carry:
         return y, None
@@ -98,7 +99,7 @@ class GridCourse:
         return self.march.problem.t, self.grid
 
     def moving(self, y0: Tensor, t: Tensor, grid: Tensor | None) -> "GridCourse":
-        problem = replace(self.march.problem, y0=y0, t=t, clock=Clock(y0, t[0]))
+        problem = replace(self.march.problem, y0=y0, t=t, clock=self.march.problem.clock.moved(y0, t[0]))
         return GridCourse(replace(self.march, problem=problem), self.points, grid, self.actions)
 
     def steps(self) -> Iterator[StepLike]:

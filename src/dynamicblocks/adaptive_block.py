@@ -1,0 +1,206 @@
+"""A block whose integrator chooses its own steps: the adaptive loop over theta(t), clipped to the knots."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from dynamicblocks.controls import Alignment, Controls, TimedField
+from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.functional import adaptive
+from dynamicblocks.functional.checkpointed import checkpointed
+from dynamicblocks.functional.diagnosis import explained
+from dynamicblocks.functional.problem import Problem
+from dynamicblocks.functional.state import Layout
+from dynamicblocks.functional.walk import walk
+from dynamicblocks.gradients import Backprop, Checkpoint, Gradient
+from dynamicblocks.integrators import Adaptive
+from dynamicblocks.marching import (
+    AdaptiveMarch,
+    Circumstances,
+    Field,
+    Hooks,
+    HostClock,
+    SolveError,
+    StepControl,
+    Stops,
+    Tally,
+)
+
+# States kept on each level of recomputation where the caller names no number: with 64 steps, the root of it.
+KEPT_STATES = 8
+
+
+@dataclass
+class AdaptiveSolve:
+    """One forward pass: dy/dt = f(t, y; theta(t)) over the span of a block's grid.
+
+    Args:
+        controls, alignment, integrator, gradient: of the block.
+        name: of the block, for errors.
+        tally: counts evaluations and steps.
+    """
+
+    controls: Controls
+    alignment: Alignment
+    integrator: Adaptive
+    gradient: Gradient
+    name: str
+    tally: Tally = field(default_factory=Tally)
+
+    def states(self, y: Tensor, *, all_times: bool) -> list[Tensor]:
+        """The states at every point of the grid, or at its begin and end only.
+
+        Raises:
+            SolveError: no steps lead to the end; it says why, and where in the block.
+        """
+        timed = TimedField(self.controls, self.alignment)
+        times = timed.times
+        if not self.controls.projects:
+            return self._solve(timed, y, times if all_times else (times[0], times[-1]), times[1] - times[0])
+        # A projection belongs to the steps of the grid, whatever the tolerance: it changes the state there.
+        states, first = [y], times[1] - times[0]
+        for step, ends in enumerate(pairwise(times)):
+            (_, end), first = self._segment(timed, states[-1], ends, first)
+            states.append(timed.projection(step, end))
+        return states
+
+    def _segment(
+        self, timed: TimedField, y: Tensor, ends: tuple[float, float], first: float
+    ) -> tuple[list[Tensor], float]:
+        """The states at both ends of a step of the grid, and the longest step between them."""
+        taken: list[float] = []
+        states = self._solve(timed, y, ends, first, taken)
+        return states, max(taken, default=first)
+
+    def _solve(
+        self, timed: TimedField, y: Tensor, times: Sequence[float], first: float, taken: list[float] | None = None
+    ) -> list[Tensor]:
+        t = torch.tensor(times, dtype=torch.float64)
+        right_hand_side = Field(timed)
+        right_hand_side.tally = self.tally
+        problem = Problem(timed, right_hand_side, HostClock(y, t[0]), y, t, list(times), Layout(None))
+        march = self._march(problem, timed, first, taken)
+        try:
+            if isinstance(self.gradient, Checkpoint):
+                found = checkpointed(
+                    problem,
+                    march,
+                    states=max(2, self.gradient.segments or KEPT_STATES),
+                    params=[each for each in self.controls.parameters() if each.requires_grad],
+                    modules=list(self.controls.layers),
+                )
+            else:
+                found = walk(problem, adaptive.steps(problem, march))
+        except SolveError as error:
+            raise self._located(explained(error, problem, self.controls)) from None
+        return found.states
+
+    def _march(self, problem: Problem, timed: TimedField, first: float, taken: list[float] | None) -> AdaptiveMarch:
+        method = self.integrator
+        kinks, jumps = timed.stops()
+        # The last time is a stop as well: beyond it theta is not known.
+        ends = problem.times if method.embedded.meets_outputs else problem.times[-1:]
+        statistics = _Statistics(timed) if self.controls.training else None
+
+        def accepted(_t: float, _y: Tensor, h: float) -> None:
+            if taken is not None:
+                taken.append(h)
+
+        return AdaptiveMarch(
+            problem.field,
+            problem.clock,
+            method.embedded,
+            method.tolerance,
+            step_control(method),
+            Stops(sorted({*kinks, *ends}), jumps, resume=True),
+            # No step is tried beforehand to find a length: it would be one more evaluation that moves statistics.
+            first if method.first_step is None else method.first_step,
+            method.max_steps,
+            Hooks(accept=accepted) if statistics is None else Hooks(statistics.keep, accepted, statistics.restore),
+            self.tally.accepted + self.tally.rejected,
+        )
+
+    def _located(self, error: SolveError) -> SolveError:
+        circumstances: Circumstances = error.circumstances
+        times = self.alignment.times
+        step = sum(1 for end in times[1:-1] if end <= circumstances.t)
+        return type(error)(
+            f"{self.name}, in step {step} of its grid (from t = {times[step]:g} to {times[step + 1]:g}): {error}",
+            circumstances,
+        )
+
+
+class _Statistics:
+    """The buffers of the layers that a step reads, set back where the step is rejected."""
+
+    def __init__(self, timed: TimedField) -> None:
+        self._timed = timed
+        self._kept: list[tuple[dict[str, Tensor | None], str, Tensor, Tensor]] = []
+
+    def keep(self, t: float, _y: Tensor, h: float) -> None:
+        """Before a step."""
+        self._kept = [
+            (module._buffers, name, buffer, buffer.detach().clone())
+            for layer in self._timed.layers_near(t + 0.5 * h)
+            for module in layer.modules()
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+
+    def restore(self, _t: float, _y: Tensor, _h: float) -> None:
+        """After a step was rejected."""
+        for buffers, name, buffer, value in self._kept:
+            # Past autograd, as batch normalisation itself does: no step that was taken needs the values in between.
+            buffer.data.copy_(value)
+            buffers[name] = buffer
+
+
+def step_control(method: Adaptive) -> StepControl:
+    """The controller of the lengths of the steps, or a ConfigurationError."""
+    return StepControl(
+        method.safety,
+        method.grow,
+        method.shrink,
+        method.min_step,
+        method.max_step,
+        method.proportional,
+        method.integral,
+        method.derivative,
+    )
+
+
+def check_choices(integrator: Adaptive, gradient: Gradient) -> None:
+    """Raise a ConfigurationError for a controller that cannot be, or a gradient mode that runs fixed grids only."""
+    step_control(integrator)
+    if not isinstance(gradient, Backprop | Checkpoint):
+        raise ConfigurationError(
+            f"{gradient!r} runs the steps of a grid, but {integrator.name} chooses its own; with an adaptive "
+            "integrator use gradient='backprop' or 'checkpoint'"
+        )
+
+
+def check_deterministic(layers: nn.ModuleList, what: str) -> None:
+    """Raise a ConfigurationError for layers in training that draw anew in each evaluation."""
+    for name, module in layers.named_modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0:
+            raise ConfigurationError(
+                f"{type(module).__name__} (layer {name}) draws anew in each evaluation, so for {what} there is no "
+                "equation to solve; call eval(), set p=0, put it between blocks, or use an explicit integrator on the "
+                "grid such as 'rk4'"
+            )
+
+
+_NORMS = "use a norm without running statistics (group, tv), call eval(), or take an explicit integrator"
+
+
+def check_still(layers: nn.ModuleList, what: str) -> None:
+    """Raise a ConfigurationError for layers in training whose statistics each iteration of a solver would move."""
+    for name, module in layers.named_modules():
+        if module.training and getattr(module, "running_mean", None) is not None:
+            raise ConfigurationError(
+                f"{type(module).__name__} (layer {name}) moves its running statistics in each evaluation, and {what} "
+                f"evaluates it again and again in its iterations; {_NORMS}"
+            )
