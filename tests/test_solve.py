@@ -55,7 +55,7 @@ def test_nested_states_keep_their_nesting(batched, float64):
 
 
 @pytest.mark.parametrize("method", ["dopri5", "rk4", "kvaerno5", "implicit_midpoint"])
-@pytest.mark.parametrize("gradient", ["backprop", "adjoint"])
+@pytest.mark.parametrize("gradient", ["backprop", "checkpoint", "adjoint"])
 def test_arguments_get_gradients(method, gradient, float64):
     rate = torch.tensor(0.5, requires_grad=True)
     shift = {"of": [torch.tensor(0.1, requires_grad=True)]}
@@ -89,7 +89,11 @@ def test_an_adjoint_that_would_lose_a_gradient_is_refused(float64):
     with pytest.raises(db.ConfigurationError, match=r"1 tensors .*shapes \(1,\).* args"):
         found.y[-1].sum().backward()
     found = db.solve(
-        lambda t, y: -outside * y, torch.ones(1), T, gradient="adjoint", adjoint={"params": (outside,), "rtol": 1e-8}
+        lambda t, y: -outside * y,
+        torch.ones(1),
+        T,
+        gradient="adjoint",
+        gradient_options={"params": (outside,), "rtol": 1e-8},
     )
     found.y[-1].sum().backward()
     assert outside.grad.item() == pytest.approx(-2 * math.exp(-2), rel=1e-4)
@@ -138,13 +142,13 @@ def test_failures_are_returned_on_request(batched):
     ("message", "arguments"),
     [
         ("does not take the options step_size; it takes", {"options": {"step_size": 0.1}}),
-        ("gradient must be one of 'backprop', 'adjoint'", {"gradient": "backdrop"}),
+        ("gradient must be one of 'backprop', 'checkpoint'", {"gradient": "backdrop"}),
         ("on_failure must be one of 'raise', 'return'", {"on_failure": "ignore"}),
-        ("belongs to gradient='adjoint'", {"adjoint": {"rtol": 1e-3}}),
+        ("'backprop' takes no options, got rtol", {"gradient_options": {"rtol": 1e-3}}),
         ("max_steps must be at least 1", {"max_steps": 0}),
         ("solve has no method scipy_solver", {"method": "scipy_solver"}),
-        ("not dense", {"gradient": "adjoint", "dense": True}),
-        ("adjoint takes rtol, atol", {"gradient": "adjoint", "adjoint": {"tolerance": 1}}),
+        ("not dense ones", {"gradient": "adjoint", "dense": True}),
+        ("takes the options rtol, atol", {"gradient": "adjoint", "gradient_options": {"tolerance": 1}}),
         ("needs an explicit adaptive method such as dopri5, got rk4", {"method": "rk4", "batched": True}),
         ("needs an explicit adaptive method such as dopri5, got kvaerno3", {"method": "kvaerno3", "batched": True}),
         ("made by 'backprop', got 'adjoint'", {"gradient": "adjoint", "batched": True}),

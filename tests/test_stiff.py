@@ -86,7 +86,11 @@ def test_implicit_methods_need_a_tenth_of_the_steps(name, method):
     assert explicit.status is Status.STEP_LIMIT
 
 
-def test_gradients_pass_through_a_stiff_solve():
+@pytest.mark.parametrize(
+    ("gradient", "gradient_options"),
+    [("backprop", {}), ("adjoint", {"interpolant": True, "options": {"norm": "seminorm"}})],
+)
+def test_gradients_pass_through_a_stiff_solve(gradient, gradient_options):
     """Robertson to t = 10 by kvaerno5, rtol 1e-7, atol 1e-11: how each concentration changes with the logarithm of each
     rate, to 1e-4 of itself, against central differences of Radau at 1e-11."""
     rates = (0.04, 3e7, 1e4)
@@ -100,6 +104,8 @@ def test_gradients_pass_through_a_stiff_solve():
         method="kvaerno5",
         rtol=1e-7,
         atol=1e-11,
+        gradient=gradient,
+        gradient_options=gradient_options,
     )
     by_rates = torch.stack(
         [torch.autograd.grad(entry, logarithms, retain_graph=True)[0] for entry in found.y[-1].unbind()]

@@ -11,7 +11,7 @@ from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.functional.errors import ArgumentError, ArgumentTypeError
 from dynamicblocks.functional.norms import flat_norm
 from dynamicblocks.functional.problem import Problem
-from dynamicblocks.functional.walk import walk
+from dynamicblocks.functional.walk import Keeper, walk
 from dynamicblocks.integrators import Embedded, Tolerance
 from dynamicblocks.marching import AdaptiveMarch, Hooks, Step, StepControl, Stops
 
@@ -116,10 +116,10 @@ def steps(problem: Problem, march: AdaptiveMarch) -> Iterator[Step]:
     return march.steps(problem.times[0], problem.y0, problem.direction)
 
 
-def at_times(problem: Problem, march: AdaptiveMarch) -> Tensor:
-    """The states at all times of the problem, time first."""
+def at_times(problem: Problem, march: AdaptiveMarch, kept: Keeper | None = None) -> Tensor:
+    """The states at all times of the problem, time first; ``kept`` takes the steps."""
 
     def passed() -> None:
         march.taken = 0  # the limit is one between two times of output
 
-    return torch.stack(walk(problem, steps(problem, march), passed=passed).states)
+    return torch.stack(walk(problem, steps(problem, march), passed=passed, kept=kept).states)

@@ -18,7 +18,7 @@ from dynamicblocks.functional.problem import Problem, make_problem
 from dynamicblocks.functional.request import Request
 from dynamicblocks.functional.solve_compiled import solve_compiled
 from dynamicblocks.functional.state import State
-from dynamicblocks.functional.walk import Event, StepLike, walk
+from dynamicblocks.functional.walk import Event, Keeper, StepLike, walk
 from dynamicblocks.marching import SolveError, Step
 
 Func = Callable[..., Any]
@@ -111,9 +111,15 @@ def _compiled(
 
 
 def states_at_times(
-    problem: Problem, method: Method, y0: State, rtol: Any, atol: Any, options: Mapping[str, Any]
+    problem: Problem,
+    method: Method,
+    y0: State,
+    rtol: Any,
+    atol: Any,
+    options: Mapping[str, Any],
+    kept: Keeper | None = None,
 ) -> Tensor:
-    """The states of a problem at its times, as one tensor."""
+    """The states of a problem at its times, as one tensor; ``kept`` takes the steps of an adaptive method."""
     if isinstance(method, GridMethod):
         integrator = method.make(**method.chosen({**options, "rtol": rtol, "atol": atol}))
         return grid.at_times(
@@ -122,7 +128,7 @@ def states_at_times(
     if isinstance(method, AdaptiveMethod):
         rule = method.make(**method.chosen(options))
         try:
-            return adaptive.at_times(problem, adaptive.make_march(problem, rule, rtol, atol, options))
+            return adaptive.at_times(problem, adaptive.make_march(problem, rule, rtol, atol, options), kept)
         except SolveError as error:
             raise explained(error, problem) from None
     return scipy_solver.at_times(problem, rtol, atol, options)
@@ -135,8 +141,9 @@ def states_until_event(
     atol: Any,
     options: Mapping[str, Any],
     happening: Callable[[Tensor, Tensor], Tensor],
+    kept: Keeper | None = None,
 ) -> tuple[float, Tensor]:
-    """The time of an event, and the states at the first time and then, as one tensor."""
+    """The time of an event, and the states at the first time and then, as one tensor; ``kept`` takes the steps."""
     accuracy = event.least(adaptive.make_tolerance(problem, rtol, atol, None).atol)
     steps: Iterator[StepLike]
     if isinstance(method, GridMethod):
@@ -149,7 +156,9 @@ def states_until_event(
         raise ConfigurationError(f"{method.name} finds no events; use another method")
     happened = Event(problem, happening, accuracy)
     try:
-        found = walk(replace(problem, t=problem.t[:1], times=problem.times[:1]), steps, happened, beyond=True)
+        found = walk(
+            replace(problem, t=problem.t[:1], times=problem.times[:1]), steps, happened, beyond=True, kept=kept
+        )
     except SolveError as error:
         raise explained(error, problem) from None
     if found.event_time is None or found.event_state is None:

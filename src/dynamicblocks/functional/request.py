@@ -8,7 +8,14 @@ from torch import Tensor
 
 from dynamicblocks.functional.methods import Method
 
-GRADIENTS = ("backprop", "adjoint")
+GRADIENTS: Mapping[str, tuple[str, ...]] = {
+    "backprop": (),
+    "checkpoint": ("states", "params"),
+    "adjoint": ("rtol", "atol", "method", "options", "params", "interpolant"),
+    "reversible": ("params",),
+}
+"""The gradient modes, each with the names of its options."""
+
 ON_FAILURE = ("raise", "return")
 
 
@@ -28,7 +35,7 @@ class Request:
     atol: Any
     options: Mapping[str, Any]
     gradient: str
-    adjoint: Mapping[str, Any]
+    gradient_options: Mapping[str, Any]
     event_fn: Callable[..., Tensor] | None
     dense: bool
     max_steps: int

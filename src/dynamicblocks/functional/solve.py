@@ -25,7 +25,7 @@ def solve(
     atol: Any = 1e-7,
     options: Mapping[str, Any] | None = None,
     gradient: str = "backprop",
-    adjoint: Mapping[str, Any] | None = None,
+    gradient_options: Mapping[str, Any] | None = None,
     event_fn: Callable[..., Tensor] | None = None,
     batched: bool = False,
     dense: bool = False,
@@ -39,14 +39,18 @@ def solve(
         func: right-hand side; ``t`` has no dimensions or, with ``batched``, shape (B, 1, ..., 1).
         y0: a tensor, or any nesting of tuples, lists and dicts of tensors; with ``batched`` each has the samples first.
         t: times, shape (T,) or, for samples with times of their own, (B, T); strictly increasing or decreasing.
-        args: handed on to ``func`` and ``event_fn``; tensors in it get gradients under both gradient modes.
+        args: handed on to ``func`` and ``event_fn``; tensors in it get gradients under every gradient mode.
         method: as in :func:`~dynamicblocks.odeint`.
         rtol, atol: the error of a step may be ``atol + rtol |y|``: numbers, or tensors that broadcast to the state.
         options: of the method, as in :func:`~dynamicblocks.odeint`; those of another method are an error.
-        gradient: "backprop" through the steps, or "adjoint": the continuous adjoint equation, in memory that does not
-            grow with the steps. The parameters of ``func`` (a module) and the tensors in ``args`` are found; a tensor
-            that would lose its gradient is an error.
-        adjoint: ``rtol``, ``atol``, ``method``, ``options`` and ``params`` of the adjoint equation.
+        gradient: how the backward pass is made. ``"backprop"``: through the steps. ``"checkpoint"``: through the steps,
+            taken again from a few that were kept. ``"adjoint"``: by the continuous adjoint equation. ``"reversible"``:
+            through steps taken back one by one (``alf``, ``reversible_heun``). The parameters of ``func`` (a module)
+            and the tensors in ``args`` are found; a tensor that would lose its gradient is an error.
+        gradient_options: of ``"checkpoint"``: ``states``, how many are kept on a level (16), and ``params``. Of
+            ``"adjoint"``: ``rtol``, ``atol``, ``method``, ``options`` of the adjoint equation, ``params``, and
+            ``interpolant=True`` to keep the steps of the forward pass, two states and two slopes each, rather than
+            solve for y back in time. ``params`` are tensors that get gradients, beside those that are found.
         event_fn: g(t, y, *args); the solve ends where g changes its sign, or at the last time. With ``batched`` g has
             shape (B,), and each sample ends at its own event.
         batched: each sample takes steps of its own, as if it were solved alone. Explicit adaptive methods.
@@ -79,12 +83,15 @@ def solve(
     for name, value, known in (("gradient", gradient, GRADIENTS), ("on_failure", on_failure, ON_FAILURE)):
         if value not in known:
             raise ConfigurationError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
-    if adjoint is not None and gradient != "adjoint":
-        raise ConfigurationError(f"adjoint=... belongs to gradient='adjoint', got gradient={gradient!r}")
+    asked = dict(gradient_options or {})
+    unknown = sorted(set(asked) - set(GRADIENTS[gradient]))
+    if unknown:
+        takes = f"takes the options {', '.join(GRADIENTS[gradient])}" if GRADIENTS[gradient] else "takes no options"
+        raise ConfigurationError(f"gradient={gradient!r} {takes}, got {', '.join(unknown)}")
     if max_steps < 1:
         raise ConfigurationError(f"max_steps must be at least 1, got {max_steps}")
     request = Request(
-        func, y0, t, args, chosen, rtol, atol, given, gradient, dict(adjoint or {}), event_fn, dense, max_steps,
+        func, y0, t, args, chosen, rtol, atol, given, gradient, asked, event_fn, dense, max_steps,
         on_failure == "return", compile, func,
     )  # fmt: skip
     own_times = isinstance(t, Tensor) and t.ndim == 2

@@ -39,6 +39,12 @@ class StepLike(Protocol):
         ...
 
 
+class Keeper(Protocol):
+    """A list, or something else that takes steps one after the other."""
+
+    def append(self, step: Any, /) -> None: ...
+
+
 @dataclass
 class Event:
     """The first time at which a function of time and state is zero.
@@ -94,7 +100,7 @@ def walk(
     *,
     beyond: bool = False,
     passed: Callable[[], None] | None = None,
-    kept: list[Any] | None = None,
+    kept: Keeper | None = None,
 ) -> Walk:
     """Follow the steps to the last time, or to the event.
 

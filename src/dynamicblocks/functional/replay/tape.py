@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.functional.adjoint import apart_from_each_other, describe_lost
-from dynamicblocks.functional.lost import lost_tensors
+from dynamicblocks.functional.lost import apart_from_each_other, describe_lost, lost_tensors
 from dynamicblocks.functional.replay.actions import Course, Keeper
 from dynamicblocks.functional.replay.carry import apart, together
 from dynamicblocks.functional.replay.surroundings import Snapshot
