@@ -10,6 +10,8 @@
 ... )
 """
 
+from typing import TYPE_CHECKING
+
 from dynamicblocks import layers
 from dynamicblocks.block import DynamicBlock
 from dynamicblocks.connectors import Head, Opening, PooledConnector, ResidualConnector
@@ -47,6 +49,9 @@ from dynamicblocks.surgery import (
 )
 from dynamicblocks.times import Grid, graded, uniform
 
+if TYPE_CHECKING:
+    from dynamicblocks.analysis import gradient_check
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -82,6 +87,7 @@ __all__ = [
     "create_model",
     "freeze_unused_controls",
     "graded",
+    "gradient_check",
     "layers",
     "list_integrators",
     "list_models",
@@ -98,3 +104,12 @@ __all__ = [
     "with_gradient",
     "with_integrator",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # The analyses bring plots and trainings with them, which take longer to import than all the rest.
+    if name == "gradient_check":
+        from dynamicblocks.analysis import gradient_check
+
+        return gradient_check
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

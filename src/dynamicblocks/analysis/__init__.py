@@ -1,7 +1,20 @@
-"""What trained networks do under other discretisations: convergence tests and compression."""
+"""What networks do under other discretisations (convergence tests, compression), and whether gradients are right."""
 
 from dynamicblocks.analysis.candidates import Candidate, candidates, halved
 from dynamicblocks.analysis.compression import Compression, changed, compress
 from dynamicblocks.analysis.figure import Panel, draw_manifestations
+from dynamicblocks.analysis.gradients import CheckedMode, GradientCheck, gradient_check
 
-__all__ = ["Candidate", "Compression", "Panel", "candidates", "changed", "compress", "draw_manifestations", "halved"]
+__all__ = [
+    "Candidate",
+    "CheckedMode",
+    "Compression",
+    "GradientCheck",
+    "Panel",
+    "candidates",
+    "changed",
+    "compress",
+    "draw_manifestations",
+    "gradient_check",
+    "halved",
+]
