@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from dynamicblocks.adaptive_block import AdaptiveSolve, check_choices, check_deterministic, check_still
+from dynamicblocks.compiled_block import CompiledMarch, StepPrograms, check_compilable
 from dynamicblocks.controls import Alignment, Basis, ControlledField, Controls, TimedField, as_basis
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients import Gradient, as_gradient
@@ -29,6 +30,10 @@ class DynamicBlock(nn.Module):
         integrator: ``"euler"``, ``"rk4_classic"``, an :class:`~dynamicblocks.integrators.Integrator`, ...; with an
             adaptive one, such as ``"dopri5(rtol=1e-3, atol=1e-4)"``, the steps are as long as its tolerance allows.
         gradient: ``"backprop"`` or ``"checkpoint"``.
+        compile: compile the step: one program serves all steps that read as many controls at the same fractions, so
+            deep blocks compile as fast as shallow ones. Hooks and layers that cannot be traced make the block run as
+            usual, with one warning. Layers that take the time get it as a tensor. Only with
+            ``gradient="backprop"`` and explicit integrators on the grid.
 
     Shapes:
         y (batch, channels, *) -> the same; under autocast the state is kept in float32.
@@ -55,23 +60,27 @@ class DynamicBlock(nn.Module):
         times: Times | None = None,
         integrator: Integrator | str = "euler",
         gradient: Gradient | str = "backprop",
+        compile: bool = False,
     ) -> None:
         super().__init__()
         basis = as_basis(controls)
         grid = as_grid(times) if times is not None else basis.unit_grid()
         basis = basis.over(grid)
         self.controls = Controls(independent_layers(layer, basis.count), basis)
-        self._choose(grid, as_integrator(integrator), as_gradient(gradient))
+        self._choose(grid, as_integrator(integrator), as_gradient(gradient), compile)
 
-    def _choose(self, grid: Grid, integrator: Integrator, gradient: Gradient) -> None:
+    def _choose(self, grid: Grid, integrator: Integrator, gradient: Gradient, compile: bool) -> None:
         self._alignment = Alignment(grid, self.controls.basis.points)
         gradient.check(self.controls.layers)
         if isinstance(integrator, Adaptive):
             check_choices(integrator, gradient)
+        if compile:
+            check_compilable(integrator, gradient)
         self.integrator = integrator
         self.gradient = gradient
         # Of the last forward pass, where the integrator does not fix it.
         self._evaluations: int | None = None
+        self._programs = StepPrograms() if compile else None
 
     @property
     def times(self) -> Grid:
@@ -91,7 +100,9 @@ class DynamicBlock(nn.Module):
     @property
     def march(self) -> FixedMarch:
         """The loop that a gradient mode runs, step by step of the grid; an adaptive integrator has one of its own."""
-        return FixedMarch(self.field, self.integrator, self.times)
+        if self._programs is None:
+            return FixedMarch(self.field, self.integrator, self.times)
+        return CompiledMarch(self.field, self.integrator, self.times, self._programs, self._title)
 
     def forward(self, y: Tensor) -> Tensor:
         y = self._state(y)
@@ -168,6 +179,7 @@ class DynamicBlock(nn.Module):
         times: Times | None = None,
         integrator: Integrator | str | None = None,
         gradient: Gradient | str | None = None,
+        compile: bool | None = None,
     ) -> "DynamicBlock":
         """A block with some choices replaced. It *shares* its weights with this one, unless controls are given."""
         other = DynamicBlock.__new__(DynamicBlock)
@@ -178,8 +190,14 @@ class DynamicBlock(nn.Module):
             self.times if times is None else as_grid(times),
             self.integrator if integrator is None else as_integrator(integrator),
             self.gradient if gradient is None else as_gradient(gradient),
+            self.compiles if compile is None else compile,
         )
         return other
+
+    @property
+    def compiles(self) -> bool:
+        """Whether its step is compiled."""
+        return self._programs is not None
 
     def steps_for_each_control(self, count: int) -> Grid:
         """The grid of ``count`` equal steps in each interval between knots (of a polynomial: for each control)."""
@@ -203,5 +221,5 @@ class DynamicBlock(nn.Module):
         return (
             f"DynamicBlock(\n  {self.controls.basis.name}({len(self.controls)}) x {layer}, "
             f"{self.steps} {'' if equal else 'unequal '}steps on [{t0:g}, {t1:g}], {self.integrator.shorthand}, "
-            f"{self.gradient!r}\n)"
+            f"{self.gradient!r}{', compiled' if self.compiles else ''}\n)"
         )

@@ -1,18 +1,40 @@
 """Calling one of several equal layers with a blend of their weights and statistics."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-Weights = Sequence[float]
+Weights = Sequence[float | Tensor]
+"""Numbers, or tensors without dimensions where one compiled program serves many times."""
 
 # How far a blend with negative weights may leave the range of the variances it is made of, as a factor. Some room is
 # right: variances grow through a block, and its first stage stands before the first Gauss node. Held to the range
 # itself, that stage would be normalised with a standard deviation wrong by 8 to 19 % (legendre(8) to legendre(2), and
 # a variance that grows by its first value with each unit of time).
 BEYOND = 2.0
+
+
+@dataclass(frozen=True)
+class Mix:
+    """The weights of a blend, with what is decided by their values.
+
+    Args:
+        weights: of the modules.
+        called: the module that is called.
+        negative: whether a weight is negative.
+    """
+
+    weights: Weights
+    called: int
+    negative: bool
+
+    @classmethod
+    def of(cls, weights: Sequence[float]) -> "Mix":
+        """Weights that are numbers; the module of the largest is called."""
+        return cls(weights, max(range(len(weights)), key=lambda index: weights[index]), min(weights) < 0.0)
 
 
 def is_variance(name: str) -> bool:
@@ -24,29 +46,29 @@ def blend(tensors: Sequence[Tensor], weights: Weights) -> Tensor:
     """sum_i w_i x_i."""
     total = tensors[0] * weights[0]
     for tensor, weight in zip(tensors[1:], weights[1:], strict=True):
-        total = torch.add(total, tensor, alpha=weight)
+        total = total + weight * tensor if isinstance(weight, Tensor) else torch.add(total, tensor, alpha=weight)
     return total
 
 
-def blend_variances(variances: Sequence[Tensor], weights: Weights) -> Tensor:
+def blend_variances(variances: Sequence[Tensor], weights: Weights, *, negative: bool) -> Tensor:
     """sum_i w_i v_i; where a weight is negative, kept between half the least v_i and twice the greatest: positive."""
     total = blend(variances, weights)
-    if min(weights) >= 0.0:
+    if not negative:
         return total
     together = torch.stack(tuple(variances))
     return total.clamp(together.amin(dim=0) / BEYOND, together.amax(dim=0) * BEYOND)
 
 
-def shares(weights: Weights) -> list[float]:
+def shares(weights: Weights, *, negative: bool = True) -> list[float | Tensor]:
     """What each module takes of a change of their blend: its weight, and nothing where weights are negative.
 
     >>> shares((0.25, 0.75)), shares((-0.5, 0.75, 0.75))
     ([0.25, 0.75], [0.0, 0.5, 0.5])
     """
-    if min(weights) >= 0.0:
+    if not negative:
         return list(weights)
-    positive = [max(weight, 0.0) for weight in weights]
-    total = sum(positive) or 1.0
+    positive = [weight.clamp_min(0.0) if isinstance(weight, Tensor) else max(weight, 0.0) for weight in weights]
+    total = sum(positive)
     return [weight / total for weight in positive]
 
 
@@ -57,21 +79,28 @@ def blended_parameters(modules: Sequence[nn.Module], weights: Weights) -> dict[s
 
 
 def call_blended(
-    modules: Sequence[nn.Module], weights: Weights, parameters: dict[str, Tensor], arguments: tuple[object, ...]
+    modules: Sequence[nn.Module],
+    weights: Sequence[float] | Mix,
+    parameters: dict[str, Tensor],
+    arguments: tuple[object, ...],
 ) -> Tensor:
-    """Call the module of the largest weight with blended ``parameters`` and blended buffers.
+    """Call one of the modules, the one of the largest weight, with blended ``parameters`` and blended buffers.
 
     Floating-point buffers are blended like the weights (:func:`blend_variances`); integer buffers are the called
     module's own. In training, what the call did to the blended buffers is given back to every module by its share
     (:func:`shares`, :func:`_share_update`).
     """
-    called = max(range(len(modules)), key=lambda index: weights[index])
+    mix = weights if isinstance(weights, Mix) else Mix.of(weights)
+    called, numbers = mix.called, mix.weights
     named = [dict(module.named_buffers()) for module in modules]
     buffers: dict[str, Tensor] = {}
     for name, buffer in named[called].items():
         if buffer.is_floating_point():
-            mix = blend_variances if is_variance(name) else blend
-            buffers[name] = mix([own[name] for own in named], weights)
+            own = [each[name] for each in named]
+            if is_variance(name):
+                buffers[name] = blend_variances(own, numbers, negative=mix.negative)
+            else:
+                buffers[name] = blend(own, numbers)
         else:
             buffers[name] = buffer.clone()
     training = modules[called].training and bool(buffers)
@@ -79,20 +108,20 @@ def call_blended(
     state = {**parameters, **buffers}
     output = functional_call(modules[called], state, arguments)
     if training:
-        parts = shares(weights)
+        parts = shares(numbers, negative=mix.negative)
         with torch.no_grad():
             for name, old in before.items():
                 whole = old
-                if is_variance(name) and min(weights) < 0.0:
+                if is_variance(name) and mix.negative:
                     # What negative weights leave may be small beside what it is left of: no measure for a growth.
-                    whole = torch.maximum(old, blend([own[name] for own in named], parts))
+                    whole = torch.maximum(old, blend([each[name] for each in named], parts))
                 for module, share in zip(modules, parts, strict=True):
                     _share_update(module, name, share, old, state[name], whole, in_place=state[name] is buffers[name])
     return output
 
 
 def _share_update(
-    module: nn.Module, name: str, share: float, old: Tensor, new: Tensor, whole: Tensor, in_place: bool
+    module: nn.Module, name: str, share: float | Tensor, old: Tensor, new: Tensor, whole: Tensor, in_place: bool
 ) -> None:
     """Move a module's buffer b by its share s of the change of the blended one.
 
@@ -103,7 +132,7 @@ def _share_update(
     parent_name, _, buffer_name = name.rpartition(".")
     parent = module.get_submodule(parent_name)
     buffer: Tensor = getattr(parent, buffer_name)
-    if buffer.dtype == torch.bool or (buffer.is_floating_point() and share == 0.0):
+    if buffer.dtype == torch.bool or (buffer.is_floating_point() and not isinstance(share, Tensor) and share == 0.0):
         return
     change = new - old
     if is_variance(name):
