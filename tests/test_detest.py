@@ -11,7 +11,7 @@ from tests.detest import DETEST, reference
 ADAPTIVE = [name for name, method in METHODS.items() if isinstance(method, AdaptiveMethod)]
 PRECISIONS = [torch.float64, torch.float32]
 # A few for methods that solve equations by Newton's method, which take ten times as long; -m slow runs the others.
-FEW = ["A3", "B1"]
+FEW = ["A3", "E5"]
 
 
 def tolerance(method, precision):

@@ -22,6 +22,14 @@ ADAPTIVE = [name for name in MEASURED if isinstance(METHODS[name], AdaptiveMetho
 # Each step solves equations by Newton's method, at ten times the cost: fewer steps have to do.
 NEWTON = [name for name in MEASURED if METHODS[name].own == ("max_iters",)]
 
+
+def cases(names):
+    """Methods in both directions of time; the dear ones run back with -m slow."""
+    for name in names:
+        yield pytest.param(name, False, id=f"{name}-forward")
+        yield pytest.param(name, True, id=f"{name}-back", marks=[pytest.mark.slow] if name in NEWTON else [])
+
+
 SIGNS = torch.tensor([1.0, -1.0], dtype=torch.float64)
 
 
@@ -94,8 +102,7 @@ def order_over_three_halvings(errors):
     return math.log2(errors[0] / errors[3]) / 3
 
 
-@pytest.mark.parametrize("back", [False, True], ids=["forward", "back"])
-@pytest.mark.parametrize("name", MEASURED)
+@pytest.mark.parametrize(("name", "back"), list(cases(MEASURED)))
 def test_the_measured_order_is_the_declared_one(name, back):
     """To 0.1, or 0.6 for dopri8, over three halvings.
 
@@ -146,8 +153,7 @@ LOOSEST = {2: 1e-3, 3: 1e-3, 4: 1e-4}
 SMALL_ESTIMATE = {"fehlberg2": 1000}
 
 
-@pytest.mark.parametrize("back", [False, True], ids=["forward", "back"])
-@pytest.mark.parametrize("name", ADAPTIVE)
+@pytest.mark.parametrize(("name", "back"), list(cases(ADAPTIVE)))
 def test_errors_are_proportional_to_the_tolerance(name, back):
     """Over four decades, with rtol = atol: a logarithmic slope of 1, to 0.2, and error / tolerance within a factor 10.
 
