@@ -23,7 +23,8 @@ ON_FAILURE = ("raise", "return")
 class Request:
     """The arguments of :func:`~dynamicblocks.solve`, checked one by one.
 
-    ``key`` is what compiled loops are kept for: the function of the caller, where ``func`` is made of it.
+    ``key`` is what compiled loops are kept for: the function of the caller, where ``func`` is made of it; ``role``
+    says how.
     """
 
     func: Callable[..., Any]
@@ -42,3 +43,4 @@ class Request:
     return_failures: bool
     compile: bool
     key: Any
+    role: str = "solve"

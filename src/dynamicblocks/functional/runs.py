@@ -8,16 +8,25 @@ from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.functional import adaptive, event, grid
-from dynamicblocks.functional.adjoint import AdjointTask, adjoint_norm, adjoint_states, parameters_of
+from dynamicblocks.functional.adjoint import (
+    AdjointTask,
+    CompiledTask,
+    adjoint_norm,
+    adjoint_states,
+    compiled_adjoint,
+    parameters_of,
+    with_norm,
+)
 from dynamicblocks.functional.checkpointed import checkpointed
 from dynamicblocks.functional.dense import Dense
 from dynamicblocks.functional.grid import GridMarch
 from dynamicblocks.functional.lost import describe_lost
-from dynamicblocks.functional.methods import AdaptiveMethod, GridMethod, as_method, foreign_options
+from dynamicblocks.functional.methods import AdaptiveMethod, GridMethod, Method, as_method, foreign_options
 from dynamicblocks.functional.nested import Nesting, tensors_in
 from dynamicblocks.functional.problem import Problem
 from dynamicblocks.functional.request import Request
 from dynamicblocks.functional.reversible import reversed_back
+from dynamicblocks.functional.solution import Solution
 from dynamicblocks.functional.walk import Event, StepLike, Walk, walk
 from dynamicblocks.marching import AdaptiveMarch
 
@@ -143,13 +152,7 @@ class Adjoint:
                 "with odeint_interface=odeint_adjoint"
             )
         asked = request.gradient_options
-        options = {name: value for name, value in request.options.items() if name != "norm"}
-        own = asked.get("method")
-        method = request.method if own is None else as_method(own)
-        given = dict(asked.get("options", options if own is None else {}))
-        foreign = foreign_options(method, given)
-        if foreign:
-            raise ConfigurationError(f"{method.name}, the method of the adjoint, does not take {', '.join(foreign)}")
+        options, method, given = _of_adjoint(request)
         forward, backward = ({**each} for each in (options, given))
         for each, rule in ((forward, request.method), (backward, method)):
             if isinstance(rule, AdaptiveMethod):
@@ -176,6 +179,37 @@ class Adjoint:
     def __call__(self) -> Found:
         _, states = adjoint_states(self.task, self.params)
         return Walk(list(states.unbind())), None
+
+
+def compiled_adjoint_solution(request: Request) -> Solution:
+    """The solution of a request for the adjoint in the compiled loop."""
+    asked = request.gradient_options
+    options, method, given = _of_adjoint(request)
+    refused = [name for name, there in (
+        ("event_fn", request.event_fn), ("dense", request.dense), ("params", asked.get("params")),
+        ("interpolant", asked.get("interpolant")), ("norm", request.options.get("norm")),
+    ) if there]  # fmt: skip
+    if refused:
+        raise ConfigurationError(f"a compiled adjoint does not take {', '.join(refused)}; leave it, or compile, out")
+    backward = (method, (asked.get("rtol", request.rtol), asked.get("atol", request.atol)), with_norm(given))
+    return compiled_adjoint(
+        CompiledTask(
+            request.func, request.args, request.y0, request.t, request.method, (request.rtol, request.atol), options,
+            backward, request.max_steps, request.return_failures,
+        )
+    )  # fmt: skip
+
+
+def _of_adjoint(request: Request) -> tuple[dict[str, Any], Method, dict[str, Any]]:
+    """The options of the forward pass, and the method and options of the backward pass."""
+    options = {name: value for name, value in request.options.items() if name != "norm"}
+    own = request.gradient_options.get("method")
+    method = request.method if own is None else as_method(own)
+    given = dict(request.gradient_options.get("options", options if own is None else {}))
+    foreign = foreign_options(method, given)
+    if foreign:
+        raise ConfigurationError(f"{method.name}, the method of the adjoint, does not take {', '.join(foreign)}")
+    return options, method, given
 
 
 RUNS: dict[str, Callable[[Request, Nesting, Problem, Any], Run]] = {

@@ -8,6 +8,7 @@ from torch import Tensor
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.functional.methods import as_method, foreign_options
 from dynamicblocks.functional.request import GRADIENTS, ON_FAILURE, Request
+from dynamicblocks.functional.runs import compiled_adjoint_solution
 from dynamicblocks.functional.solution import Solution
 from dynamicblocks.functional.solve_batched import solve_batched
 from dynamicblocks.functional.solve_compiled import solve_compiled
@@ -56,7 +57,8 @@ def solve(
         batched: each sample takes steps of its own, as if it were solved alone. Explicit adaptive methods.
         dense: also return the solution as a function of time.
         compile: compile the loop, several attempts in one call: the first solve takes long, those after it little.
-            Explicit adaptive methods, ``backprop``; what cannot be compiled runs as usual, with a warning.
+            Explicit adaptive methods, ``backprop`` and ``adjoint``; what cannot be compiled runs as usual, with a
+            warning.
         max_steps: most steps, accepted or not, of the solve or of each sample; adaptive methods only.
         on_failure: "raise" a :class:`~dynamicblocks.SolveError`, or "return" what was solved, with its status.
 
@@ -97,4 +99,6 @@ def solve(
     own_times = isinstance(t, Tensor) and t.ndim == 2
     if batched or own_times:
         return solve_batched(request)
-    return solve_compiled(request) if compile else solve_shared(request)
+    if not compile:
+        return solve_shared(request)
+    return compiled_adjoint_solution(request) if gradient == "adjoint" else solve_compiled(request)

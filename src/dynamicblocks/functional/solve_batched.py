@@ -18,11 +18,12 @@ from dynamicblocks.functional.request import Request
 from dynamicblocks.functional.solution import Solution, Statistics
 from dynamicblocks.integrators import Pair, Tolerance
 from dynamicblocks.marching import (
-    Attempts,
     BatchedMarch,
     Carry,
     Circumstances,
+    CompiledLoop,
     EventWatch,
+    News,
     NotFiniteStateError,
     Outputs,
     Record,
@@ -30,9 +31,9 @@ from dynamicblocks.marching import (
     StepLimitError,
     StepUnderflowError,
     Tally,
-    compiled_attempts,
     march,
     rows_norm,
+    start,
 )
 
 ERRORS = {
@@ -61,23 +62,28 @@ def solve_batched(request: Request) -> Solution:
     s = (t * direction[:, None]).detach()
     field = _CountedField(nesting.func(request.func, request.args))
     loop = _loop(request, nesting, pair, field, y0, direction)
-    start = loop.start(s[:, 0], y0, _first_step(request.options))
     outputs = Outputs(s, y0, pair)
     watch = _watch(request, nesting, loop, s[:, 0], y0)
     records: list[Record] = []
 
-    tried = _attempts(request, nesting, loop, watch)
+    compiled = _compiled(request, nesting, loop, watch) if request.compile else None
+    first_step = _first_step(request.options)
+    begin = start(s[:, 0], y0, lambda s, y: (compiled or loop).begin(s, y, first_step))
 
-    def attempts(carry: Carry, end: Tensor, s: Tensor, passed: Tensor) -> tuple[Carry, Record, Tensor]:
-        carry, record, news = tried(carry, end, s, passed)
+    def attempts(carry: Carry, end: Tensor, s: Tensor, passed: Tensor, ahead: int) -> tuple[Carry, Record, News]:
+        if compiled is None:
+            carry, record, news = loop.attempts(carry, end, s, passed, 1)
+        else:
+            carry, record, news = compiled.attempts(carry, end, s, passed, ahead)
         if request.dense:
             records.append(record)
         return carry, record, news
 
-    end = march(start, s[:, -1], outputs, attempts, request.max_steps, watch)
+    end = march(begin, s[:, -1], outputs, attempts, request.max_steps, watch)
     statuses = _statuses(end, watch)
     y = outputs.states()
-    tally = Tally(field.evaluations, int(end.accepted.sum()), int(end.rejected.sum()))
+    evaluations = field.evaluations + (0 if compiled is None else compiled.evaluations)
+    tally = Tally(evaluations, int(end.accepted.sum()), int(end.rejected.sum()))
     message = _message(statuses, end, direction, tally, request)
     if message and not request.return_failures:
         worst = next(status for status in ERRORS if status in statuses)
@@ -100,7 +106,7 @@ def solve_batched(request: Request) -> Solution:
         request.t,
         nesting.nested(y, (len(y),)),
         statuses,
-        Statistics(field.evaluations, end.accepted, end.rejected, None),
+        Statistics(evaluations, end.accepted, end.rejected, None),
         interpolant,
         event_t,
         event_y,
@@ -127,14 +133,12 @@ def _times(t: object, samples: int, device: torch.device) -> Tensor:
     return t.to(device, kind).expand(samples, -1).contiguous()
 
 
-def _attempts(request: Request, nesting: Nesting, loop: BatchedMarch, watch: EventWatch | None) -> Attempts:
-    """The loop's attempts, compiled if that is asked for."""
-    if not request.compile:
-        return lambda carry, end, s, passed: loop.attempts(carry, end, s, passed, 1)
+def _compiled(request: Request, nesting: Nesting, loop: BatchedMarch, watch: EventWatch | None) -> CompiledLoop:
+    """The loop, to be compiled."""
     func = request.func
     layout = repr(rebuilt(request.y0, iter(nesting.shapes)))
-    key = (loop.method.name, loop.control, request.options.get("norm"), loop.jumps, layout)
-    return compiled_attempts(
+    key = (loop.method.name, loop.control, request.options.get("norm"), loop.jumps, layout, request.role)
+    return CompiledLoop(
         loop, request.key, key, lambda args: nesting.func(func, args), request.args, single=watch is not None
     )
 

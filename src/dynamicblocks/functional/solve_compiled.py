@@ -26,6 +26,7 @@ def solve_compiled(request: Request) -> Solution:
         replace(
             request,
             func=_one_sample(request.func),
+            role=f"{request.role}, one sample",
             y0=_mapped(lambda y: y[None], request.y0),
             event_fn=None if request.event_fn is None else _one_event(request.event_fn),
             rtol=_lifted(request.rtol),

@@ -1,9 +1,20 @@
 """The loops: over a fixed grid, and with steps as long as the error allows."""
 
 from dynamicblocks.marching.adaptive import AdaptiveMarch, Hooks, Step, Stops
-from dynamicblocks.marching.batched import Attempts, BatchedMarch, Carry, Outputs, Record, Status, march, rows_norm
+from dynamicblocks.marching.batched import (
+    Attempts,
+    BatchedMarch,
+    Carry,
+    News,
+    Outputs,
+    Record,
+    Status,
+    march,
+    rows_norm,
+    start,
+)
 from dynamicblocks.marching.batched_events import EventWatch
-from dynamicblocks.marching.compiled import compiled_attempts
+from dynamicblocks.marching.compiled import CompiledLoop
 from dynamicblocks.marching.control import StepControl
 from dynamicblocks.marching.failures import (
     Circumstances,
@@ -22,12 +33,14 @@ __all__ = [
     "Carry",
     "Circumstances",
     "Clock",
+    "CompiledLoop",
     "CountedField",
     "EventWatch",
     "Field",
     "FixedMarch",
     "Hooks",
     "HostClock",
+    "News",
     "NotFiniteStateError",
     "Outputs",
     "Record",
@@ -40,7 +53,7 @@ __all__ = [
     "SteppedField",
     "Stops",
     "Tally",
-    "compiled_attempts",
     "march",
     "rows_norm",
+    "start",
 ]

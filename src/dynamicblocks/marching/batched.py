@@ -20,6 +20,8 @@ from dynamicblocks.marching.control import StepControl
 
 # Entries of the parts of steps that are kept before outputs are made of them.
 PENDING = 2**22
+# No more steps than this are foreseen.
+MANY = 2**20
 
 BatchField = Callable[[Tensor, Tensor], Tensor]
 
@@ -53,6 +55,29 @@ class Carry(NamedTuple):
     rejected: Tensor
 
 
+def start(s: Tensor, y: Tensor, begin: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Carry:
+    """The samples before their first steps; ``begin`` finds their slopes and the sizes of these steps."""
+    # Fresh tensors of plain layout, none of them twice: a compiled loop would be compiled again for another carry.
+    s, y = s.clone(memory_format=torch.contiguous_format), y.view_as(y)
+    slope, h = begin(s, y)
+    if slope.requires_grad and not y.requires_grad:
+        y = y.detach().requires_grad_().view_as(y)
+    no, count = torch.zeros_like(s, dtype=torch.bool), torch.zeros_like(s, dtype=torch.int64)
+    return Carry(s, h, y, slope, (torch.ones_like(h), torch.ones_like(h)), ~no, no, count, count.clone())
+
+
+class News(NamedTuple):
+    """What is known of some attempts beyond the states.
+
+    ``told`` is read by the host, shape (1 + K, B): its first row has 1 if any sample is still under way, plus 2 if any
+    attempt was not finite, plus 4 times how many more steps of its present size the farthest sample needs; the others
+    have how many outputs lie on each attempt of each sample. ``passed`` counts all outputs so far.
+    """
+
+    told: Tensor
+    passed: Tensor
+
+
 class Record(NamedTuple):
     """One attempt of every sample: where it began and ended (at its begin, if it was not accepted), and its parts."""
 
@@ -84,16 +109,10 @@ class BatchedMarch:
     stops: Tensor | None = None
     jumps: bool = False
 
-    def start(self, s: Tensor, y: Tensor, first_step: float | None) -> Carry:
-        """The samples before their first steps."""
-        y = y.view_as(y)  # no leaf, as after a step
+    def begin(self, s: Tensor, y: Tensor, first_step: float | None) -> tuple[Tensor, Tensor]:
+        """The slopes of all samples, and the sizes of their first steps."""
         slope = self.at(s, y)
-        h = self._first_sizes(s, y, slope) if first_step is None else torch.full_like(s, first_step)
-        count = torch.zeros_like(s, dtype=torch.int64)
-        no = torch.zeros_like(s, dtype=torch.bool)
-        older = (torch.ones_like(h), torch.ones_like(h))
-        # Fresh tensors of plain layout: a compiled loop would be compiled again for another one.
-        return Carry(s.clone(memory_format=torch.contiguous_format), h, y, slope, older, ~no, no, count, count)
+        return slope, self._first_sizes(s, y, slope) if first_step is None else torch.full_like(s, first_step)
 
     def attempt(self, carry: Carry, end: Tensor) -> tuple[Carry, Record]:
         """One attempt of every sample that is under way; the others stay where they are."""
@@ -135,9 +154,7 @@ class BatchedMarch:
         )
         return new, Record(s, s_next, tuple(trial.parts(y, h)), ratio)
 
-    def attempts(
-        self, carry: Carry, end: Tensor, s: Tensor, passed: Tensor, count: int
-    ) -> tuple[Carry, Record, Tensor]:
+    def attempts(self, carry: Carry, end: Tensor, s: Tensor, passed: Tensor, count: int) -> tuple[Carry, Record, News]:
         """Several attempts in one call.
 
         Args:
@@ -161,7 +178,7 @@ class BatchedMarch:
             tuple(torch.stack(each) for each in zip(*(record.parts for record in records), strict=True)),
             torch.stack([record.ratio for record in records]),
         )
-        return new, stacked, news_of(carry, new, stacked, stacked.s1, s, passed)
+        return new, stacked, news_of(carry, new, stacked, stacked.s1, end, s, passed)
 
     def at(self, s: Tensor, y: Tensor) -> Tensor:
         """The slope of every sample at its own time."""
@@ -271,7 +288,8 @@ def rows_norm(y: Tensor) -> Tensor:
 
 
 Stop = Callable[[Carry, Record], tuple[Tensor, Tensor] | None]
-Attempts = Callable[[Carry, Tensor, Tensor, Tensor], tuple[Carry, Record, Tensor]]
+Attempts = Callable[[Carry, Tensor, Tensor, Tensor, int], tuple[Carry, Record, News]]
+"""(carry, end, s, passed, ahead) -> some attempts of all samples; ``ahead`` says about how many more will be needed."""
 
 
 def march(
@@ -283,32 +301,35 @@ def march(
         start: the samples before their first steps.
         end: last times times the direction, shape (B,).
         outputs: takes the states on the way.
-        attempts: :meth:`BatchedMarch.attempts`, perhaps compiled.
+        attempts: :meth:`BatchedMarch.attempts`, perhaps compiled, with a number of its own choice in a call.
         max_attempts: most attempts of a sample.
         stop: called after single attempts; says which samples stop there, and when.
     """
-    carry, tried = start, 0
+    carry, tried, ahead = start, 0, 1
     while tried < max_attempts:
-        new, record, news = attempts(carry, end, outputs.s, outputs.passed)
+        new, record, news = attempts(carry, end, outputs.s, outputs.passed, ahead)
         tried += len(record.s0)
         found = None if stop is None else stop(carry, record)
         if found is not None:
             stopped, when = found
             new = new._replace(running=new.running & ~stopped)
-            news = news_of(carry, new, record, torch.where(stopped, when, record.s1), outputs.s, outputs.passed)
+            reached = torch.where(stopped, when, record.s1)
+            news = news_of(carry, new, record, reached, end, outputs.s, outputs.passed)
         # The one tensor that is read back.
-        flags, *counts = news.numpy(force=True)
-        under_way, lost = flags[0] & 1, flags[0] & 2
-        if lost and new.y.requires_grad and len(record.s0) == 1:
+        told = news.told.numpy(force=True)
+        summary = int(told[0, 0])
+        # First steps are short, and say little about how many will follow.
+        ahead = summary >> 2 if tried >= 3 else 1
+        if summary & 2 and new.y.requires_grad and len(record.s0) == 1:
             # What is not finite must not enter the graph, where zero times it is no zero: nobody takes this attempt.
             carry = _shortened(carry, new, record)
             if not bool(carry.running.any()):
                 break
             continue
-        outputs.take(record, np.stack(counts))
-        outputs.passed = outputs.passed + news[1:].sum(0)
+        outputs.take(record, told[1:])
+        outputs.passed = news.passed
         carry = new
-        if not under_way:
+        if not summary & 1:
             break
     return carry
 
@@ -324,14 +345,11 @@ def _shortened(carry: Carry, new: Carry, record: Record) -> Carry:
     )
 
 
-def news_of(carry: Carry, new: Carry, record: Record, reached: Tensor, s: Tensor, passed: Tensor) -> Tensor:
-    """What the host is told of some attempts, shape (1 + K, B).
-
-    The first row has 1 if any sample is still under way, plus 2 if any attempt was not finite; the others how many
-    outputs lie on each attempt of each sample, which ends at ``reached``.
-    """
+def news_of(carry: Carry, new: Carry, record: Record, reached: Tensor, end: Tensor, s: Tensor, passed: Tensor) -> News:
+    """The news of some attempts from ``carry`` to ``new``, each of which ends at ``reached``."""
     upto = torch.searchsorted(s, reached.T.contiguous(), right=True).T
     counts = (upto - torch.cat([passed[None], upto[:-1]])).clamp_min(0)
     lost = (~torch.isfinite(record.ratio) & carry.running).any()
-    flags = (new.running.any().to(torch.int64) + 2 * lost.to(torch.int64)).expand(1, s.shape[0])
-    return torch.cat([flags, counts])
+    ahead = torch.where(new.running, (end - new.s) / new.h, 0).nan_to_num(0).clamp(0, MANY).amax().to(torch.int64)
+    flags = new.running.any().to(torch.int64) + 2 * lost.to(torch.int64) + 4 * ahead
+    return News(torch.cat([flags.expand(1, s.shape[0]), counts]), passed + counts.sum(0))

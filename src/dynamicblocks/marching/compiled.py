@@ -1,74 +1,84 @@
 """The loop of tensors, compiled: several attempts of all samples in one call."""
 
+import inspect
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.integrators import Tolerance
-from dynamicblocks.marching.batched import Attempts, BatchedMarch, Carry, Record
+from dynamicblocks.marching.batched import BatchedMarch, Carry, News, Record
 
-# Attempts in one call where no gradients are wanted: a call costs as much as a few attempts of a small field.
-ATTEMPTS = 8
+# Attempts in one call where many are ahead: a call costs as much as a dozen attempts of a small field.
+ATTEMPTS = 12
+# Where fewer are ahead, they are made one by one: attempts that nobody needs cost as much as others.
+FEW = 4
+# So are those of states with more entries, whose time is not that of the call.
+SMALL = 4096
 
-_programs: "WeakKeyDictionary[Any, dict[Hashable, _Program]]" = WeakKeyDictionary()
+Build = Callable[[Any], Callable[[Tensor, Tensor], Tensor]]
+
+# So many programs are kept, and compiled for one form of loop, before old ones go and new ones are refused.
+PROGRAMS = 64
+_LIMIT: dict[str, Any] = (
+    {"recompile_limit": PROGRAMS} if "recompile_limit" in inspect.signature(torch.compile).parameters else {}
+)
+
+_programs: "OrderedDict[Hashable, _Program]" = OrderedDict()
 
 
 class _Program:
-    """Attempts of one field with one method, as a compiled function of tensors."""
-
-    def __init__(self, loop: BatchedMarch, build: Callable[[Any], Callable[[Tensor, Tensor], Tensor]]) -> None:
-        self.failed = False
-
-        method, control, jumps, norm = loop.method, loop.control, loop.jumps, loop.tolerance.norm
-
-        def attempts(
-            carry: Carry,
-            end: Tensor,
-            s: Tensor,
-            passed: Tensor,
-            direction: Tensor,
-            stops: Tensor | None,
-            tolerances: tuple[float | Tensor, float | Tensor],
-            args: Any,
-            count: int,
-        ) -> tuple[Carry, Record, Tensor]:
-            tolerance = Tolerance(tolerances[0], tolerances[1], norm)
-            own = BatchedMarch(build(args), method, tolerance, control, direction, stops, jumps)
-            return own.attempts(carry, end, s, passed, count)
-
-        on_cpu = loop.direction.device.type == "cpu"
-        options: dict[str, Any] = {"cpp_wrapper": True} if on_cpu else {"triton.cudagraphs": True}
-        self._run = torch.compile(attempts, fullgraph=True, dynamic=False, options=options)
-
-    def __call__(self, graph: bool, *arguments: Any) -> tuple[Carry, Record, Tensor]:
-        """Run it; ``graph`` says whether gradients are recorded."""
-        if not graph:
-            return self._run(*arguments)
-        with warnings.catch_warnings():
-            # Tracing looks at `grad` of inputs that are no leaves.
-            warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor")
-            return self._run(*arguments)
-
-
-def compiled_attempts(
-    loop: BatchedMarch,
-    func: Any,
-    key: Hashable,
-    build: Callable[[Any], Callable[[Tensor, Tensor], Tensor]],
-    args: Any,
-    *,
-    single: bool,
-) -> Attempts:
-    """The loop's attempts, compiled once for a function and a way to solve.
+    """The loop of one field with one method, as compiled functions of tensors.
 
     Args:
         loop: what is compiled.
-        func: the caller's function; what is compiled lives as long as it does.
+        func: the caller's function, which is held.
+        build: makes the field from the arguments of a call.
+    """
+
+    def __init__(self, loop: BatchedMarch, func: Any, build: Build) -> None:
+        self.func, self.failed = func, False
+        method, control, jumps, norm = loop.method, loop.control, loop.jumps, loop.tolerance.norm
+
+        def made(given: Any) -> BatchedMarch:
+            direction, stops, (rtol, atol), args = given
+            return BatchedMarch(build(args), method, Tolerance(rtol, atol, norm), control, direction, stops, jumps)
+
+        def begin(given: Any, s: Tensor, y: Tensor, first_step: float | None) -> tuple[Tensor, Tensor]:
+            return made(given).begin(s, y, first_step)
+
+        def attempts(
+            given: Any, carry: Carry, end: Tensor, s: Tensor, passed: Tensor, count: int
+        ) -> tuple[Carry, Record, News]:
+            return made(given).attempts(carry, end, s, passed, count)
+
+        on_cpu = loop.direction.device.type == "cpu"
+        options: dict[str, Any] = {"cpp_wrapper": True} if on_cpu else {"triton.cudagraphs": True}
+        self.begin, self.attempts = (
+            torch.compile(part, fullgraph=True, dynamic=False, options=options, **_LIMIT) for part in (begin, attempts)
+        )
+
+
+def _program(loop: BatchedMarch, func: Any, key: Hashable, build: Build) -> _Program:
+    """The program of a function and a way to solve; it holds the function, so that its identity stays its own."""
+    place = (id(func), key)
+    found = _programs.pop(place, None) or _Program(loop, func, build)
+    _programs[place] = found
+    if len(_programs) > PROGRAMS:
+        _programs.popitem(last=False)
+    return found
+
+
+class CompiledLoop:
+    """A loop that is compiled once for a function and a way to solve.
+
+    Args:
+        loop: what is compiled.
+        func: the caller's function.
         key: everything else that is compiled in.
         build: makes the field of the loop from ``args``.
         args: tensors, and what holds them, that may change from call to call.
@@ -77,26 +87,46 @@ def compiled_attempts(
     Warns:
         UserWarning: it could not be compiled, and why; the loop then runs as it is.
     """
-    try:
-        known = _programs.setdefault(func, {})
-    except TypeError:  # no weak references to such an object
-        known = {}
-    program = known.setdefault(key, _Program(loop, build))
-    tolerances = (loop.tolerance.rtol, loop.tolerance.atol)
 
-    def attempts(carry: Carry, end: Tensor, s: Tensor, passed: Tensor) -> tuple[Carry, Record, Tensor]:
+    def __init__(self, loop: BatchedMarch, func: Any, key: Hashable, build: Build, args: Any, *, single: bool) -> None:
+        self.loop, self.single = loop, single
+        self.evaluations = 0  # in compiled calls
+        self._program = _program(loop, func, key, build)
+        self._given = (loop.direction, loop.stops, (loop.tolerance.rtol, loop.tolerance.atol), args)
+
+    def begin(self, s: Tensor, y: Tensor, first_step: float | None) -> tuple[Tensor, Tensor]:
+        """As :meth:`BatchedMarch.begin`."""
+        found = self._run(self._program.begin, s, y, first_step)
+        if found is None:
+            return self.loop.begin(s, y, first_step)
+        self.evaluations += 1 if first_step is not None else 2
+        return found
+
+    def attempts(self, carry: Carry, end: Tensor, s: Tensor, passed: Tensor, ahead: int) -> tuple[Carry, Record, News]:
+        """As :meth:`BatchedMarch.attempts`; how many depends on how many are ``ahead``."""
         # With gradients an attempt that nobody takes must not enter the graph: one at a time.
         graph = torch.is_grad_enabled() and carry.y.requires_grad
-        count = 1 if single or graph else ATTEMPTS
-        if not program.failed:
-            try:
-                return program(graph, carry, end, s, passed, loop.direction, loop.stops, tolerances, args, count)
-            except ConfigurationError:
-                raise
-            except Exception as error:
-                program.failed = True
-                reason = f"{type(error).__name__}: {error}".splitlines()[0]
-                warnings.warn(f"the solve was not compiled and runs as usual: {reason:.300}", stacklevel=6)
-        return loop.attempts(carry, end, s, passed, 1)
+        alone = self.single or graph or ahead < FEW or carry.y.numel() > SMALL
+        count = 1 if alone else ATTEMPTS
+        found = self._run(self._program.attempts, carry, end, s, passed, count)
+        if found is None:
+            return self.loop.attempts(carry, end, s, passed, 1)
+        self.evaluations += count * (len(self.loop.method.fractions) - 1 + self.loop.jumps)
+        return found
 
-    return attempts
+    def _run(self, part: Callable[..., Any], *arguments: Any) -> Any:
+        """What a compiled part returns; None if it cannot be compiled."""
+        if self._program.failed:
+            return None
+        try:
+            with warnings.catch_warnings():
+                # Tracing looks at `grad` of inputs that are no leaves.
+                warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor")
+                return part(self._given, *arguments)
+        except ConfigurationError:
+            raise
+        except Exception as error:
+            self._program.failed = True
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            warnings.warn(f"the solve was not compiled and runs as usual: {reason:.300}", stacklevel=7)
+            return None

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.functional import event
+from dynamicblocks.functional.adjoint.compiled import CompiledTask, compiled_adjoint, with_norm
 from dynamicblocks.functional.adjoint.node import adjoint_states
 from dynamicblocks.functional.adjoint.norm import adjoint_norm
 from dynamicblocks.functional.adjoint.task import AdjointTask, parameters_of
@@ -83,10 +84,7 @@ def odeint_adjoint(
     given = parameters_of(func) if adjoint_params is None else list(adjoint_params)  # type: ignore[arg-type]
     params = [each for each in given if each.requires_grad]
     forward_options = check_options(chosen, options)
-    if forward_options.pop("compile", False):
-        raise ConfigurationError(
-            "the adjoint method does not run compiled; use odeint, or leave the option compile out"
-        )
+    compiled = bool(forward_options.pop("compile", False))
     interpolant = bool((adjoint_options or {}).get("interpolant", False))
     if adjoint_options is None:
         backward_options = {name: value for name, value in forward_options.items() if name != "norm"}
@@ -98,29 +96,43 @@ def odeint_adjoint(
                 "parameters that need no gradient are left out of the adjoint pass, and of what its norm is given",
                 stacklevel=2,
             )
+    tolerances = (rtol, atol)
+    backward_tolerances = (
+        rtol if adjoint_rtol is None else adjoint_rtol,
+        atol if adjoint_atol is None else adjoint_atol,
+    )
+    if compiled:
+        backward_options.pop("compile", None)
+        known = {id(each) for each in func.parameters()} if isinstance(func, nn.Module) else set()
+        if event_fn is not None or interpolant or forward_options.get("norm") is not None:
+            raise ConfigurationError("a compiled adjoint takes no event_fn, interpolant or norm of the state")
+        if any(id(each) not in known for each in params):
+            raise ConfigurationError(
+                "a compiled adjoint differentiates for the parameters of func, an nn.Module, alone"
+            )
+        backward = (backward_method, backward_tolerances, with_norm(backward_options))
+        task = CompiledTask(func, (), y0, t, chosen, tolerances, forward_options, backward)
+        return compiled_adjoint(task).y
     problem = make_problem(func, y0, t)
     backward_options["norm"] = adjoint_norm(
         backward_options.get("norm"), forward_options.get("norm"), problem.layout, interpolant=interpolant
     )
     if event_fn is not None:
         event.check_event_times(problem)
-    task = AdjointTask(
+    eager = AdjointTask(
         problem=problem,
         y0=y0,
         method=chosen,
-        tolerances=(rtol, atol),
+        tolerances=tolerances,
         options=forward_options,
         backward_method=backward_method,
-        backward_tolerances=(
-            rtol if adjoint_rtol is None else adjoint_rtol,
-            atol if adjoint_atol is None else adjoint_atol,
-        ),
+        backward_tolerances=backward_tolerances,
         backward_options=backward_options,
         happening=None if event_fn is None else event.combined(event_fn, problem),
         lost=_warn_of_lost if collected else None,
         interpolant=interpolant,
     )
-    event_t, states = adjoint_states(task, params)
+    event_t, states = adjoint_states(eager, params)
     found = problem.layout.unflat(states, (len(problem.times),))
     return found if event_fn is None else (event_t, found)
 
