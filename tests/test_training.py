@@ -355,7 +355,7 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys):
     assert "--resume" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "converge", "compress", "models", "integrators"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "converge", "compress", "models", "integrators", "methods"])
 def test_every_command_has_help_with_an_example(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
@@ -370,6 +370,10 @@ def test_listings(capsys):
     assert "shortcut" in capsys.readouterr().out
     assert main(["models", "resnet21"]) == 2
     assert "did you mean" in capsys.readouterr().err
+    assert main(["methods"]) == 0
+    assert "kvaerno5" in capsys.readouterr().out
+    assert main(["methods", "alf"]) == 0
+    assert "step_size" in capsys.readouterr().out
     assert main(["integrators"]) == 0
     assert "rk4_classic" in capsys.readouterr().out
 

@@ -37,6 +37,7 @@ from dynamicblocks.functional import (
 )
 from dynamicblocks.gradients import Backprop, Checkpoint, Gradient
 from dynamicblocks.integrators import Adaptive, Integrator, RungeKutta, Tableau, as_integrator, list_integrators
+from dynamicblocks.marching import NotFiniteStateError, SolveError, Status, StepLimitError, StepUnderflowError
 from dynamicblocks.models import create_model, list_models, model_options
 from dynamicblocks.network import DynamicNet
 from dynamicblocks.surgery import (
@@ -72,6 +73,7 @@ __all__ = [
     "Head",
     "Integrator",
     "Legendre",
+    "NotFiniteStateError",
     "Opening",
     "PiecewiseConstant",
     "PiecewiseLinear",
@@ -79,8 +81,12 @@ __all__ = [
     "ResidualConnector",
     "RungeKutta",
     "Solution",
+    "SolveError",
     "SolverError",
     "Statistics",
+    "Status",
+    "StepLimitError",
+    "StepUnderflowError",
     "StorageError",
     "Tableau",
     "as_integrator",

@@ -1,4 +1,4 @@
-"""``dynamicblocks models`` and ``dynamicblocks integrators``."""
+"""``dynamicblocks models``, ``dynamicblocks integrators`` and ``dynamicblocks methods``."""
 
 import inspect
 
@@ -6,6 +6,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
+from dynamicblocks.functional.methods import METHODS, AdaptiveMethod, GridMethod, as_method
 from dynamicblocks.integrators import as_integrator, list_integrators
 from dynamicblocks.models import create_model, list_models, model_options
 
@@ -57,5 +58,37 @@ Example: dynamicblocks integrators"""
         Console().print(table, "Use one: dynamicblocks train --model.integrator NAME", sep="\n", highlight=False)
 
 
+class MethodsCommand:
+    """Lists the methods of odeint and solve, or the options of one."""
+
+    HELP = "list the methods of odeint and solve, or the options of one"
+    USAGE = "dynamicblocks methods [NAME]"
+    DESCRIPTION = """List the methods of odeint and solve with their orders, or the options of one.
+
+Example: dynamicblocks methods dopri5"""
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("name", type=str | None, nargs="?", default=None, help="a method, to see its options")
+
+    def run(self, options: Namespace) -> None:
+        if options.name is not None:
+            method = as_method(options.name)
+            Console().print(f"Options of {method.name}: {', '.join(method.options)}", highlight=False)
+            return
+        table = Table("method", "order", "steps", title="Methods of odeint and solve")
+        for name, method in METHODS.items():
+            made = method.make() if isinstance(method, (AdaptiveMethod, GridMethod)) else None
+            steps = "as the error allows" if isinstance(method, AdaptiveMethod) else "given"
+            table.add_row(name, "" if made is None else str(made.order), "SciPy's" if made is None else steps)
+        Console().print(
+            table,
+            "Options of one: dynamicblocks methods NAME",
+            'Use one: dynamicblocks.odeint(func, y0, t, method="NAME")',
+            sep="\n",
+            highlight=False,
+        )
+
+
 models_command = ModelsCommand()
 integrators_command = IntegratorsCommand()
+methods_command = MethodsCommand()

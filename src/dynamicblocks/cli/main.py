@@ -19,6 +19,7 @@ COMMANDS: dict[str, Command] = {
     "compress": compress,
     "models": listing.models_command,
     "integrators": listing.integrators_command,
+    "methods": listing.methods_command,
 }
 
 DESCRIPTION = "Residual networks as differential equations: train, evaluate, compress and list them."
