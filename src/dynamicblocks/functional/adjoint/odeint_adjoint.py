@@ -60,6 +60,7 @@ def odeint_adjoint(
     Raises:
         ConfigurationError: parameters that are not known; combinations that cannot be.
 
+    >>> import torch
     >>> rate = torch.tensor([2.0], requires_grad=True)
     >>> t = torch.tensor([0.0, 1.0])
     >>> y = odeint_adjoint(lambda t, y: -rate * y, torch.ones(1), t, adjoint_params=(rate,))
