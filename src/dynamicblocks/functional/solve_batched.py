@@ -48,7 +48,8 @@ def solve_batched(request: Request) -> Solution:
     method = request.method
     pair = method.make(**method.chosen(request.options)) if isinstance(method, AdaptiveMethod) else None
     if not isinstance(pair, Pair):
-        raise ConfigurationError(f"batched=True needs an explicit adaptive method such as dopri5, got {method.name}")
+        what = "a compiled loop" if request.compile else "batched=True"
+        raise ConfigurationError(f"{what} needs an explicit adaptive method such as dopri5, got {method.name}")
     if request.gradient != "backprop":
         raise ConfigurationError(
             f"with steps of its own for each sample gradients are made by 'backprop', got {request.gradient!r}"
