@@ -1,6 +1,7 @@
 """``solve`` with steps of its own for each sample."""
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -107,7 +108,7 @@ def solve_batched(request: Request) -> Solution:
         request.t,
         nesting.nested(y, (len(y),)),
         statuses,
-        Statistics(evaluations, end.accepted, end.rejected, None),
+        Statistics(evaluations, end.accepted, end.rejected, None if request.compile else field.seconds),
         interpolant,
         event_t,
         event_y,
@@ -149,10 +150,12 @@ class _CountedField:
 
     def __init__(self, func: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.func = func
-        self.evaluations = 0
+        self.evaluations, self.seconds = 0, 0.0
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        begin = time.perf_counter()
         slope = self.func(t, y)
+        self.seconds += time.perf_counter() - begin
         if self.evaluations == 0 and (not isinstance(slope, Tensor) or slope.shape != y.shape):
             got = tuple(slope.shape) if isinstance(slope, Tensor) else type(slope).__name__
             raise ConfigurationError(

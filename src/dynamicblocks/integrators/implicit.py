@@ -5,6 +5,7 @@ import warnings
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -68,8 +69,8 @@ class ImplicitTableau:
         """The inverse of each block of a; empty for an explicit stage."""
         made = []
         for block in self.blocks:
-            part = torch.tensor([[self.a[i][j] for j in block] for i in block], dtype=torch.float64)
-            rows = torch.linalg.inv(part).tolist() if bool(part.any()) else []
+            part = np.array([[self.a[i][j] for j in block] for i in block])
+            rows = np.linalg.inv(part).tolist() if part.any() else []
             made.append(tuple(tuple(row) for row in rows))
         return tuple(made)
 
@@ -158,10 +159,18 @@ class ImplicitRungeKutta(Integrator):
 
         start = layout.pack(known.detach())
         guess = start.new_zeros(layout.rows, start.shape[1] * count)
-        root, found = newton(residual, guess, rms(start), max_iters=self.max_iters)
+        root, found = newton(residual, guess, rms(start), _unit(start), max_iters=self.max_iters)
         if not bool(found.all()):
             warnings.warn("Functional iteration did not converge. Solution may be incorrect.", stacklevel=2)
         return layout.unpack(attach(residual, root, self.derivatives), count)
+
+
+def _unit(start: Tensor) -> Tensor | None:
+    """Under autocast fields are coarse: the change of a state beyond which their rounding errors show, else None."""
+    device = start.device.type
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        return None
+    return torch.finfo(torch.get_autocast_dtype(device)).eps / 8 * rms(start)
 
 
 _R3, _R6, _R15 = math.sqrt(3), math.sqrt(6), math.sqrt(15)
