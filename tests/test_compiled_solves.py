@@ -102,6 +102,10 @@ def test_arguments_get_gradients_from_the_compiled_adjoint(float64, monkeypatch)
 
     for a, b in zip(gradients(compile=True), gradients(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    found = db.solve(field, y0, T, args=(rate, shift), gradient="adjoint", compile=True, **TOLERANCE)
+    (once,) = torch.autograd.grad((found.y["x"] ** 2).sum(), rate, create_graph=True)
+    with pytest.raises(db.ConfigurationError, match="no second derivatives"):
+        once.backward()
 
 
 def test_a_compiled_adjoint_does_not_lose_a_gradient(float64):

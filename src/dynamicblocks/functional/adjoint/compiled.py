@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.functional import adaptive
+from dynamicblocks.functional.adjoint.node import ONCE
 from dynamicblocks.functional.lost import describe_lost, lost_tensors
 from dynamicblocks.functional.methods import Method
 from dynamicblocks.functional.nested import leaves, rebuilt, tensors_in
 from dynamicblocks.functional.norms import mixed_norm
+from dynamicblocks.functional.once import once
 from dynamicblocks.functional.request import Request
 from dynamicblocks.functional.solution import Solution
 from dynamicblocks.functional.solve_compiled import solve_compiled
@@ -102,7 +104,6 @@ class _CompiledAdjoint(torch.autograd.Function):
         return states
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *by_states: Tensor) -> tuple[Tensor | None, ...]:
         task: CompiledTask = ctx.task
         saved = ctx.saved_tensors
@@ -110,18 +111,19 @@ class _CompiledAdjoint(torch.autograd.Function):
         equation = _AdjointEquation(task)
         a = [by[-1] for by in by_states]
         sums = [torch.zeros_like(each) for each in inputs]
-        for n in range(len(task.t) - 1, 0, -1):
-            y = rebuilt(task.like, (each[n] for each in states))
-            start = (y, rebuilt(task.like, iter(a)), *sums)
-            times = task.t[n - 1 : n + 1].flip(0)
-            found = solve_compiled(
-                task.request(equation, start, times, (inputs, task.args), "adjoint, backward", task.backward)
-            )
-            _, reached, *totals = found.y
-            # y itself goes on from the forward pass; what came back from the far end of the interval is less exact.
-            pairs = zip(tensors_in(reached), by_states, strict=True)
-            a, sums = [each[-1] + by[n - 1] for each, by in pairs], [each[-1] for each in totals]
-        return None, None, *a, *sums
+        with torch.no_grad():
+            for n in range(len(task.t) - 1, 0, -1):
+                y = rebuilt(task.like, (each[n] for each in states))
+                start = (y, rebuilt(task.like, iter(a)), *sums)
+                times = task.t[n - 1 : n + 1].flip(0)
+                found = solve_compiled(
+                    task.request(equation, start, times, (inputs, task.args), "adjoint, backward", task.backward)
+                )
+                _, reached, *totals = found.y
+                # y itself goes on from the forward pass; what came back from the far end of the interval is less exact.
+                pairs = zip(tensors_in(reached), by_states, strict=True)
+                a, sums = [each[-1] + by[n - 1] for each, by in pairs], [each[-1] for each in totals]
+        return None, None, *once((*a, *sums), by_states[0], ONCE)
 
 
 class _AdjointEquation:

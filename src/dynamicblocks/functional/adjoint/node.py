@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.functional.adjoint.equation import solve_back
 from dynamicblocks.functional.adjoint.stored import StoredSteps
 from dynamicblocks.functional.adjoint.task import AdjointTask
 from dynamicblocks.functional.odeint import states_at_times, states_until_event
+from dynamicblocks.functional.once import once
 from dynamicblocks.marching import Clock
+
+ONCE = "the adjoint method has no second derivatives; use odeint, whose steps can be differentiated twice"
 
 
 def adjoint_states(task: AdjointTask, params: Sequence[Tensor]) -> tuple[Tensor | None, Tensor]:
@@ -55,22 +57,4 @@ class _Adjoint(torch.autograd.Function):
         if task.happening is not None and by_t is not None:
             # The time of the event is no free variable; odeint_event gives it its gradient.
             by_t = torch.cat([by_t[:1], torch.zeros_like(by_t[1:])])
-        found = (by_y0, by_t, *by_params)
-        if torch.is_grad_enabled():
-            handle = by_y0.new_zeros((), requires_grad=True)
-            found = _OnceOnly.apply(handle, *found)  # type: ignore[no-untyped-call]
-        return None, *found
-
-
-class _OnceOnly(torch.autograd.Function):
-    """Gradients that cannot be differentiated again, and say so rather than count as constants."""
-
-    @staticmethod
-    def forward(ctx: Any, _handle: Tensor, *values: Tensor | None) -> tuple[Tensor | None, ...]:
-        return tuple(None if value is None else value.clone() for value in values)
-
-    @staticmethod
-    def backward(ctx: Any, *_gradients: Tensor) -> tuple[None, ...]:
-        raise ConfigurationError(
-            "the adjoint method has no second derivatives; use odeint, whose steps can be differentiated twice"
-        )
+        return None, *once((by_y0, by_t, *by_params), by_y0, ONCE)

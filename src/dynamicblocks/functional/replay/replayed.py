@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.functional.lost import lost_tensors
+from dynamicblocks.functional.once import once
 from dynamicblocks.functional.problem import Problem
 from dynamicblocks.functional.replay.actions import Course, Keeper, Record
 from dynamicblocks.functional.replay.carry import apart, together
@@ -107,23 +107,8 @@ class _Replayed(torch.autograd.Function):
         carries = [together(hollow, tensors) for hollow in tape.hollows]
         with torch.no_grad(), tape.autocast(), tape.steady or contextlib.nullcontext():
             found = backward(tape, y0, t, grid, inputs, carries, by_outputs)
-        if torch.is_grad_enabled():
-            handle = by_outputs.new_zeros((), requires_grad=True)
-            found = _Once.apply(handle, tape.mode, *found)  # type: ignore[no-untyped-call]
-        return None, *found
-
-
-class _Once(torch.autograd.Function):
-    """Gradients that cannot be differentiated again, and say so rather than count as constants."""
-
-    @staticmethod
-    def forward(ctx: Any, _handle: Tensor, mode: str, *values: Tensor | None) -> tuple[Tensor | None, ...]:
-        ctx.mode = mode
-        return tuple(None if value is None else value.clone() for value in values)
-
-    @staticmethod
-    def backward(ctx: Any, *_gradients: Tensor) -> tuple[None, ...]:
-        raise ConfigurationError(
-            f"gradient={ctx.mode!r} has no second derivatives; use gradient='backprop', whose steps can be "
+        message = (
+            f"gradient={tape.mode!r} has no second derivatives; use gradient='backprop', whose steps can be "
             "differentiated twice"
         )
+        return None, *once(found, by_outputs, message)
