@@ -54,7 +54,8 @@ def solve(
             solve for y back in time. ``params`` are tensors that get gradients, beside those that are found.
         event_fn: g(t, y, *args); the solve ends where g changes its sign, or at the last time. With ``batched`` g has
             shape (B,), and each sample ends at its own event.
-        batched: each sample takes steps of its own, as if it were solved alone. Explicit adaptive methods.
+        batched: each sample takes steps of its own, whatever its neighbours are, and ends at its last time (steps that
+            are common to the state go beyond it, and states are interpolated). Explicit adaptive methods.
         dense: also return the solution as a function of time.
         compile: compile the loop, several attempts in one call: the first solve takes long, those after it little.
             Explicit adaptive methods, ``backprop`` and ``adjoint``; what cannot be compiled runs as usual, with a
