@@ -84,6 +84,26 @@ def paired(a: Callable[[], object], b: Callable[[], object], repeats: int = 10, 
     )
 
 
+def interleaved(runs: Mapping[str, Callable[[], object]], repeats: int = 10, warmup: int = 2) -> dict[str, list[float]]:
+    """Seconds of several callables, run in turn, forwards and backwards; one number for each of ``repeats`` rounds.
+
+    For more than two sides: :func:`paired` is for two.
+    """
+    for _ in range(warmup):
+        for run in runs.values():
+            run()
+    gc.collect()
+    gc.freeze()
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats):
+        there = {name: _seconds(run) for name, run in runs.items()}
+        back = {name: _seconds(runs[name]) for name in reversed(runs)}
+        for name in runs:
+            found[name].append(there[name] + back[name])
+    gc.unfreeze()
+    return {name: [seconds / 2 for seconds in taken] for name, taken in found.items()}
+
+
 def _seconds(run: Callable[[], object]) -> float:
     # Garbage of one side must not be collected on the other's time.
     gc.collect()

@@ -18,7 +18,11 @@ here: weights | test % | min | seed, hardware, data |
 def row(name: str, published: list) -> str:
     """What was published and what was measured here."""
     model, data, units, refined, integrator, weights, accuracy, minutes = published
-    told = [f"{weights} M", "-" if accuracy is None else f"{accuracy:.2f}", "-" if minutes is None else f"{minutes}"]
+    told = [
+        "-" if weights is None else f"{weights} M",
+        "-" if accuracy is None else f"{accuracy:.2f}",
+        "-" if minutes is None else f"{minutes}",
+    ]
     path = HERE / "results" / f"{name}.json"
     ours = ["not measured", "not measured", "not measured", ""]
     if path.exists():

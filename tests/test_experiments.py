@@ -21,7 +21,11 @@ def test_each_configuration_has_its_published_row():
 def test_configurations_make_networks_of_the_published_size(name):
     config = load_config(EXPERIMENTS / "configs" / f"{name}.yaml")
     classes = 100 if config.data.name == "cifar100" else 10
-    net = config.model.build(SimpleNamespace(channels=3, classes=range(classes)))
+    net = config.build(SimpleNamespace(channels=3, classes=range(classes)))
     for _ in config.refine.epochs:
         net = db.refine(net)
-    assert net.weights / 1e6 == pytest.approx(PUBLISHED[name][5], abs=0.007)
+    published = PUBLISHED[name][5]
+    if published is not None:
+        assert net.weights / 1e6 == pytest.approx(published, abs=0.007)
+    else:
+        assert len(db.twists(net).twisted) > 0

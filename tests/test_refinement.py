@@ -16,7 +16,7 @@ import dynamicblocks as db
 from dynamicblocks.data.batches import generator
 from dynamicblocks.discretisation import discretisation, with_discretisation
 from dynamicblocks.training import ModelConfig, RefineConfig, TrainConfig, Training
-from dynamicblocks.training.growth import carry_momentum, scatter_controls
+from dynamicblocks.training.growth import carry_momentum, growths, scatter_controls
 from dynamicblocks.training.runs import load_run
 from dynamicblocks.training.storage import read_tree
 from tests.test_training import kill_in_an_epoch
@@ -158,7 +158,8 @@ def test_measuring_a_refinement_leaves_the_statistics_alone(tmp_path):
     training.position.epoch = 1
     before = {name: tensor.clone() for name, tensor in training.net.named_buffers()}
     expected = dict(db.refine(training.net).named_buffers())
-    training._refine()
+    (growth,) = growths(training.config, epoch=1)
+    training._grow(growth)
     after = dict(training.net.named_buffers())
     assert after.keys() == expected.keys() > before.keys()
     assert all(torch.equal(after[name], expected[name]) for name in after)

@@ -10,6 +10,7 @@
 ... )
 """
 
+import importlib
 from typing import TYPE_CHECKING
 
 from dynamicblocks import layers
@@ -49,8 +50,10 @@ from dynamicblocks.surgery import (
     with_integrator,
 )
 from dynamicblocks.times import Grid, graded, uniform
+from dynamicblocks.twisting import twist, twists, untwist
 
 if TYPE_CHECKING:
+    from dynamicblocks import analysis
     from dynamicblocks.analysis import gradient_check
 
 __version__ = "0.1.0"
@@ -89,6 +92,7 @@ __all__ = [
     "StepUnderflowError",
     "StorageError",
     "Tableau",
+    "analysis",
     "as_integrator",
     "create_model",
     "freeze_unused_controls",
@@ -106,7 +110,10 @@ __all__ = [
     "recalibrate",
     "refine",
     "solve",
+    "twist",
+    "twists",
     "uniform",
+    "untwist",
     "with_gradient",
     "with_integrator",
 ]
@@ -114,8 +121,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     # The analyses bring plots and trainings with them, which take longer to import than all the rest.
-    if name == "gradient_check":
-        from dynamicblocks.analysis import gradient_check
-
-        return gradient_check
+    if name in ("analysis", "gradient_check"):
+        analysis = importlib.import_module("dynamicblocks.analysis")
+        return analysis if name == "analysis" else analysis.gradient_check
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,20 +1,28 @@
-"""What networks do under other discretisations (convergence tests, compression), and whether gradients are right."""
+"""What networks do under other discretisations, what their kernels do to images, and whether gradients are right."""
 
 from dynamicblocks.analysis.candidates import Candidate, candidates, halved
 from dynamicblocks.analysis.compression import Compression, changed, compress
 from dynamicblocks.analysis.figure import Panel, draw_manifestations
 from dynamicblocks.analysis.gradients import CheckedMode, GradientCheck, gradient_check
+from dynamicblocks.analysis.operator_figure import draw_fields, draw_operators
+from dynamicblocks.analysis.operators import Operators, TwistOperators, network_operators, operators
 
 __all__ = [
     "Candidate",
     "CheckedMode",
     "Compression",
     "GradientCheck",
+    "Operators",
     "Panel",
+    "TwistOperators",
     "candidates",
     "changed",
     "compress",
+    "draw_fields",
     "draw_manifestations",
+    "draw_operators",
     "gradient_check",
     "halved",
+    "network_operators",
+    "operators",
 ]

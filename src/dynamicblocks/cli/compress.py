@@ -17,8 +17,8 @@ from dynamicblocks.analysis import Compression, changed, compress, halved
 from dynamicblocks.analysis.compression import INTEGRATORS
 from dynamicblocks.cli.console import make_console
 from dynamicblocks.cli.loading import LoadedRun, add_device_arguments, load
-from dynamicblocks.discretisation import discretisation
 from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.form import form
 from dynamicblocks.integrators import as_integrator
 from dynamicblocks.network import DynamicNet
 from dynamicblocks.training import evaluate, make_batches
@@ -95,7 +95,7 @@ def run(options: Namespace) -> None:
         "data": one.data.note,
     }
     folder = RunFolder.create(target, one.config.as_dict(), {**environment(), "compressed_from": str(one.folder.path)})
-    folder.write_weights(found.net.state_dict(), one.config.as_dict(), discretisation(found.net))
+    folder.write_weights(found.net.state_dict(), one.config.as_dict(), form(found.net))
     folder.write_result(result)
     quoted = shlex.quote(str(target))
     console.print(f"Run written to {target}\nNext:\n  dynamicblocks evaluate {quoted}", highlight=False, soft_wrap=True)

@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from rich.console import Console
 
 from dynamicblocks import __version__
-from dynamicblocks.cli import compress, converge, evaluate, listing, published, train
+from dynamicblocks.cli import compress, converge, evaluate, listing, operators, published, train
 from dynamicblocks.cli.command import Command
 from dynamicblocks.errors import ConfigurationError, DynamicBlocksError
 
@@ -17,6 +17,7 @@ COMMANDS: dict[str, Command] = {
     "evaluate": evaluate,
     "converge": converge,
     "compress": compress,
+    "operators": operators,
     "models": listing.models_command,
     "integrators": listing.integrators_command,
     "methods": listing.methods_command,

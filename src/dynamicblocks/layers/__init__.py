@@ -9,9 +9,11 @@ from dynamicblocks.layers.protocol import ProjectedLayer, takes_time
 from dynamicblocks.layers.residual_unit import UNITS, ResidualUnit, UnitOrder, unit_order
 from dynamicblocks.layers.skipinit import SkipInit
 from dynamicblocks.layers.symmetric import Symmetric
+from dynamicblocks.layers.twist import PARAMETRISATIONS, TwistConv2d
 
 __all__ = [
     "BOUNDARIES",
+    "PARAMETRISATIONS",
     "UNITS",
     "Branch",
     "Conv2d",
@@ -27,6 +29,7 @@ __all__ = [
     "Style",
     "Symmetric",
     "TVNorm",
+    "TwistConv2d",
     "UnitOrder",
     "activations",
     "conv2d_adjoint",

@@ -11,7 +11,9 @@ from dynamicblocks.layers.boundary import Conv2d
 from dynamicblocks.layers.norms import NormSpec, make_norm
 from dynamicblocks.layers.skipinit import SkipInit
 
-WORDS = ("conv", "norm", "act", "scale")
+WORDS = ("conv", "norm", "act", "scale", "reduce", "expand")
+# Of a bottleneck: channels outside for each one inside (He et al. 2015).
+EXPANSION = 4
 
 
 class Style(TypedDict, total=False):
@@ -27,12 +29,14 @@ class Branch(nn.Sequential):
     """A sequence of ``conv``, ``norm``, ``act`` and ``scale`` in a given order; children are ``conv1``, ``norm1``, ...
 
     The first convolution changes the number of channels and carries the stride. A norm ``"none"`` leaves no child.
+    A bottleneck has 1x1 convolutions besides: ``reduce`` to a quarter of ``out_channels`` and ``expand`` back to them.
 
     Shapes:
         (batch, in_channels, H, W) -> (batch, out_channels, ceil(H / stride), ceil(W / stride)).
 
     Args:
-        order: words out of ``conv``, ``norm``, ``act`` and ``scale`` (SkipInit), for example ``"norm act conv"``.
+        order: words out of ``conv``, ``norm``, ``act``, ``scale`` (SkipInit), ``reduce`` and ``expand``, for example
+            ``"norm act conv"``.
         in_channels, out_channels: number of channels before and after.
         norm: name of a normalisation, or a factory called with the number of channels.
         activation: name of an activation, or a factory.
@@ -60,7 +64,7 @@ class Branch(nn.Sequential):
     ) -> None:
         super().__init__()
         number = {word: count(1) for word in WORDS}
-        width = in_channels
+        width, target = in_channels, out_channels
         for word in order.split():
             if word not in number:
                 raise ConfigurationError(f"a branch is made of {', '.join(WORDS)}, got {word!r} in {order!r}")
@@ -68,14 +72,25 @@ class Branch(nn.Sequential):
                 continue
             name = f"{word}{next(number[word])}"
             if word == "conv":
-                self.add_module(name, Conv2d(width, out_channels, kernel_size, stride, boundary, bias))
-                width, stride = out_channels, 1
+                self.add_module(name, Conv2d(width, target, kernel_size, stride, boundary, bias))
+                width, stride = target, 1
+            elif word in ("reduce", "expand"):
+                target = _inner(out_channels) if word == "reduce" else out_channels
+                self.add_module(name, Conv2d(width, target, 1, bias=bias))
+                width = target
             elif word == "norm":
                 self.add_module(name, make_norm(norm, width))
             elif word == "scale":
                 self.add_module(name, SkipInit())
             else:
                 self.add_module(name, make_activation(activation))
+
+
+def _inner(out_channels: int) -> int:
+    inner, rest = divmod(out_channels, EXPANSION)
+    if rest or not inner:
+        raise ConfigurationError(f"a bottleneck takes a multiple of {EXPANSION} channels, got {out_channels}")
+    return inner
 
 
 class _NamedBranch(Branch):

@@ -27,6 +27,8 @@ UNITS: dict[str, UnitOrder] = {
     "d": UnitOrder("act conv norm act conv norm", "", "conv norm", "act"),
     "e": UnitOrder("norm act conv norm act conv", "", "conv", "norm act"),
     "post": UnitOrder("conv act norm conv act norm", "", "conv norm act", ""),
+    "bottleneck_a": UnitOrder("reduce norm act conv norm act expand norm", "act", "conv norm act", ""),
+    "bottleneck_e": UnitOrder("norm act reduce norm act conv norm act expand", "", "conv", "norm act"),
 }
 
 
@@ -41,19 +43,22 @@ def unit_order(unit: str, skipinit: bool = False) -> UnitOrder:
 class ResidualUnit(ProjectedLayer):
     """One of the residual units of He et al. 2016 (arXiv:1603.05027), or ``post`` (Queiruga et al. 2020).
 
-    ======  ================================  =============
-    unit    branch F                          on the sum
-    ======  ================================  =============
-    a       conv norm act conv norm           act
-    b       conv norm act conv                norm act
-    c       conv norm act conv norm act       nothing
-    d       act conv norm act conv norm       nothing
-    e       norm act conv norm act conv       nothing
-    post    conv act norm conv act norm       nothing
-    ======  ================================  =============
+    ============  =============================================  =============
+    unit          branch F                                       on the sum
+    ============  =============================================  =============
+    a             conv norm act conv norm                        act
+    b             conv norm act conv                             norm act
+    c             conv norm act conv norm act                    nothing
+    d             act conv norm act conv norm                    nothing
+    e             norm act conv norm act conv                    nothing
+    post          conv act norm conv act norm                    nothing
+    bottleneck_a  reduce norm act conv norm act expand norm      act
+    bottleneck_e  norm act reduce norm act conv norm act expand  nothing
+    ============  =============================================  =============
 
-    The layer function is F alone; what acts on the sum is the layer's projection. ``skipinit`` puts a trainable
-    scalar, zero at first, at the end of the branch.
+    A bottleneck convolves a quarter of the channels, between 1x1 convolutions. The layer function is F alone; what
+    acts on the sum is the layer's projection. ``skipinit`` puts a trainable scalar, zero at first, at the end of the
+    branch.
 
     >>> ResidualUnit(8, "a").projection
     Branch(

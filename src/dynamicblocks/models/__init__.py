@@ -4,6 +4,7 @@ from dynamicblocks.models.continuousnet import continuousnet
 from dynamicblocks.models.dynamicnet import dynamicnet
 from dynamicblocks.models.registry import create_model, list_models, model_options, models
 from dynamicblocks.models.resnet import resnet, wide_resnet
+from dynamicblocks.models.twist_resnet import twist_resnet
 
 __all__ = [
     "continuousnet",
@@ -13,5 +14,6 @@ __all__ = [
     "model_options",
     "models",
     "resnet",
+    "twist_resnet",
     "wide_resnet",
 ]

@@ -36,9 +36,14 @@ def make_optimizer(net: nn.Module, config: OptimizerConfig) -> torch.optim.Optim
 def learning_rate(config: OptimizerConfig, step: int, steps: int, epoch: int = 0) -> float:
     """The learning rate of step 0, ..., ``steps - 1``, which lies in ``epoch``: a linear rise, then the schedule.
 
+    ``xexp`` rises and falls by itself (liuyao12): lr_end + lr x exp(1 - x).
+
     >>> learning_rate(OptimizerConfig(lr=1.0, warmup=0.2), step=1, steps=10)
     1.0
     """
+    if config.schedule == "xexp":
+        x = (step + 1) / (config.peak * steps)
+        return config.lr_end + config.lr * x * math.exp(1 - x)
     warm = round(config.warmup * steps)
     if step < warm:
         return config.lr * (step + 1) / warm

@@ -12,7 +12,7 @@ class Position:
     """Where a training stands.
 
     ``step`` counts within the epoch; ``kept_epoch`` is the one whose weights are kept so far, ``best_loss``
-    its loss; ``refined`` says what a refinement at the start of the epoch did.
+    its loss; ``grown`` says what each change of the network at the start of the epoch did.
     """
 
     epoch: int = 0
@@ -20,7 +20,7 @@ class Position:
     seconds: float = 0.0
     kept_epoch: int = -1
     best_loss: float = math.inf
-    refined: dict[str, Any] = field(default_factory=dict)
+    grown: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def improved_by(self, score: Score) -> bool:
         """Whether a validation score beats the best so far, by loss: finer than a count of right answers."""

@@ -136,21 +136,19 @@ class RunFolder:
             raise StorageError(f"{self.path} has no checkpoint: the run ended before its first; start it anew")
         return read_tree(path)
 
-    def write_weights(
-        self, weights: Mapping[str, Tensor], config: Mapping[str, Any], discretisation: Mapping[str, Any]
-    ) -> None:
-        """Replace the best weights, with the configuration that made them and the shape they have now."""
-        header = {"config": config, "discretisation": discretisation}
+    def write_weights(self, weights: Mapping[str, Tensor], config: Mapping[str, Any], form: Mapping[str, Any]) -> None:
+        """Replace the best weights, with the configuration that made them and the form of the network now."""
+        header = {"config": config, **form}
         write_tensors(self.path / "model.safetensors", weights, header)
 
     def read_weights(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The best weights, and how the blocks that they belong to are discretised."""
+        """The best weights, and the form of the network that they belong to."""
         path = self.path / "model.safetensors"
         weights, header = read_tensors(path)
         check_finite(weights, str(path))
         if "discretisation" not in header:
             raise StorageError(f"{path} does not say how its blocks are discretised; train it again")
-        return weights, header["discretisation"]
+        return weights, {name: entry for name, entry in header.items() if name != "config"}
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write the result."""

@@ -8,8 +8,8 @@ from pathlib import Path
 from lightning_fabric import Fabric
 
 from dynamicblocks.data import ImageDataset
-from dynamicblocks.discretisation import with_discretisation
 from dynamicblocks.errors import ConfigurationError, StorageError
+from dynamicblocks.form import in_form
 from dynamicblocks.network import DynamicNet
 from dynamicblocks.training.config import TrainConfig, load_config
 from dynamicblocks.training.environment import environment
@@ -28,7 +28,7 @@ def load_run(path: Path, *, data_dir: str | None = None) -> tuple[RunFolder, Tra
     data = (config.data if data_dir is None else replace(config.data, data_dir=data_dir)).load()
     weights, described = folder.read_weights()
     try:
-        net = with_discretisation(config.model.build(data), described)
+        net = in_form(config.build(data), described)
         net.load_state_dict(weights)
     except (RuntimeError, ConfigurationError, KeyError) as error:
         raise StorageError(f"the weights in {path} do not fit the network of its configuration: {error}") from error

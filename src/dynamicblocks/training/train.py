@@ -11,15 +11,13 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from dynamicblocks.data.batches import generator
-from dynamicblocks.discretisation import discretisation, with_discretisation
 from dynamicblocks.errors import SolverError, StorageError
+from dynamicblocks.form import form, in_form
 from dynamicblocks.network import DynamicNet
-from dynamicblocks.surgery import refine
 from dynamicblocks.training.config import TrainConfig, load_config
 from dynamicblocks.training.engine import Engine
 from dynamicblocks.training.evaluation import Score, evaluate
-from dynamicblocks.training.growth import carry_momentum, scatter_controls
+from dynamicblocks.training.growth import Growth, growths
 from dynamicblocks.training.hardware import make_fabric, over_processes, random_state, set_random_state
 from dynamicblocks.training.loading import make_batches
 from dynamicblocks.training.measured import measured_config
@@ -53,7 +51,7 @@ class Training:
             config = replace(config, hardware=recorded.hardware)
         self.data = config.data.load()
         torch.manual_seed(config.seed)
-        net = config.model.build(self.data)
+        net = config.build(self.data)
         self.config, measured = (config, []) if resume is not None else measured_config(config, self.data, net)
         self.fabric = make_fabric(self.config.hardware)
         self.fabric.launch()
@@ -98,7 +96,7 @@ class Training:
         state = self.folder.read_checkpoint()
         try:
             self._use_precision(precision or state["precision"])
-            net = with_discretisation(net, state["discretisation"])
+            net = in_form(net, state["form"])
             net.load_state_dict(state["weights"])
             self._set_up(net)
             self.engine.optimizer.load_state_dict(state["optimizer"])
@@ -127,7 +125,7 @@ class Training:
                 "position": vars(self.position),
                 "sums": sums,
                 "random": random_state(),
-                "discretisation": discretisation(self.net),
+                "form": form(self.net),
                 "precision": self.config.hardware.precision,
             }
             self.folder.write_checkpoint(state)
@@ -144,8 +142,8 @@ class Training:
                     self._fall_back(bar)
             bar.finish(self.total_steps)
         self.fabric.barrier()
-        weights, best = self.folder.read_weights()
-        net = with_discretisation(self.net, best)
+        weights, described = self.folder.read_weights()
+        net = in_form(self.net, described)
         net.load_state_dict(weights)
         test = make_batches(self.data, self.data.test, self.config, self.fabric)
         outcome = conclude(net, self.validation, test, self.fabric, self.folder, self.position)
@@ -158,8 +156,9 @@ class Training:
         epoch, first = self.position.epoch, self.position.step
         begin = time.perf_counter()
         before = self.position.seconds
-        if first == 0 and epoch in self.config.refine.epochs:
-            self._refine()
+        if first == 0:
+            for growth in growths(self.config, epoch):
+                self._grow(growth)
         self.net.train()
         rate = 0.0
         side = self.config.data.side(epoch / self.config.epochs)
@@ -193,9 +192,7 @@ class Training:
             "images_per_second": (last - first) * self.config.data.batch_size / elapsed,
             "seconds": self.position.seconds,
         }
-        if self.position.refined:
-            entry["refined"] = self.position.refined
-        self._finish_epoch(score, entry)
+        self._finish_epoch(score, {**entry, **self.position.grown})
 
     def _step(self, images: Tensor, labels: Tensor) -> None:
         loss, sums = self.engine.loss(images, labels)
@@ -233,28 +230,23 @@ class Training:
         event = {"event": "precision", "from": failed, "to": "32-true", "epoch": self.position.epoch}
         self.folder.append("events.jsonl", {**event, "step": self.position.step})
 
-    def _refine(self) -> None:
-        """Multiply controls and steps, carry the momentum over, and measure the network before and after."""
-        settings = self.config.refine
+    def _grow(self, growth: Growth) -> None:
+        """Change the network, carry its momentum over, and measure it before and after."""
         before = evaluate(self.net, self.validation, self.fabric)
         old = self.engine
-        net = refine(old.net, settings.factor)
-        if settings.variance:
-            scatter_controls(net, settings.variance, generator(self.config.seed, self.position.epoch))
-        self._set_up(net)
-        momenta, carried = old.bare_optimizer.state, self.engine.bare_optimizer.state
-        carry_momentum(old.net, momenta, net, carried, settings.factor)
+        self._set_up(growth.apply(old.net))
+        growth.carry(old.net, old.bare_optimizer.state, self.net, self.engine.bare_optimizer.state)
         after = evaluate(self.net, self.validation, self.fabric)
         # The best weights of a smaller network are not what was asked for.
         self.position.kept_epoch, self.position.best_loss = -1, math.inf
-        self.position.refined = {
+        self.position.grown[growth.name] = {
             "weights": self.net.weights,
             "evaluations": self.net.evaluations,
             "validation_loss": [before.loss, after.loss],
             "validation_accuracy": [before.accuracy, after.accuracy],
         }
         self.console.print(
-            f"Refined before epoch {self.position.epoch + 1} to {self.net.weights:,} weights and "
+            f"{growth.name.capitalize()} before epoch {self.position.epoch + 1} to {self.net.weights:,} weights and "
             f"{self.net.evaluations} evaluations; validation loss {before.loss:.4f} -> {after.loss:.4f}, accuracy "
             f"{before.accuracy:.2%} -> {after.accuracy:.2%}",
             highlight=False,
@@ -265,11 +257,11 @@ class Training:
         if self.config.keep == "last" or self.position.improved_by(score):
             self.position.kept_epoch, self.position.best_loss = self.position.epoch, score.loss
             if self.fabric.global_rank == 0:
-                self.folder.write_weights(self.net.state_dict(), self.config.as_dict(), discretisation(self.net))
+                self.folder.write_weights(self.net.state_dict(), self.config.as_dict(), form(self.net))
         if self.fabric.global_rank == 0:
             self.folder.append("metrics.jsonl", entry)
         self.position.epoch += 1
         self.position.step = 0
-        self.position.refined = {}
+        self.position.grown = {}
         self.sums.zero_()
         self._save(self.sums)

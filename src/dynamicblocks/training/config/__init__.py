@@ -7,6 +7,7 @@ from dynamicblocks.training.config.optimizer import OptimizerConfig
 from dynamicblocks.training.config.parsing import add_config_arguments, config_of, load_config
 from dynamicblocks.training.config.refine import RefineConfig
 from dynamicblocks.training.config.tree import TrainConfig
+from dynamicblocks.training.config.twist import TwistConfig
 
 __all__ = [
     "DataConfig",
@@ -15,6 +16,7 @@ __all__ = [
     "OptimizerConfig",
     "RefineConfig",
     "TrainConfig",
+    "TwistConfig",
     "add_config_arguments",
     "config_of",
     "load_config",

@@ -25,7 +25,7 @@ class ModelConfig:
         gradient: backward pass (backprop, checkpoint).
         connector: between blocks (pooled, residual).
         pool: of pooled connectors (average, max, none).
-        width: channels of the opening of a ContinuousNet or wide network (alpha).
+        width: channels of the opening of a ContinuousNet, wide network (alpha) or twist_resnet.
         widen: widen factor of a ContinuousNet or wide network.
         steps_per_unit: time steps of a ContinuousNet in each control interval.
         time_epsilon: length of the time of a ContinuousNet's blocks; by default its units.
@@ -34,9 +34,12 @@ class ModelConfig:
         stitch: whether a ContinuousNet has residual units between blocks (else plain convolutions).
         initial: how convolutions are drawn (he, torch).
         depth: layers of a plain residual network, 6 n + 2 (wide: 6 n + 4).
-        unit: residual unit of a plain residual network (a, b, c, d, e, post).
+        unit: residual unit of a plain or twisted residual network (a, b, c, d, e, post, bottleneck_a, bottleneck_e).
         shortcut: of strided residual units (padding, convolution, convolution_norm).
         bias: whether convolutions have biases.
+        stages: which of the four stages of a twist_resnet are twisted, for example TTTF.
+        parametrisation: of the twist of a twist_resnet (vector, independent, full).
+        degree: of its coefficients, 1 or 2.
     """
 
     name: str = "dynamicnet_small"
@@ -64,6 +67,9 @@ class ModelConfig:
     unit: str | None = None
     shortcut: str | None = None
     bias: bool | None = None
+    stages: str | None = None
+    parametrisation: str | None = None
+    degree: int | None = None
 
     def build(self, data: ImageDataset) -> DynamicNet:
         """The network for a data set, freshly initialised."""

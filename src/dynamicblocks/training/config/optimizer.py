@@ -22,7 +22,8 @@ class OptimizerConfig:
         kernel_decay: weight decay of kernels under muon, which is decoupled from the gradient.
         decay_all: whether biases and normalisations decay too.
         schedule: learning rate over the training: half a cosine, a straight line (one cycle), steps, or constant;
-            after the warm-up.
+            after the warm-up. Or xexp, lr x exp(1 - x) over lr_end with x = 1 at ``peak``, which has a rise of its own.
+        peak: share of the steps at which xexp is highest.
         warmup: share of the steps in which the learning rate rises linearly.
         decay: factor of the learning rate at each of ``decay_epochs``, with schedule ``steps``.
         decay_epochs: those epochs.
@@ -40,7 +41,8 @@ class OptimizerConfig:
     kernel_lr: float = 0.01
     kernel_decay: float = 0.01
     decay_all: bool = False
-    schedule: Literal["cosine", "linear", "steps", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "steps", "constant", "xexp"] = "cosine"
+    peak: float = 0.1
     warmup: float = 0.15
     decay: float = 0.1
     decay_epochs: tuple[int, ...] = ()
@@ -68,5 +70,7 @@ class OptimizerConfig:
         for name in ("momentum", "warmup", "label_smoothing"):
             if getattr(self, name) >= 1:
                 raise ConfigurationError(f"optimizer.{name} must be below 1, got {getattr(self, name)}")
+        if not 0 < self.peak <= 1:
+            raise ConfigurationError(f"optimizer.peak must lie between 0 and 1, got {self.peak}")
         for epoch in self.decay_epochs:
             check_count(epoch, "optimizer.decay_epochs")

@@ -3,12 +3,16 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from dynamicblocks.data import ImageDataset
+from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.network import DynamicNet
 from dynamicblocks.times import check_count
 from dynamicblocks.training.config.data import DataConfig
 from dynamicblocks.training.config.hardware import HardwareConfig
 from dynamicblocks.training.config.model import ModelConfig
 from dynamicblocks.training.config.optimizer import OptimizerConfig
 from dynamicblocks.training.config.refine import RefineConfig
+from dynamicblocks.training.config.twist import TwistConfig
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,7 @@ class TrainConfig:
         model: network.
         optimizer: optimiser.
         refine: depth that grows.
+        twist: coefficients that vary over the image.
         hardware: device, precision, processes.
         epochs: passes over the training images.
         keep: weights of which epoch are the result: best, that of the lowest validation loss, or last. Where the
@@ -35,6 +40,7 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     refine: RefineConfig = field(default_factory=RefineConfig)
+    twist: TwistConfig = field(default_factory=TwistConfig)
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
     epochs: int = 30
     keep: Literal["best", "last"] = "best"
@@ -47,9 +53,19 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_count(self.epochs, "epochs")
         check_count(self.seed, "seed", least=0)
+        if self.twist.epoch >= self.epochs:
+            raise ConfigurationError(
+                f"twist.epoch must lie in the training, from 0 to epochs - 1 = {self.epochs - 1}, got "
+                f"{self.twist.epoch}"
+            )
         for name in ("checkpoint_steps", "max_steps"):
             if getattr(self, name) is not None:
                 check_count(getattr(self, name), name)
+
+    def build(self, data: ImageDataset) -> DynamicNet:
+        """The network for a data set as the training begins with it, freshly initialised."""
+        net = self.model.build(data)
+        return self.twist.twist(net) if self.twist.turned_on(epoch=0) else net
 
     def as_dict(self) -> dict[str, Any]:
         """Plain dictionaries and lists, as YAML and JSON hold them."""

@@ -1,0 +1,66 @@
+"""``dynamicblocks operators``."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.table import Table
+
+from dynamicblocks.analysis import Operators, TwistOperators, draw_fields, draw_operators, network_operators
+from dynamicblocks.analysis.operators import plain_part
+from dynamicblocks.cli.console import make_console
+from dynamicblocks.training.runs import load_run
+from dynamicblocks.twisting import twists
+
+HELP = "the kernels of a trained network as differential operators, and the vector fields of its twists"
+USAGE = "dynamicblocks operators RUN [--pairs N] [--data_dir DIR]"
+DESCRIPTION = """Take the 3x3 kernels of a run apart into differential operators: 1, dx, dy, dxx, dxy, dyy, ...
+
+Prints what share the operators of each order have in each convolution and, of twisted ones, the strength of the twist
+and how much of its vector field is rotation and scaling. Writes operators.png into the folder of the run and, if a
+convolution is twisted, fields.png with the fields of the pairs of channels that are twisted most.
+
+Example: dynamicblocks operators runs/MINE
+         dynamicblocks operators runs/MINE --pairs 12"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The run, and how much is drawn of it."""
+    parser.add_argument("run", type=str, help="folder of the run")
+    parser.add_argument("--pairs", type=int, default=6, help="pairs of channels whose vector fields are drawn")
+    parser.add_argument("--data_dir", type=str | None, default=None, help="local copy of the data; else the run's own")
+
+
+def run(options: Namespace) -> None:
+    """Print the table and draw."""
+    console = make_console()
+    folder, _, _, net = load_run(Path(options.run), data_dir=options.data_dir)
+    found = network_operators(net)
+    strengths = {each.name: each.strength for each in twists(net).twisted}
+    console.print(_table(str(folder.path), found, strengths))
+    drawn = [folder.path / "operators.png"]
+    draw_operators(net, drawn[0])
+    if any(isinstance(each, TwistOperators) for each in found.values()):
+        drawn.append(folder.path / "fields.png")
+        draw_fields(net, drawn[1], pairs=options.pairs)
+    console.print(f"Written to {' and '.join(map(str, drawn))}", highlight=False, soft_wrap=True)
+
+
+def _table(title: str, found: Mapping[str, Operators | TwistOperators], strengths: Mapping[str, float]) -> Table:
+    table = Table(title=f"{title}, shares of the squared coefficients", title_justify="left")
+    table.add_column("convolution", overflow="fold")
+    for column in ("kernels", "order 0", "1", "2", "3 and 4"):
+        table.add_column(column, justify="right")
+    if strengths:
+        for column in ("twist: strength", "rotation", "scaling"):
+            table.add_column(column, justify="right")
+    for name, each in found.items():
+        plain = plain_part(each)
+        zero, one, two, *rest = plain.order_shares
+        cells = [f"{share:.1%}" for share in (zero, one, two, sum(rest))]
+        if isinstance(each, TwistOperators):
+            shares = each.field_shares
+            cells += [f"{strengths[name]:.3f}", f"{shares['rotation']:.1%}", f"{shares['scaling']:.1%}"]
+        out, into = plain.coefficients.shape[:2]
+        table.add_row(name, f"{out} x {into}", *cells)
+    return table

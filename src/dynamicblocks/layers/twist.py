@@ -1,0 +1,195 @@
+"""Convolutions whose coefficients vary over the image."""
+
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dynamicblocks.errors import ConfigurationError, unknown_name
+from dynamicblocks.layers.coordinates import monomials
+from dynamicblocks.layers.weighted_sum import weighted_sum
+
+Parametrisation = Literal["vector", "independent", "full"]
+PARAMETRISATIONS: tuple[Parametrisation, ...] = get_args(Parametrisation)
+
+
+class TwistConv2d(nn.Conv2d):
+    r"""A convolution with variable coefficients: W * x + X (Wx * x) + Y (Wy * x).
+
+    A 3x3 kernel is a differential operator of order at most two. One convolution has constant coefficients, so it can
+    shift and diffuse an image; coefficients that are linear in the coordinates of a pixel can also turn and scale it
+    (liuyao12, "ResNet with a twist"). X grows with the column and Y with the row of the *output*, from pixel centre to
+    pixel centre inside (-1, 1), whatever the size of the image.
+
+    ``twist`` holds free kernels, and ``forward`` makes the kernels of the coefficients of them:
+
+    ===============  ==========================================  ================================================
+    parametrisation  degree 1                                    degree 2 adds
+    ===============  ==========================================  ================================================
+    ``vector``       Wx = A(V), Wy = Wx turned by 90 degrees     (X^2 - Y^2) A(V2) + 2 X Y (A(V2) turned)
+    ``independent``  Wx = A(V1), Wy = A(V2)                      X^2 A(V3) + X Y A(V4) + Y^2 A(V5)
+    ``full``         Wx = V1, Wy = V2                            X^2 V3 + X Y V4 + Y^2 V5
+    ===============  ==========================================  ================================================
+
+    A(V) = (V - V turned by 180 degrees) / 2 is antisymmetric, an operator of odd order: a vector field. It does not
+    respond to constants. A ``vector`` twist is one field and its turns: with complex numbers z = X + iY, and i for a
+    turn by 90 degrees, z A(V) + z^2 A(V2). Its first term commutes with turning square images by 90 degrees.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype: as
+            of :class:`torch.nn.Conv2d`.
+        parametrisation: ``vector`` (odd or even square kernels), ``independent`` or ``full``.
+        degree: of the coefficients in X and Y, 1 or 2.
+        fused: whether all kernels are run as one convolution; otherwise as one each, slower, but the term W * x is then
+            that of the plain convolution to the last bit.
+
+    Shapes:
+        as of :class:`torch.nn.Conv2d`; ``twist`` (n out_channels, in_channels / groups, *kernel_size) holds the free
+        kernels V1, ..., Vn one below the other. It is zero at first, so that the layer starts as the plain convolution
+        with the same ``weight`` and ``bias``.
+
+    Raises:
+        ConfigurationError: an unknown parametrisation or degree, or a kernel that it cannot have.
+
+    >>> twist = TwistConv2d(3, 8, 3, padding=1)
+    >>> x = torch.randn(2, 3, 8, 8)
+    >>> plain = torch.nn.functional.conv2d(x, twist.weight, twist.bias, padding=1)
+    >>> torch.allclose(twist(x), plain, atol=1e-5)
+    True
+    """
+
+    twist: nn.Parameter
+    parametrisation: Parametrisation
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        *args: Any,
+        parametrisation: str = "vector",
+        degree: int = 1,
+        fused: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        size = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+        known = check_twist(parametrisation, degree, size)
+        super().__init__(in_channels, out_channels, kernel_size, *args, **kwargs)
+        self._twist(known, degree, fused)
+
+    @classmethod
+    def of(cls, plain: nn.Conv2d, parametrisation: str = "vector", degree: int = 1) -> "TwistConv2d":
+        """The same function as ``plain``, ready to be twisted; weight, bias, hooks and modes are shared with it."""
+        known = check_twist(parametrisation, degree, plain.kernel_size)
+        twisted = cls.__new__(cls)
+        # All that a module holds, so that nothing of it is forgotten; only the list of parameters will differ.
+        twisted.__dict__ = {**vars(plain), "_parameters": dict(plain._parameters)}
+        twisted._twist(known, degree, fused=True)
+        return twisted
+
+    def plain(self) -> nn.Conv2d:
+        """The convolution without the twist; it shares weight, bias, hooks and modes."""
+        plain = nn.Conv2d.__new__(nn.Conv2d)
+        parameters = {name: weight for name, weight in self._parameters.items() if name != "twist"}
+        own = ("parametrisation", "degree", "fused")
+        kept = {name: value for name, value in vars(self).items() if name not in own}
+        plain.__dict__ = {**kept, "_parameters": parameters}
+        return plain
+
+    def _twist(self, parametrisation: Parametrisation, degree: int, fused: bool) -> None:
+        self.parametrisation = parametrisation
+        self.degree = degree
+        self.fused = fused
+        weight = self.weight
+        # Of four dimensions, for nn.Module.to(memory_format=...) takes five for a volume.
+        shape = (free_kernels(parametrisation, degree) * weight.shape[0], *weight.shape[1:])
+        self.twist = nn.Parameter(weight.new_zeros(shape), requires_grad=weight.requires_grad)
+
+    def reset_parameters(self) -> None:
+        """As a convolution of PyTorch, without a twist."""
+        super().reset_parameters()
+        if "twist" in self._parameters:
+            nn.init.zeros_(self.twist)
+
+    def extra_repr(self) -> str:
+        degree = "" if self.degree == 1 else f", degree={self.degree}"
+        convolution: str = super().extra_repr()  # type: ignore[no-untyped-call]
+        return f"{convolution}, parametrisation={self.parametrisation!r}{degree}"
+
+    def twist_kernels(self) -> list[Tensor]:
+        """The kernels of the coefficients, each of the shape of ``weight``: Wx, Wy, and those of degree 2."""
+        free = list(self.twist.chunk(free_kernels(self.parametrisation, self.degree)))
+        if self.parametrisation == "full":
+            return free
+        odd = [antisymmetric(kernel) for kernel in free]
+        if self.parametrisation == "independent":
+            return odd
+        return [kernel for field in odd for kernel in (field, quarter_turn(field))]
+
+    def coefficients(self, height: int, width: int, like: Tensor) -> Tensor:
+        """What each of :meth:`twist_kernels` is multiplied with on an output of that size: (kernels, height, width)."""
+        terms = monomials(height, width, self.degree, like)
+        if self.parametrisation == "vector" and self.degree == 2:
+            x, y, xx, xy, yy = terms
+            return torch.stack([x, y, xx - yy, 2 * xy])
+        return terms
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.fused:
+            return self._separate(x)
+        kernels = [self.weight, *self.twist_kernels()]
+        # The outputs of a group lie together, so each group holds a share of every kernel.
+        groups, share = self.groups, self.out_channels // self.groups
+        stacked = torch.stack([torch.unflatten(kernel, 0, (groups, share)) for kernel in kernels], dim=1)
+        bias = self.bias
+        if bias is not None:
+            bias = F.pad(bias.view(groups, 1, share), (0, 0, 0, len(kernels) - 1)).flatten()
+        terms = self._conv_forward(x, stacked.flatten(0, 2), bias)
+        height, width = terms.shape[-2:]
+        coefficients = self.coefficients(height, width, terms)
+        return weighted_sum(torch.unflatten(terms, -3, (groups, len(kernels), share)), coefficients).flatten(-4, -3)
+
+    def _separate(self, x: Tensor) -> Tensor:
+        total = self._conv_forward(x, self.weight, self.bias)
+        height, width = total.shape[-2:]
+        for coefficient, kernel in zip(self.coefficients(height, width, total), self.twist_kernels(), strict=True):
+            total = total + coefficient * self._conv_forward(x, kernel, None)
+        return total
+
+
+def check_twist(parametrisation: str, degree: int, kernel_size: tuple[int, ...]) -> Parametrisation:
+    """Return ``parametrisation``, or raise where such a twist of such a kernel cannot be."""
+    if degree not in (1, 2):
+        raise ConfigurationError(f"the degree of a twist is 1 or 2, got {degree!r}")
+    for known in PARAMETRISATIONS:
+        if parametrisation == known:
+            break
+    else:
+        raise unknown_name("parametrisation of a twist", parametrisation, PARAMETRISATIONS)
+    height, width = kernel_size
+    if known == "vector" and height != width:
+        raise ConfigurationError(
+            f"a vector twist turns its kernel by 90 degrees, so the kernel must be square, got {height} x {width}; "
+            "use parametrisation='independent'"
+        )
+    if known != "full" and height * width == 1:
+        raise ConfigurationError("a 1 x 1 kernel has no antisymmetric part; use parametrisation='full'")
+    return known
+
+
+def free_kernels(parametrisation: Parametrisation, degree: int) -> int:
+    """How many kernels a twist has to learn, each as large as the plain one."""
+    if parametrisation == "vector":
+        return degree
+    return 2 if degree == 1 else 5
+
+
+def antisymmetric(kernel: Tensor) -> Tensor:
+    """(K - K turned by 180 degrees) / 2."""
+    return (kernel - kernel.flip(-2, -1)) / 2
+
+
+def quarter_turn(kernel: Tensor) -> Tensor:
+    """K turned by 90 degrees, columns to rows: d/dX becomes d/dY, and d/dY becomes -d/dX."""
+    return torch.rot90(kernel, -1, (-2, -1))
