@@ -15,13 +15,18 @@ def test_examples_run(path, capsys):
     assert capsys.readouterr().out.strip()
 
 
-def test_the_readme_examples_run(capsys):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert blocks
+DOCUMENTS = [
+    document for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")] if "```python" in document.read_text()
+]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
+def test_the_examples_in_documents_run(document, capsys):
     names = {}  # readers run them one after the other
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)
-    assert "linear(9)" in capsys.readouterr().out
+    for block in re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL):
+        exec(compile(block, document.name, "exec"), names)
+    if document.stem == "README":
+        assert "linear(9)" in capsys.readouterr().out
 
 
 def test_the_quick_start_holds_two_commands():
