@@ -57,7 +57,7 @@ OPTIMIZER = OptimizerConfig(
 )
 # Fixed, so that all networks are trained in the same way on the same machine.
 HARDWARE = HardwareConfig(precision="bf16-mixed", channels_last=True, compile=False)
-PROGRESSIVE = ((0.0, 16), (0.3, 20), (0.6, 28))
+PROGRESSIVE = ((0.0, 16), (0.5, 28))
 BATCH = 128
 
 
@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--data_dir", help="local copy of CIFAR-10; by default it is downloaded")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="of the trainings (default 0 1 2)")
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS), help="default all")
-    parser.add_argument("--epochs", type=int, default=3, help="of each training (default 3)")
+    parser.add_argument("--epochs", type=int, default=2, help="of each training (default 2)")
     parser.add_argument("--output", default="runs", help="where the runs are written (default runs)")
     parser.add_argument("--speed", type=int, default=0, help="rounds in which images/s are measured (default none)")
     options = parser.parse_args()

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import dynamicblocks as db
+import dynamicblocks.layers.twist as twist_module
 from dynamicblocks.layers import PARAMETRISATIONS, TwistConv2d
 from dynamicblocks.layers.coordinates import monomials, pixel_centres
 from dynamicblocks.layers.twist import antisymmetric, quarter_turn
@@ -245,6 +246,24 @@ def test_any_layout_and_image_size(shape):
     for size in ((12, 9), (9, 12), (20, 20)):
         other = torch.randn(2, 4, *size)
         torch.testing.assert_close(layer(other), by_hand(layer, other), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", SHAPES[:4])
+def test_images_run_a_few_at_a_time_give_the_same(shape, monkeypatch):
+    """Large results are made in parts, so that their terms stay in the cache."""
+    layer, x = make(shape, "vector", 2)
+    x = torch.cat([x, x.flip(-1), 2 * x]).requires_grad_()
+    expected = layer(x)
+    slopes = torch.autograd.grad(expected.square().sum(), [x, *layer.parameters()])
+    runs = []
+    monkeypatch.setattr(twist_module, "CACHED", 3 * layer(x[:1]).numel() * 5 * 8)
+    monkeypatch.setattr(layer, "_together", lambda *a: runs.append(len(a[0])) or TwistConv2d._together(layer, *a))
+    found = layer(x)
+    assert max(runs) < len(x)
+    assert sum(runs) == len(x)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    for slope, other in zip(torch.autograd.grad(found.square().sum(), [x, *layer.parameters()]), slopes, strict=True):
+        torch.testing.assert_close(slope, other, rtol=1e-10, atol=1e-10)
 
 
 def test_autocast_keeps_its_type_and_stays_near():

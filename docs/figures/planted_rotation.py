@@ -22,6 +22,7 @@ SHOWN = ("plain 5x5", "twist")
 LINES = {
     "plain 5x5": ("plain 5x5, 25 weights", "#d1495b"),
     "twist": ("twist, 18 weights", "#00798c"),
+    "twist 5x5": ("twist 5x5, 50 weights", "#30638e"),
     "twist, full, degree 2": ("twist, full, degree 2, 54 weights", "#edae49"),
 }
 
@@ -77,7 +78,7 @@ def draw_errors(axes: Axes, rows: list[dict]) -> None:
     axes.minorticks_off()
     axes.set_xticks(degrees, [f"{each:g}°" for each in degrees])
     axes.set_yticks([0.1, 0.2, 0.5, 1], ["0.1", "0.2", "0.5", "1"])
-    axes.set_ylim(0.07, 1.3)
+    axes.set_ylim(0.055, 1.3)
     axes.set_xlabel("angle")
     axes.set_ylabel("root mean square error, doing nothing = 1")
     axes.grid(alpha=0.3)

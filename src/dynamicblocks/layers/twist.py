@@ -1,5 +1,7 @@
 """Convolutions whose coefficients vary over the image."""
 
+import math
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -8,9 +10,11 @@ from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError, unknown_name
 from dynamicblocks.layers.coordinates import monomials
-from dynamicblocks.layers.weighted_sum import weighted_sum
+from dynamicblocks.layers.weighted_sum import laid_out, weighted_sum
 
 Parametrisation = Literal["vector", "independent", "full"]
+# Bytes of terms that are summed up before they have to be written to memory and read again (benchmarks/twist_cost.py).
+CACHED = 8 << 20
 PARAMETRISATIONS: tuple[Parametrisation, ...] = get_args(Parametrisation)
 
 
@@ -41,8 +45,8 @@ class TwistConv2d(nn.Conv2d):
             of :class:`torch.nn.Conv2d`.
         parametrisation: ``vector`` (odd or even square kernels), ``independent`` or ``full``.
         degree: of the coefficients in X and Y, 1 or 2.
-        fused: whether all kernels are run as one convolution; otherwise as one each, slower, but the term W * x is then
-            that of the plain convolution to the last bit.
+        fused: whether all kernels are run as one convolution where that is faster; otherwise as one each, so that
+            the term W * x is that of the plain convolution to the last bit.
 
     Shapes:
         as of :class:`torch.nn.Conv2d`; ``twist`` (n out_channels, in_channels / groups, *kernel_size) holds the free
@@ -136,26 +140,48 @@ class TwistConv2d(nn.Conv2d):
         return terms
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.fused:
+        if not self.fused or _runs_faster_apart(x):
             return self._separate(x)
         kernels = [self.weight, *self.twist_kernels()]
         # The outputs of a group lie together, so each group holds a share of every kernel.
         groups, share = self.groups, self.out_channels // self.groups
         stacked = torch.stack([torch.unflatten(kernel, 0, (groups, share)) for kernel in kernels], dim=1)
-        bias = self.bias
+        stacked, bias = stacked.flatten(0, 2), self.bias
         if bias is not None:
             bias = F.pad(bias.view(groups, 1, share), (0, 0, 0, len(kernels) - 1)).flatten()
-        terms = self._conv_forward(x, stacked.flatten(0, 2), bias)
+        parts = self._parts(x, len(kernels))
+        results = [self._together(part, stacked, bias) for part in parts]
+        return results[0] if len(results) == 1 else torch.cat(results)
+
+    def _parts(self, x: Tensor, terms: int) -> Sequence[Tensor]:
+        """All images, or on a CPU as many at a time as have terms that stay in its cache."""
+        if x.device.type != "cpu" or x.ndim < 4 or torch.compiler.is_compiling():
+            return (x,)
+        pixels = math.prod(x.shape[-2:]) // math.prod(self.stride)
+        image = terms * self.out_channels * pixels * x.element_size()
+        return (x,) if image * len(x) <= 2 * CACHED else torch.split(x, max(1, CACHED // image))
+
+    def _together(self, x: Tensor, stacked: Tensor, bias: Tensor | None) -> Tensor:
+        terms = self._conv_forward(x, stacked, bias)
         height, width = terms.shape[-2:]
-        coefficients = self.coefficients(height, width, terms)
-        return weighted_sum(torch.unflatten(terms, -3, (groups, len(kernels), share)), coefficients).flatten(-4, -3)
+        share = self.out_channels // self.groups
+        terms = torch.unflatten(terms, -3, (self.groups, stacked.shape[0] // self.out_channels, share))
+        return weighted_sum(terms, self.coefficients(height, width, terms)).flatten(-4, -3)
 
     def _separate(self, x: Tensor) -> Tensor:
         total = self._conv_forward(x, self.weight, self.bias)
         height, width = total.shape[-2:]
-        for coefficient, kernel in zip(self.coefficients(height, width, total), self.twist_kernels(), strict=True):
-            total = total + coefficient * self._conv_forward(x, kernel, None)
+        coefficients = laid_out(self.coefficients(height, width, total)[:, None], total)
+        for coefficient, kernel in zip(coefficients, self.twist_kernels(), strict=True):
+            total = torch.addcmul(total, self._conv_forward(x, kernel, None), coefficient)
         return total
+
+
+def _runs_faster_apart(x: Tensor) -> bool:
+    """On a CPU, channels last, without gradients: short rows of channels are slow to sum (benchmarks/twist_cost.py)."""
+    if x.device.type != "cpu" or x.ndim < 4 or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 def check_twist(parametrisation: str, degree: int, kernel_size: tuple[int, ...]) -> Parametrisation:

@@ -19,7 +19,7 @@ def weighted_sum(terms: Tensor, weights: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
         # The compiler fuses both passes by itself.
         return _composed(terms, weights[:, None])
-    return _WeightedSum.apply(terms, _laid_out(weights[:, None], terms))  # type: ignore[no-untyped-call]
+    return _WeightedSum.apply(terms, laid_out(weights[:, None], terms))  # type: ignore[no-untyped-call]
 
 
 class _WeightedSum(torch.autograd.Function):
@@ -71,7 +71,7 @@ def _composed(terms: Tensor, weights: Tensor) -> Tensor:
     return total
 
 
-def _laid_out(weights: Tensor, terms: Tensor) -> Tensor:
+def laid_out(weights: Tensor, terms: Tensor) -> Tensor:
     """Weights as the terms lie in memory: repeated for channels that come last, which are read as vectors."""
     if terms.stride(-3) == 1 and terms.shape[-3] > 1:
         wide = weights.expand(-1, terms.shape[-3], -1, -1)
