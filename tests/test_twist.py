@@ -266,6 +266,23 @@ def test_images_run_a_few_at_a_time_give_the_same(shape, monkeypatch):
         torch.testing.assert_close(slope, other, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_images_and_weights_can_be_mapped_over(layout):
+    layer, x = make(SHAPES[2], "independent")
+    x = x.contiguous(memory_format=layout)
+    weights = dict(layer.named_parameters())
+    other = {name: torch.randn_like(weight) for name, weight in weights.items()}
+    both = {name: torch.stack([weights[name], other[name]]) for name in weights}
+
+    def call(weights, x):
+        return torch.func.functional_call(layer, weights, (x,))
+
+    with torch.no_grad():
+        found = torch.func.vmap(call, in_dims=(0, None))(both, x)
+        torch.testing.assert_close(found, torch.stack([call(weights, x), call(other, x)]))
+        torch.testing.assert_close(torch.func.vmap(layer)(x[:, None])[:, 0], layer(x))
+
+
 def test_autocast_keeps_its_type_and_stays_near():
     layer, x = make(SHAPES[0], dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):

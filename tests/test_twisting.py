@@ -844,3 +844,13 @@ def test_a_description_of_another_network_is_refused(name):
     with pytest.raises(db.ConfigurationError, match=r"no convolution .* that could be twisted"):
         with_twists(net, {name: {"parametrisation": "vector", "degree": 1}})
     assert_unchanged(net, before)
+
+
+@pytest.mark.parametrize("layer", ["preact_double", "preact_single", "postact_double", "postact_single"])
+def test_a_layer_by_name_can_be_twisted_in_its_string(layer):
+    block = db.DynamicBlock(f"{layer}(4, twist='independent')", controls="linear(3)")
+    found = db.twists(block)
+    assert len(found.twisted) == len(found.convolutions) == 3 * (2 if "double" in layer else 1)
+    assert all(each.twist == "independent" for each in found.twisted)
+    with pytest.raises(db.ConfigurationError, match="did you mean 'vector'"):
+        db.DynamicBlock(f"{layer}(4, twist='vectors')", controls=2)

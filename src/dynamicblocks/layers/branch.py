@@ -10,6 +10,7 @@ from dynamicblocks.layers.activations import ActivationSpec, make_activation
 from dynamicblocks.layers.boundary import Conv2d
 from dynamicblocks.layers.norms import NormSpec, make_norm
 from dynamicblocks.layers.skipinit import SkipInit
+from dynamicblocks.layers.twist import TwistConv2d
 
 WORDS = ("conv", "norm", "act", "scale", "reduce", "expand")
 # Of a bottleneck: channels outside for each one inside (He et al. 2015).
@@ -44,6 +45,8 @@ class Branch(nn.Sequential):
         bias: whether the convolutions have one.
         kernel_size: odd.
         stride: of the first convolution.
+        twist: parametrisation of the twist of the convolutions, see
+            :class:`~dynamicblocks.layers.TwistConv2d`; None for plain ones.
 
     >>> [name for name, _ in Branch("conv norm act conv", 3, 16).named_children()]
     ['conv1', 'norm1', 'act1', 'conv2']
@@ -61,6 +64,7 @@ class Branch(nn.Sequential):
         bias: bool = False,
         kernel_size: int = 3,
         stride: int = 1,
+        twist: str | None = None,
     ) -> None:
         super().__init__()
         number = {word: count(1) for word in WORDS}
@@ -72,7 +76,8 @@ class Branch(nn.Sequential):
                 continue
             name = f"{word}{next(number[word])}"
             if word == "conv":
-                self.add_module(name, Conv2d(width, target, kernel_size, stride, boundary, bias))
+                plain = Conv2d(width, target, kernel_size, stride, boundary, bias)
+                self.add_module(name, plain if twist is None else TwistConv2d.of(plain, twist))
                 width, stride = target, 1
             elif word in ("reduce", "expand"):
                 target = _inner(out_channels) if word == "reduce" else out_channels
@@ -105,6 +110,7 @@ class _NamedBranch(Branch):
         boundary: str = "zeros",
         bias: bool = False,
         kernel_size: int = 3,
+        twist: str | None = None,
     ) -> None:
         super().__init__(
             self.ORDER,
@@ -115,6 +121,7 @@ class _NamedBranch(Branch):
             boundary=boundary,
             bias=bias,
             kernel_size=kernel_size,
+            twist=twist,
         )
 
 
