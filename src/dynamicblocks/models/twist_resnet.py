@@ -60,6 +60,8 @@ def twist_resnet(
     >>> twist_resnet(units=(2, 2, 2, 2), unit="a", stages="FFFF").weights
     11173962
     """
+    if isinstance(units, int):
+        raise ConfigurationError(f"units must name a number for each stage, such as (2, 2, 2, 2), got {units!r}")
     if len(stages) != len(units) or set(stages) - set("TF"):
         raise ConfigurationError(f"stages must have a letter T or F for each of {len(units)} stages, got {stages!r}")
     order = unit_order(unit)
