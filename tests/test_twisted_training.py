@@ -22,7 +22,7 @@ from dynamicblocks.training import ModelConfig, OptimizerConfig, RefineConfig, T
 from dynamicblocks.training import train as train_module
 from dynamicblocks.training.config import TwistConfig
 from dynamicblocks.training.growth import Refined, Twisted, growths
-from dynamicblocks.training.optimizer import learning_rate, make_optimizer
+from dynamicblocks.training.optimizer import learning_rate, make_optimizer, set_learning_rate
 from dynamicblocks.training.runs import load_run
 from dynamicblocks.training.storage import read_tree
 from tests.test_training import kill_in_an_epoch, train, weights_equal
@@ -369,3 +369,25 @@ def test_a_run_follows_that_rate(tmp_path):
     # The last step of each epoch, at x = 2 and x = 4.
     rates = [entry["learning_rate"] for entry in metrics(tmp_path / "run")]
     assert rates == pytest.approx([0.1 * 2 * math.exp(-1), 0.1 * 4 * math.exp(-3)])
+
+
+@pytest.mark.parametrize(("name", "decay"), [("sgd", 5e-4), ("muon", 0.04)])
+def test_twists_can_have_a_learning_rate_of_their_own(name, decay):
+    net = db.create_model("twist_resnet18", width=4)
+    config = OptimizerConfig(name=name, lr=0.2, twist_lr=0.05, weight_decay=5e-4, kernel_decay=0.04)
+    optimizer = make_optimizer(net, config)
+    set_learning_rate(optimizer, 0.1)
+    twists = {id(weight) for key, weight in net.named_parameters() if key.endswith(".twist")}
+    (group,) = [group for group in optimizer.param_groups if {id(weight) for weight in group["params"]} & twists]
+    assert {id(weight) for weight in group["params"]} == twists
+    assert group["lr"] == pytest.approx(0.025)
+    assert group["weight_decay"] == decay
+    together = make_optimizer(net, OptimizerConfig(name=name))
+    assert sum(len(group["params"]) for group in together.param_groups) == len(list(net.parameters()))
+    assert len(together.param_groups) == len(optimizer.param_groups) - 1
+    # A rate of zero keeps the network plain.
+    still = make_optimizer(net, OptimizerConfig(name=name, lr=0.2, twist_lr=0.0))
+    set_learning_rate(still, 0.1)
+    net(torch.randn(2, 3, 8, 8)).square().mean().backward()
+    still.step()
+    assert not any(bool(weight.any()) for key, weight in net.named_parameters() if key.endswith(".twist"))

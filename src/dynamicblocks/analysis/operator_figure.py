@@ -113,9 +113,9 @@ def _field(axes: Axes, name: str, out: int, into: int, found: TwistOperators) ->
     axes.set_xticks([-1, 0, 1])
     axes.set_yticks([-1, 0, 1])
     axes.spines[["top", "right"]].set_visible(False)
-    layer = f"{name}: " if name else ""
+    layer = f"{name}\n" if name else ""
     turned, scaled = float(found.curl) / 2, float(found.divergence) / 2
-    axes.set_title(f"{layer}{into} → {out}\nrotation {turned:+.3f}, scale {scaled:+.3f}", fontsize=9)
+    axes.set_title(f"{layer}{into} → {out}: rotation {turned:+.3f}, scale {scaled:+.3f}", fontsize=8)
 
 
 def _orders(axes: Axes, found: dict[str, Operators]) -> None:

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import nn
 
+from dynamicblocks.layers import TwistConv2d
 from dynamicblocks.training.config import OptimizerConfig
 from dynamicblocks.training.muon import Muon
 
@@ -16,12 +17,18 @@ def make_optimizer(net: nn.Module, config: OptimizerConfig) -> torch.optim.Optim
     """
     weights = [weight for weight in net.parameters() if weight.requires_grad]
     small = config.weight_decay if config.decay_all else 0.0
-    matrices = [weight for weight in weights if weight.ndim > 1]
+    # Twists are kernels; they stand apart only if they have a rate of their own.
+    apart = {id(module.twist) for module in net.modules() if isinstance(module, TwistConv2d)}
+    twists = [weight for weight in weights if id(weight) in apart and config.twist_lr is not None]
+    own = {id(weight) for weight in twists}
+    matrices = [weight for weight in weights if weight.ndim > 1 and id(weight) not in own]
     groups = [
         {"params": matrices, "weight_decay": config.weight_decay, "share": 1.0},
         {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": small, "share": 1.0},
     ]
+    twisted = {"params": twists, "share": (config.twist_lr or 0.0) / config.lr}
     if config.name == "sgd":
+        groups += [{**twisted, "weight_decay": config.weight_decay}] if twists else []
         return torch.optim.SGD(
             groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov and config.momentum > 0
         )
@@ -30,6 +37,7 @@ def make_optimizer(net: nn.Module, config: OptimizerConfig) -> torch.optim.Optim
     kernels = [weight for weight in matrices if weight.ndim > 2]
     share = config.kernel_lr / config.lr
     groups.append({"params": kernels, "weight_decay": config.kernel_decay, "share": share, "orthogonal": True})
+    groups.append({**twisted, "weight_decay": config.kernel_decay, "orthogonal": True})
     return Muon([group for group in groups if group["params"]], lr=config.lr, momentum=config.momentum)
 
 

@@ -20,6 +20,8 @@ class OptimizerConfig:
         weight_decay: of matrices and kernels.
         kernel_lr: highest learning rate of kernels under muon, where it is a relative size of steps.
         kernel_decay: weight decay of kernels under muon, which is decoupled from the gradient.
+        twist_lr: highest learning rate of twists, by default that of other kernels. Under muon the steps of a kernel
+            have a size of their own, whatever its gradient: a twist then becomes as large as the plain kernel.
         decay_all: whether biases and normalisations decay too.
         schedule: learning rate over the training: half a cosine, a straight line (one cycle), steps, or constant;
             after the warm-up. Or xexp, lr x exp(1 - x) over lr_end with x = 1 at ``peak``, which has a rise of its own.
@@ -40,6 +42,7 @@ class OptimizerConfig:
     weight_decay: float = 5e-4
     kernel_lr: float = 0.01
     kernel_decay: float = 0.01
+    twist_lr: float | None = None
     decay_all: bool = False
     schedule: Literal["cosine", "linear", "steps", "constant", "xexp"] = "cosine"
     peak: float = 0.1
@@ -65,6 +68,8 @@ class OptimizerConfig:
             "clip",
         ):
             check_amount(getattr(self, name), f"optimizer.{name}")
+        if self.twist_lr is not None:
+            check_amount(self.twist_lr, "optimizer.twist_lr")
         if self.lr == 0:
             raise ConfigurationError("optimizer.lr must be above 0")
         for name in ("momentum", "warmup", "label_smoothing"):
