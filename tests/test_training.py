@@ -318,7 +318,7 @@ def test_wrong_values_are_usage_errors_that_leave_nothing_behind(flags, message,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "train,evaluate,converge,compress,models,integrators"),
+        ([], "train,evaluate,converge,compress,operators,models,integrators,methods"),
         (["trian"], "invalid choice: 'trian'"),
         (["train", "--epochs", "many"], "epochs"),
         (["train", "--epoch_count", "3"], "epoch_count"),
