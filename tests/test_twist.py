@@ -51,6 +51,12 @@ def make(shape, parametrisation="vector", degree=1, *, dtype=torch.float64, twis
     return layer, torch.randn(3, 4, height, width, dtype=dtype)
 
 
+@pytest.fixture
+def together(monkeypatch):
+    """All kernels as one convolution, also where images are so small that they would be run apart."""
+    monkeypatch.setattr(TwistConv2d, "_runs_faster_apart", lambda self, x: False)
+
+
 def by_hand(layer, x):
     """The definition, written with plain convolutions and coordinates of its own."""
 
@@ -107,15 +113,18 @@ def by_hand(layer, x):
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 def test_the_fused_and_the_separate_path_equal_the_definition(shape, parametrisation, degree, dtype, bound, float64):
     layer, x = make(shape, parametrisation, degree, dtype=torch.float64)
+    x = x.repeat(8, 1, 1, 1)
     expected = by_hand(layer, x)
     layer, x = layer.to(dtype), x.to(dtype)
     scale = expected.abs().max()
     with torch.no_grad():
+        assert not layer._runs_faster_apart(x)
         assert (layer(x) - expected).abs().max() <= bound * scale
         layer.fused = False
         assert (layer(x) - expected).abs().max() <= bound * scale
 
 
+@pytest.mark.usefixtures("together")
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("parametrisation", "degree"), KINDS)
 def test_without_a_twist_it_is_the_plain_convolution(shape, parametrisation, degree):
@@ -130,6 +139,7 @@ def test_without_a_twist_it_is_the_plain_convolution(shape, parametrisation, deg
         assert torch.equal(layer(x), plain(x))
 
 
+@pytest.mark.usefixtures("together")
 @pytest.mark.parametrize(("parametrisation", "degree"), KINDS)
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -191,6 +201,7 @@ def test_coordinates_are_symmetric_pixel_centres(count, dtype):
     assert torch.equal(xy, xy.flip((0, 1)))
 
 
+@pytest.mark.usefixtures("together")
 @pytest.mark.parametrize(("parametrisation", "degree"), [kind for kind in KINDS if kind[0] != "full"])
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_vector_fields_do_not_respond_to_constants(parametrisation, degree, size):
@@ -206,6 +217,7 @@ def test_vector_fields_do_not_respond_to_constants(parametrisation, degree, size
     assert full(constant).abs().max() > 0.1
 
 
+@pytest.mark.usefixtures("together")
 @pytest.mark.parametrize("size", [8, 9])
 @pytest.mark.parametrize("kernel", [3, 5])
 def test_a_vector_twist_commutes_with_quarter_turns(size, kernel):
@@ -221,6 +233,7 @@ def test_a_vector_twist_commutes_with_quarter_turns(size, kernel):
     assert (turned - independent(x).rot90(1, (-2, -1))).abs().max() > 0.1
 
 
+@pytest.mark.usefixtures("together")
 def test_the_second_degree_of_a_vector_twist_turns_with_its_kernel():
     """Z^2 V, seen in a turned image, is i z^2 V: the twist of the turned kernel."""
     layer = TwistConv2d(3, 4, 3, padding=1, bias=False, degree=2, dtype=torch.float64)
@@ -233,6 +246,7 @@ def test_the_second_degree_of_a_vector_twist_turns_with_its_kernel():
     torch.testing.assert_close(turned(x.rot90(1, (-2, -1))), layer(x).rot90(1, (-2, -1)), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.usefixtures("together")
 @pytest.mark.parametrize("shape", SHAPES[:3])
 def test_any_layout_and_image_size(shape):
     layer, x = make(shape, "independent", 2, dtype=torch.float32)
@@ -248,6 +262,7 @@ def test_any_layout_and_image_size(shape):
         torch.testing.assert_close(layer(other), by_hand(layer, other), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.usefixtures("together")
 @pytest.mark.parametrize("shape", SHAPES[:4])
 def test_images_run_a_few_at_a_time_give_the_same(shape, monkeypatch):
     """Large results are made in parts, so that their terms stay in the cache."""
@@ -264,6 +279,16 @@ def test_images_run_a_few_at_a_time_give_the_same(shape, monkeypatch):
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     for slope, other in zip(torch.autograd.grad(found.square().sum(), [x, *layer.parameters()]), slopes, strict=True):
         torch.testing.assert_close(slope, other, rtol=1e-10, atol=1e-10)
+
+
+def test_kernels_larger_than_their_results_run_apart():
+    layer = TwistConv2d(16, 16, 3, padding=1, dtype=torch.float64)
+    nn.init.normal_(layer.twist)
+    few = torch.randn(2, 16, 4, 4, dtype=torch.float64, requires_grad=True)
+    assert layer._runs_faster_apart(few)
+    assert not layer._runs_faster_apart(few.repeat(100, 1, 1, 1))
+    torch.testing.assert_close(layer(few), layer(few.repeat(100, 1, 1, 1))[:2], rtol=1e-12, atol=1e-12)
+    assert torch.autograd.gradcheck(layer, few)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -283,6 +308,7 @@ def test_images_and_weights_can_be_mapped_over(layout):
         torch.testing.assert_close(torch.func.vmap(layer)(x[:, None])[:, 0], layer(x))
 
 
+@pytest.mark.usefixtures("together")
 def test_autocast_keeps_its_type_and_stays_near():
     layer, x = make(SHAPES[0], dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
@@ -340,6 +366,7 @@ def test_twists_that_cannot_be(options, message):
         TwistConv2d(3, 8, **{"kernel_size": 3, **options})
 
 
+@pytest.mark.usefixtures("together")
 def test_the_kernels_are_constrained_in_the_forward_pass():
     layer, x = make(SHAPES[0])
     field, turned = layer.twist_kernels()

@@ -140,7 +140,7 @@ class TwistConv2d(nn.Conv2d):
         return terms
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.fused or _runs_faster_apart(x):
+        if not self.fused or self._runs_faster_apart(x):
             return self._separate(x)
         kernels = [self.weight, *self.twist_kernels()]
         # The outputs of a group lie together, so each group holds a share of every kernel.
@@ -153,13 +153,27 @@ class TwistConv2d(nn.Conv2d):
         results = [self._together(part, stacked, bias) for part in parts]
         return results[0] if len(results) == 1 else torch.cat(results)
 
+    def _runs_faster_apart(self, x: Tensor) -> bool:
+        """On a CPU: whether putting the kernels together costs more than it saves (benchmarks/twist_cost.py)."""
+        if not _on_cpu(x):
+            return False
+        if self.weight.numel() > len(x) * self._results(x):
+            # Small images of many channels: the kernels are more to copy than the results.
+            return True
+        # Channels last, without gradients: short rows of channels are slow to sum. By the strides, for torch.func.vmap
+        # cannot tell the memory format.
+        return not torch.is_grad_enabled() and x.stride(-3) == 1 and x.stride(-1) != 1
+
     def _parts(self, x: Tensor, terms: int) -> Sequence[Tensor]:
         """All images, or on a CPU as many at a time as have terms that stay in its cache."""
-        if x.device.type != "cpu" or x.ndim < 4 or torch.compiler.is_compiling():
+        if not _on_cpu(x):
             return (x,)
-        pixels = math.prod(x.shape[-2:]) // math.prod(self.stride)
-        image = terms * self.out_channels * pixels * x.element_size()
+        image = terms * self._results(x) * x.element_size()
         return (x,) if image * len(x) <= 2 * CACHED else torch.split(x, max(1, CACHED // image))
+
+    def _results(self, x: Tensor) -> int:
+        """About as many numbers as one kernel makes of an image."""
+        return self.out_channels * math.prod(x.shape[-2:]) // math.prod(self.stride)
 
     def _together(self, x: Tensor, stacked: Tensor, bias: Tensor | None) -> Tensor:
         terms = self._conv_forward(x, stacked, bias)
@@ -177,12 +191,9 @@ class TwistConv2d(nn.Conv2d):
         return total
 
 
-def _runs_faster_apart(x: Tensor) -> bool:
-    """On a CPU, channels last, without gradients: short rows of channels are slow to sum (benchmarks/twist_cost.py)."""
-    if x.device.type != "cpu" or x.ndim < 4 or torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return False
-    # Strides, for torch.func.vmap cannot tell the memory format.
-    return x.stride(-3) == 1 and x.stride(-1) != 1
+def _on_cpu(x: Tensor) -> bool:
+    """Whether a batch is run eagerly on a CPU, where what is fastest depends on sizes."""
+    return x.device.type == "cpu" and x.ndim == 4 and not torch.compiler.is_compiling()
 
 
 def check_twist(parametrisation: str, degree: int, kernel_size: tuple[int, ...]) -> Parametrisation:
@@ -214,7 +225,9 @@ def free_kernels(parametrisation: Parametrisation, degree: int) -> int:
 
 def antisymmetric(kernel: Tensor) -> Tensor:
     """(K - K turned by 180 degrees) / 2."""
-    return (kernel - kernel.flip(-2, -1)) / 2
+    # Backwards through all pixels: faster than a flip of two dimensions of three.
+    turned = torch.unflatten(kernel.flatten(-2).flip(-1), -1, kernel.shape[-2:])
+    return (kernel - turned) / 2
 
 
 def quarter_turn(kernel: Tensor) -> Tensor:
