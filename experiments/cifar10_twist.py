@@ -102,7 +102,7 @@ def train(name: str, seed: int, epochs: int, data_dir: str | None, output: str) 
     outcome = training.run()
     folder = RunFolder(outcome.folder)
     used = config.as_dict()
-    used["data"]["data_dir"] = None
+    used["data"]["data_dir"], used["output"] = None, "runs"
     data = folder.record()["data"].replace(f"local copy in {data_dir}", "local copy in the official layout")
     return {
         "network": name,
