@@ -29,6 +29,10 @@ def test_the_examples_in_documents_run(document, capsys):
         assert "linear(9)" in capsys.readouterr().out
 
 
+def test_the_readme_shows_examples():
+    assert ROOT / "README.md" in DOCUMENTS
+
+
 def test_the_quick_start_holds_two_commands():
     quick = (ROOT / "README.md").read_text().split("## Quick start")[1].split("```sh\n")[1].split("```")[0]
     assert len(quick.strip().splitlines()) == 2

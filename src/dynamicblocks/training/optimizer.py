@@ -18,10 +18,10 @@ def make_optimizer(net: nn.Module, config: OptimizerConfig) -> torch.optim.Optim
     weights = [weight for weight in net.parameters() if weight.requires_grad]
     small = config.weight_decay if config.decay_all else 0.0
     # Twists are kernels; they stand apart only if they have a rate of their own.
-    apart = {id(module.twist) for module in net.modules() if isinstance(module, TwistConv2d)}
-    twists = [weight for weight in weights if id(weight) in apart and config.twist_lr is not None]
-    own = {id(weight) for weight in twists}
-    matrices = [weight for weight in weights if weight.ndim > 1 and id(weight) not in own]
+    twisted_layers = (module for module in net.modules() if isinstance(module, TwistConv2d))
+    apart = set() if config.twist_lr is None else {id(layer.twist) for layer in twisted_layers}
+    twists = [weight for weight in weights if id(weight) in apart]
+    matrices = [weight for weight in weights if weight.ndim > 1 and id(weight) not in apart]
     groups = [
         {"params": matrices, "weight_decay": config.weight_decay, "share": 1.0},
         {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": small, "share": 1.0},
