@@ -8,7 +8,8 @@ from torch import nn
 from dynamicblocks.block import DynamicBlock
 from dynamicblocks.controls import Controls, bases
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.surgery import Net, map_blocks, named_blocks
+from dynamicblocks.network import named_blocks
+from dynamicblocks.surgery import Net, map_blocks
 
 Discretisation = dict[str, dict[str, Any]]
 """For each block, by name: its basis (name, size, knots), times and integrator."""
@@ -40,11 +41,10 @@ def with_discretisation(net: Net, described: Discretisation) -> Net:
     Raises:
         ConfigurationError: the blocks described are not those of the network.
     """
-    names = list(named_blocks(net))
-    if sorted(names) != sorted(described):
-        raise ConfigurationError(f"the network has the blocks {names}, but {sorted(described)} are described")
 
     def change(name: str, block: DynamicBlock) -> DynamicBlock:
+        if name not in described:
+            raise _mismatch(net, described)
         choice = described[name]
         basis = bases[choice["basis"]](size=choice["size"], knots=tuple(choice["knots"]))
         controls = block.controls
@@ -52,7 +52,18 @@ def with_discretisation(net: Net, described: Discretisation) -> Net:
             controls = Controls(_copies(controls, basis.count), basis)
         return block.replaced(controls=controls, times=choice["times"], integrator=choice["integrator"])
 
-    return map_blocks(net, change)
+    other = map_blocks(net, change)
+    # Compared afterwards: a block with more controls has more of the blocks inside its layers.
+    if named_blocks(other).keys() != described.keys():
+        raise _mismatch(other, described)
+    return other
+
+
+def _mismatch(net: nn.Module, described: Discretisation) -> ConfigurationError:
+    return ConfigurationError(
+        f"the network has the blocks {list(named_blocks(net))}, but {sorted(described)} are described; build the "
+        "network as it was when it was described"
+    )
 
 
 def _copies(controls: Controls, count: int) -> list[nn.Module]:

@@ -1,4 +1,4 @@
-"""Networks of dynamic blocks."""
+"""Networks of dynamic blocks, and which the blocks of any network are."""
 
 from collections.abc import Sequence
 
@@ -7,12 +7,40 @@ from torch import Tensor, nn
 from dynamicblocks.block import DynamicBlock
 
 
+def named_blocks(net: nn.Module) -> dict[str, DynamicBlock]:
+    """The blocks of a network: every dynamic block in it, however deep, by name; it may be a block itself.
+
+    One that stands in several places is one block, under its first name. The blocks inside the layers of a block come
+    after it, one for each control.
+
+    >>> block = DynamicBlock("symmetric(4)", 2)
+    >>> list(named_blocks(nn.Sequential(nn.Sequential(block, nn.ReLU()), block)))
+    ['0.0']
+    """
+    return {name: module for name, module in net.named_modules() if isinstance(module, DynamicBlock)}
+
+
+def evaluations_of(net: nn.Module) -> int:
+    """Evaluations of layer functions in one forward pass; a block in several places counts for each of them.
+
+    A layer that holds blocks runs them in each of its evaluations.
+
+    >>> block = DynamicBlock("symmetric(4)", 2, integrator="midpoint")
+    >>> evaluations_of(nn.Sequential(nn.Sequential(block, nn.ReLU()), block))
+    8
+    """
+    if isinstance(net, DynamicBlock):
+        return net.evaluations * (1 + evaluations_of(net.controls.layers[0]))
+    # Not children(), which leaves out a module that comes twice.
+    return sum(evaluations_of(module) for module in net._modules.values() if module is not None)
+
+
 class DynamicNet(nn.Module):
     """image -> opening -> [dynamic block -> connector]* -> head -> logits.
 
     Args:
         opening: image to state.
-        body: dynamic blocks and connectors (any modules), in the order in which they are run.
+        body: dynamic blocks and connectors (any modules, blocks inside them too), in the order in which they are run.
         head: state to logits.
 
     Shapes:
@@ -37,8 +65,8 @@ class DynamicNet(nn.Module):
 
     @property
     def blocks(self) -> list[DynamicBlock]:
-        """The dynamic blocks, in order."""
-        return [module for module in self.body if isinstance(module, DynamicBlock)]
+        """Every dynamic block in it, in order (:func:`named_blocks`)."""
+        return list(named_blocks(self).values())
 
     @property
     def weights(self) -> int:
@@ -47,8 +75,8 @@ class DynamicNet(nn.Module):
 
     @property
     def evaluations(self) -> int:
-        """Evaluations of layer functions in one forward pass."""
-        return sum(block.evaluations for block in self.blocks)
+        """Evaluations of layer functions in one forward pass (:func:`evaluations_of`)."""
+        return evaluations_of(self)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.body(self.opening(images)))

@@ -13,28 +13,37 @@ from dynamicblocks.controls.calibration import measure, meters_of
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients import Gradient, as_gradient
 from dynamicblocks.integrators import Integrator, as_integrator
+from dynamicblocks.network import named_blocks
 from dynamicblocks.times import Times
 
 Net = TypeVar("Net", bound=nn.Module)
 
 
-def named_blocks(net: nn.Module) -> dict[str, DynamicBlock]:
-    """Every dynamic block in a module, by name, also where it is the module itself."""
-    return {name: module for name, module in net.named_modules() if isinstance(module, DynamicBlock)}
-
-
 def map_blocks(net: Net, change: Callable[[str, DynamicBlock], DynamicBlock]) -> Net:
-    """A copy of ``net`` with every dynamic block, by name, put through ``change``."""
-    other = copy.deepcopy(net)
-    blocks = named_blocks(other)
-    if not blocks:
+    """A copy of ``net`` with every dynamic block, by name, put through ``change``; one in several places stays one."""
+    return _mapped("", copy.deepcopy(net), change, {})  # type: ignore[return-value]
+
+
+def _mapped(
+    name: str, module: nn.Module, change: Callable[[str, DynamicBlock], DynamicBlock], made: dict[nn.Module, nn.Module]
+) -> nn.Module:
+    if module not in made:
+        new = change(name, module) if isinstance(module, DynamicBlock) else module
+        made[module] = made[new] = new
+        # A change may have copied the layers of a block, so the blocks inside them come after it.
+        for child, part in list(new._modules.items()):
+            if part is not None:
+                mapped = _mapped(f"{name}.{child}" if name else child, part, change, made)
+                if mapped is not part:
+                    setattr(new, child, mapped)
+    return made[module]
+
+
+def _change_blocks(net: Net, change: Callable[[DynamicBlock], DynamicBlock]) -> Net:
+    """A copy of ``net`` with its blocks changed, or an error where it has none."""
+    if not named_blocks(net):
         raise ConfigurationError(f"{type(net).__name__} holds no DynamicBlock, so there is nothing to change")
-    for name, block in blocks.items():
-        if name == "":
-            return change(name, block)  # type: ignore[return-value]
-        parent, _, child = name.rpartition(".")
-        setattr(other.get_submodule(parent), child, change(name, block))
-    return other
+    return map_blocks(net, lambda _, block: change(block))
 
 
 def with_integrator(
@@ -67,7 +76,7 @@ def with_integrator(
         raise ConfigurationError("give one of steps, steps_per_control, steps_factor and times, not several")
     method = None if integrator is None else as_integrator(integrator)
 
-    def change(_: str, block: DynamicBlock) -> DynamicBlock:
+    def change(block: DynamicBlock) -> DynamicBlock:
         grid = times
         if steps is not None:
             grid = block.uniform_steps(steps)
@@ -77,13 +86,13 @@ def with_integrator(
             grid = block.times.refine(steps_factor)
         return block.replaced(integrator=method, times=grid)
 
-    return map_blocks(net, change)
+    return _change_blocks(net, change)
 
 
 def with_gradient(net: Net, gradient: Gradient | str) -> Net:
     """The same network, differentiated in another way."""
     mode = as_gradient(gradient)
-    return map_blocks(net, lambda _, block: block.replaced(gradient=mode))
+    return _change_blocks(net, lambda block: block.replaced(gradient=mode))
 
 
 def refine(net: Net, factor: int = 2, *, steps: bool = True) -> Net:
@@ -101,11 +110,11 @@ def refine(net: Net, factor: int = 2, *, steps: bool = True) -> Net:
     )
     """
 
-    def change(_: str, block: DynamicBlock) -> DynamicBlock:
+    def change(block: DynamicBlock) -> DynamicBlock:
         grid = block.times.refine(factor) if steps else block.times
         return block.replaced(controls=block.controls.refine(factor), times=grid)
 
-    return map_blocks(net, change)
+    return _change_blocks(net, change)
 
 
 def project(net: Net, controls: Basis | str | int) -> Net:
@@ -114,7 +123,7 @@ def project(net: Net, controls: Basis | str | int) -> Net:
     Exact where the new basis contains the old one.
     """
     basis = as_basis(controls)
-    return map_blocks(net, lambda _, block: block.replaced(controls=block.controls.project(basis)))
+    return _change_blocks(net, lambda block: block.replaced(controls=block.controls.project(basis)))
 
 
 def recalibrate(net: Net, batches: Iterable[Tensor | Sequence[Tensor]]) -> Net:

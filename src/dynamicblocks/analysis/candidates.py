@@ -12,8 +12,7 @@ from dynamicblocks.block import DynamicBlock
 from dynamicblocks.controls import Basis
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.integrators import as_integrator
-from dynamicblocks.network import DynamicNet
-from dynamicblocks.surgery import named_blocks
+from dynamicblocks.network import DynamicNet, named_blocks
 from dynamicblocks.times import Grid
 
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from dynamicblocks.analysis.candidates import Candidate, candidates
 from dynamicblocks.block import DynamicBlock
-from dynamicblocks.network import DynamicNet
-from dynamicblocks.surgery import map_blocks, named_blocks, recalibrate
+from dynamicblocks.network import DynamicNet, named_blocks
+from dynamicblocks.surgery import map_blocks, recalibrate
 from dynamicblocks.training.evaluation import Score, evaluation_mode
 
 INTEGRATORS = ("euler", "midpoint", "ralston2", "kutta3", "rk4_classic")

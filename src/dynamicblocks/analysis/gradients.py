@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from dynamicblocks.errors import ConfigurationError, SolverError
 from dynamicblocks.gradients import Gradient, as_gradient, gradients
 from dynamicblocks.integrators import Adaptive
-from dynamicblocks.surgery import map_blocks, named_blocks
+from dynamicblocks.network import named_blocks
+from dynamicblocks.surgery import map_blocks
 from dynamicblocks.times import check_count
 
 AS_GIVEN = "as given"

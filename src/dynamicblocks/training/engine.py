@@ -41,8 +41,10 @@ class Engine:
             right = (logits.argmax(dim=1) == labels).sum()
             sums = torch.stack([loss * len(labels), right, torch.full_like(loss, len(labels))])
         if self.options.smoothness:
-            smoothness = torch.stack([block.controls.smoothness() for block in self.net.blocks]).sum()
-            loss = loss + self.options.smoothness * smoothness
+            # Of controls without weights the penalty is on no device in particular.
+            penalties = [block.controls.smoothness().to(loss.device) for block in self.net.blocks]
+            if penalties:
+                loss = loss + self.options.smoothness * torch.stack(penalties).sum()
         return loss, sums
 
     def step(self, loss: Tensor) -> None:

@@ -60,6 +60,6 @@ def conclude(
         seconds=position.seconds,
         weights=net.weights,
         manifestations=manifestations(net, test, fabric, SHOWN_INTEGRATORS, SHOWN_FACTORS)
-        if len(test.split) <= FEW_IMAGES
+        if net.blocks and len(test.split) <= FEW_IMAGES
         else [],
     )

@@ -6,10 +6,9 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from dynamicblocks.block import DynamicBlock
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.layers import Conv2d
-from dynamicblocks.network import DynamicNet
+from dynamicblocks.network import DynamicNet, named_blocks
 
 Where = str | Sequence[str] | type[nn.Module] | Callable[[str, nn.Conv2d], bool]
 
@@ -93,7 +92,7 @@ def _stages_of_blocks(net: DynamicNet, prefix: str) -> list[list[str]]:
     stages: list[list[str]] = [[]]
     for index, module in enumerate(net.body):
         stages[-1].append(f"{prefix}body.{index}")
-        if isinstance(module, DynamicBlock):
+        if named_blocks(module):
             stages.append([])
     rest = stages.pop()
     if rest:
