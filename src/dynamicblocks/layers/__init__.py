@@ -5,7 +5,7 @@ from dynamicblocks.layers.boundary import BOUNDARIES, Conv2d, conv2d_adjoint
 from dynamicblocks.layers.branch import Branch, PostactDouble, PostactSingle, PreactDouble, PreactSingle, Style
 from dynamicblocks.layers.factory import LayerFactory, LayerSource, independent_layers, layers
 from dynamicblocks.layers.norms import TVNorm, norms
-from dynamicblocks.layers.protocol import ProjectedLayer, takes_time
+from dynamicblocks.layers.protocol import ProjectedLayer, state_width, takes_time
 from dynamicblocks.layers.residual_unit import UNITS, ResidualUnit, UnitOrder, unit_order
 from dynamicblocks.layers.skipinit import SkipInit
 from dynamicblocks.layers.symmetric import Symmetric
@@ -36,6 +36,7 @@ __all__ = [
     "independent_layers",
     "layers",
     "norms",
+    "state_width",
     "takes_time",
     "unit_order",
 ]

@@ -67,6 +67,7 @@ class Branch(nn.Sequential):
         twist: str | None = None,
     ) -> None:
         super().__init__()
+        self.width = in_channels
         number = {word: count(1) for word in WORDS}
         width, target = in_channels, out_channels
         for word in order.split():

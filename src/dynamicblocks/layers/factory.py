@@ -1,6 +1,7 @@
 """From what a caller gives as a layer to independently initialised copies of it."""
 
 import copy
+import inspect
 from collections.abc import Callable
 
 from torch import nn
@@ -32,8 +33,9 @@ def independent_layers(source: LayerSource, count: int) -> list[nn.Module]:
             which copies are made and initialised anew by their modules' ``reset_parameters``.
 
     Raises:
-        ConfigurationError: a factory gives something else or the same module twice, the copies differ in their
-            parameters, or a module holds parameters and cannot reset them.
+        ConfigurationError: a factory needs arguments (perhaps it is a function of the state), gives something else or
+            the same module twice, the copies differ in their parameters, or a module holds parameters and cannot reset
+            them.
     """
     made = [_make(source) for _ in range(count)]
     for module in made:
@@ -73,7 +75,26 @@ def _make(source: LayerSource) -> nn.Module:
         return reinitialised_copy(source)
     if not callable(source):
         raise ConfigurationError(f"the layer must be a factory, a module or a string, got {source!r}")
+    _check_factory(source)
     return source()
+
+
+def _check_factory(source: LayerFactory) -> None:
+    """Raise for what has to be called with something, such as the function f itself."""
+    try:
+        signature = inspect.signature(source)
+    except (TypeError, ValueError):  # code that is not Python's: functions such as torch.tanh, rarely classes
+        takes, shown = not isinstance(source, type), ""
+    else:
+        several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        takes = any(p.default is p.empty and p.kind not in several for p in signature.parameters.values())
+        shown = str(signature)
+    if takes:
+        raise ConfigurationError(
+            f"the layer {getattr(source, '__name__', repr(source))}{shown} needs arguments, but a factory takes none "
+            "and returns an nn.Module, such as `lambda: MyLayer(8)`; wrap a function of the state in an nn.Module with "
+            "forward(y) or forward(t, y)"
+        )
 
 
 def reinitialised_copy(module: nn.Module) -> nn.Module:

@@ -81,6 +81,7 @@ class ResidualUnit(ProjectedLayer):
         super().__init__(
             Branch(order.projection, width, width, norm=norm, activation=activation) if order.projection else None
         )
+        self.width = width
         self.branch = Branch(order.branch, width, width, norm=norm, activation=activation, boundary=boundary, bias=bias)
 
     def forward(self, y: Tensor) -> Tensor:

@@ -50,6 +50,7 @@ class Symmetric(nn.Module):
         kernel_size: int = 3,
     ) -> None:
         super().__init__()
+        self.width = width
         hidden = width if hidden is None else hidden
         size = check_kernel_size(kernel_size)
         self.boundary = check_boundary(boundary)
