@@ -1,18 +1,19 @@
 """How each block of a network is discretised, as plain data: what a file of weights needs to be read back."""
 
 import copy
+from dataclasses import fields
 from typing import Any
 
 from torch import nn
 
 from dynamicblocks.block import DynamicBlock
-from dynamicblocks.controls import Controls, bases
+from dynamicblocks.controls import Basis, Controls, bases
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.network import named_blocks
 from dynamicblocks.surgery import Net, map_blocks
 
 Discretisation = dict[str, dict[str, Any]]
-"""For each block, by name: its basis (name, size, knots), times and integrator."""
+"""For each block, by name: its basis (name, size, knots and options, if it has any), times and integrator."""
 
 
 def discretisation(net: Net) -> Discretisation:
@@ -23,9 +24,7 @@ def discretisation(net: Net) -> Discretisation:
     """
     return {
         name: {
-            "basis": block.controls.basis.name,
-            "size": block.controls.basis.size,
-            "knots": list(block.controls.basis.points),
+            **_described(block.controls.basis),
             "times": list(block.times.points),
             "integrator": block.integrator.shorthand,
         }
@@ -46,7 +45,8 @@ def with_discretisation(net: Net, described: Discretisation) -> Net:
         if name not in described:
             raise _mismatch(net, described)
         choice = described[name]
-        basis = bases[choice["basis"]](size=choice["size"], knots=tuple(choice["knots"]))
+        options = choice.get("options", {})
+        basis = bases[choice["basis"]](size=choice["size"], knots=tuple(choice["knots"]), **options)
         controls = block.controls
         if basis != controls.basis:
             controls = Controls(_copies(controls, basis.count), basis)
@@ -57,6 +57,19 @@ def with_discretisation(net: Net, described: Discretisation) -> Net:
     if named_blocks(other).keys() != described.keys():
         raise _mismatch(other, described)
     return other
+
+
+def _described(basis: Basis) -> dict[str, Any]:
+    """Name, size, knots and, of a class that has other fields, those."""
+    if basis.name not in bases:
+        raise ConfigurationError(
+            f"a file of weights names its basis of controls, but there is none registered as {basis.name!r}; put "
+            f"@bases.register({basis.name!r}) from dynamicblocks.controls over {type(basis).__name__}"
+        )
+    own = {each.name: getattr(basis, each.name) for each in fields(basis) if each.init}
+    known = {"basis": basis.name, "size": own.pop("size"), "knots": list(basis.points)}
+    del own["knots"]
+    return {**known, "options": own} if own else known
 
 
 def _mismatch(net: nn.Module, described: Discretisation) -> ConfigurationError:

@@ -5,9 +5,10 @@ from dynamicblocks.controls.basis import Basis, Terms, as_basis, bases
 from dynamicblocks.controls.bspline import CubicBSpline
 from dynamicblocks.controls.controls import Controls
 from dynamicblocks.controls.field import ControlledField
-from dynamicblocks.controls.piecewise import DiscontinuousLinear, Piecewise, PiecewiseConstant, PiecewiseLinear
+from dynamicblocks.controls.piecewise import DiscontinuousLinear, PiecewiseConstant, PiecewiseLinear
 from dynamicblocks.controls.polynomial import Chebyshev, Legendre, Polynomial
 from dynamicblocks.controls.projection import projection_matrix
+from dynamicblocks.controls.spectral import Spectral
 from dynamicblocks.controls.timed import TimedField
 
 __all__ = [
@@ -20,10 +21,10 @@ __all__ = [
     "DiscontinuousLinear",
     "Legendre",
     "Location",
-    "Piecewise",
     "PiecewiseConstant",
     "PiecewiseLinear",
     "Polynomial",
+    "Spectral",
     "Terms",
     "TimedField",
     "as_basis",

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar, Self
 
@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynamicblocks.controls.alignment import Location
+from dynamicblocks.controls.projection import projection_matrix
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.registry import Registry
-from dynamicblocks.times import Grid, check_count, check_increasing
+from dynamicblocks.times import Grid, check_count, check_increasing, subdivide, uniform
 
 Terms = tuple[tuple[int, float], ...]
 """The basis functions that are not zero at a time: pairs (k, phi_k)."""
@@ -33,9 +34,28 @@ class Basis(ABC):
     A basis is immutable data and holds no weights. Knots are absolute times. Without knots it is a wish ("eight
     controls") that :meth:`over` turns into a basis on the span of a grid.
 
+    A basis of one's own needs :meth:`size_of`, :attr:`degree` and :meth:`terms`; all else follows. :attr:`nodes` are
+    worth a fourth where controls are values of theta. ``@bases.register("name")`` gives it a name for strings and for
+    files of weights, the same as its class attribute ``name`` (by default that of the class). A basis of functions of
+    the whole span is a :class:`~dynamicblocks.controls.Spectral`.
+
     Args:
         size: number of controls K.
         knots: strictly increasing times that bound the pieces.
+
+    Raises:
+        ConfigurationError: no number of intervals makes so many controls, or that of the knots makes others.
+
+    >>> class Parabolas(Basis):  # on each interval one of its own: value, slope and curvature at its begin
+    ...     degree = 2
+    ...
+    ...     def size_of(self, intervals):
+    ...         return 3 * intervals
+    ...
+    ...     def terms(self, interval, fraction):
+    ...         return tuple((3 * interval + power, fraction**power) for power in range(3))
+    >>> Parabolas(6).over(Grid((0, 1, 2, 4)))
+    Parabolas(size=6, knots=(0.0, 2.0, 4.0))
     """
 
     name: ClassVar[str]
@@ -43,59 +63,114 @@ class Basis(ABC):
     size: int | None = None
     knots: tuple[float, ...] | None = None
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        # Under the name of its parent, a file of weights would be read back with the parent's functions.
+        if "name" not in vars(cls):
+            cls.name = cls.__name__
+
     def __post_init__(self) -> None:
         if self.size is not None:
             check_count(self.size, f"the number of controls of {type(self).__name__}", least=self.size_of(1))
         if self.knots is not None:
             object.__setattr__(self, "knots", check_increasing(self.knots, "knots"))
+        self._match()
 
-    @classmethod
-    @abstractmethod
-    def size_of(cls, intervals: int) -> int:
-        """Number of controls on so many intervals of time (polynomials, which take any number: the default)."""
+    def _match(self) -> None:
+        """Let the size follow from the knots, or raise where the two do not agree."""
+        if self.size is not None:
+            intervals = self._intervals_of(self.size)
+            possible = self.size_of(intervals)
+            if possible != self.size:
+                raise ConfigurationError(
+                    f"{type(self).__name__}: no number of intervals makes {self.size} controls; "
+                    f"{possible} or {self.size_of(intervals + 1)} would do"
+                )
+        if self.knots is not None:
+            size = self.size_of(len(self.knots) - 1)
+            if self.size not in (None, size):
+                raise ConfigurationError(
+                    f"{type(self).__name__}: {len(self.knots)} knots make {size} controls, but {self.size} were asked "
+                    "for"
+                )
+            object.__setattr__(self, "size", size)
 
-    @property
     @abstractmethod
-    def intervals(self) -> int | None:
-        """Number of intervals between knots, None if open."""
+    def size_of(self, intervals: int) -> int:
+        """Number of controls on so many intervals between knots; it increases."""
 
     @property
     @abstractmethod
     def degree(self) -> int:
-        """Polynomial degree of the basis functions between knots."""
-
-    @property
-    @abstractmethod
-    def nodes(self) -> tuple[Location, ...]:
-        """The places where the controls stand. Theta there is the control itself, unless the basis says otherwise."""
+        """Polynomial degree of the functions between knots; of others, one that is as good as they are."""
 
     @abstractmethod
     def terms(self, interval: int, fraction: float) -> Terms:
-        """The nonzero basis functions at ``fraction`` in [0, 1] of an interval, limits taken from inside it."""
+        """The nonzero basis functions at ``fraction`` in [0, 1] of an interval, limits taken from inside it.
 
-    @abstractmethod
+        A control that is alone with a weight of one is called as it is; others are blended. Functions that sum to one
+        blend running statistics to statistics; others, of waves for example, are for layers without any.
+        """
+
+    @property
+    def nodes(self) -> tuple[Location, ...]:
+        """The places where the controls stand: there theta is the control itself, unless the basis says otherwise.
+
+        By default they are no values, and stand in the middle of their functions: at the means of time over |phi_k|.
+        """
+        abscissae, weights = np.polynomial.legendre.leggauss(self.degree + 1)
+        intervals = range(len(self.points) - 1)
+        places = [Location(interval, fraction) for interval in intervals for fraction in (1 + abscissae) / 2]
+        lengths = np.outer(Grid(self.points).sizes, weights).ravel()
+        masses = lengths[:, None] * np.abs(self.values(places))
+        centres = [self.time(place) for place in places] @ masses / masses.sum(axis=0)
+        return tuple(self.place(time) for time in centres.tolist())
+
+    @property
+    def intervals(self) -> int | None:
+        """Number of intervals between knots, None if open."""
+        return None if self.size is None else self._intervals_of(self.size)
+
+    def _intervals_of(self, size: int) -> int:
+        """The largest number of intervals that needs no more controls."""
+        return bisect_right(range(1, size + 1), size, key=self.size_of)
+
     def over(self, grid: Grid) -> Self:
-        """The basis with what it leaves open filled in: knots on the span of the grid, a size that suits its steps."""
+        """The basis with knots: its own, or uniform over the grid's span, or (no size given) the grid's points."""
+        if self.knots is not None:
+            return self
+        if self.intervals is None:
+            return replace(self, knots=grid.points)
+        return replace(self, knots=uniform(*grid.span, steps=self.intervals).points)
 
-    @abstractmethod
     def unit_grid(self) -> Grid:
-        """The steps of a block that is given none: one for each interval, or for each control of a polynomial.
+        """The steps of a block that is given none: one for each interval, of length 1 where there are no knots yet.
 
         Raises:
             ConfigurationError: without a size there is nothing to count.
         """
+        if self.knots is not None:
+            return Grid(self.knots)
+        if self.intervals is None:
+            raise no_depth()
+        return uniform(0.0, float(self.intervals), steps=self.intervals)
 
-    @abstractmethod
     def refine(self, factor: int = 2) -> Self:
-        """A basis that contains this one: each interval, or the number of a polynomial's controls, times ``factor``."""
+        """Every interval between knots cut into ``factor`` equal ones; the new basis contains this one."""
+        check_count(factor, "the refinement factor", least=2)
+        return replace(self, size=None, knots=subdivide(self.points, factor))
 
-    @abstractmethod
     def coarsen(self, factor: int = 2) -> Self:
-        """What :meth:`refine` undone would be.
+        """What :meth:`refine` undone would be: every ``factor`` neighbouring intervals joined to one.
 
         Raises:
-            ConfigurationError: the number of intervals, or of a polynomial's controls, is no multiple of ``factor``.
+            ConfigurationError: the number of intervals is no multiple of ``factor``.
         """
+        check_count(factor, "the coarsening factor", least=2)
+        intervals = len(self.points) - 1
+        if intervals % factor:
+            raise ConfigurationError(f"{intervals} intervals of controls cannot be joined by {factor}")
+        return replace(self, size=None, knots=self.points[::factor])
 
     @property
     def points(self) -> tuple[float, ...]:
@@ -112,8 +187,28 @@ class Basis(ABC):
         return self.size
 
     def distances(self) -> tuple[float, ...]:
-        """Lengths of time between neighbouring controls, for difference quotients of theta."""
-        return tuple(b - a for a, b in pairwise(self.time(node) for node in self.nodes))
+        """Lengths of time between neighbouring controls, for difference quotients of theta.
+
+        No time passes between the values on both sides of a knot. Their distance is the mean length of its two
+        neighbours, as between two constant pieces, so that a jump costs a smoothness penalty what it costs there.
+
+        Raises:
+            ConfigurationError: the controls do not stand one after the other, as coefficients of waves do not.
+        """
+        lengths = Grid(self.points).sizes
+        found: list[float] = []
+        for here, there in pairwise(self.nodes):
+            distance = self.time(there) - self.time(here)
+            if distance == 0.0 and there.interval > here.interval:
+                distance = (lengths[here.interval] + lengths[there.interval]) / 2
+            if distance <= 0.0:
+                raise ConfigurationError(
+                    f"controls {len(found)} and {len(found) + 1} of {type(self).__name__} do not stand one after the "
+                    "other, so their difference is no slope in time; leave out the smoothness penalty, or define the "
+                    "nodes or distances() of the basis"
+                )
+            found.append(distance)
+        return tuple(found)
 
     def time(self, place: Location) -> float:
         """The time of a place between the knots."""
@@ -139,8 +234,12 @@ class Basis(ABC):
     def controls_from(self, old: "Basis") -> Matrix:
         """The map from the controls of ``old``, which this basis contains, to its own, with the same theta(t).
 
-        Theta is read at the nodes, exact to the last bit where a node of one basis is a node of the other.
+        Theta is read at the nodes, exact to the last bit where a node of one basis is a node of the other. Where the
+        nodes are no values of theta, it is projected, exact to rounding.
         """
+        read = ([term for term in self.terms(*node) if term[1] != 0.0] for node in self.nodes)
+        if any(terms != [(index, 1.0)] for index, terms in enumerate(read)):
+            return projection_matrix(old, self)
         places = []
         for node in self.nodes:
             # A node at a knot belongs to one of its sides: that of the interval it is named by.

@@ -1,20 +1,17 @@
 """Weights that are a twice continuously differentiable cubic spline in time."""
 
 from bisect import bisect_right
-from dataclasses import dataclass
 
 import numpy as np
 
 from dynamicblocks.controls.alignment import Location
 from dynamicblocks.controls.basis import Basis, Matrix, Terms, bases
-from dynamicblocks.controls.piecewise import Piecewise
 
 DEGREE = 3
 
 
 @bases.register("bspline")
-@dataclass(frozen=True)
-class CubicBSpline(Piecewise):
+class CubicBSpline(Basis):
     """theta(t) = sum_k B_k(t) theta_k with cubic B-splines on clamped knots: K - 3 intervals, theta in C^2.
 
     The functions are non-negative and sum to one, four of them on each interval, so that theta(t) lies among its four
@@ -30,18 +27,10 @@ class CubicBSpline(Piecewise):
     """
 
     name = "bspline"
+    degree = DEGREE
 
-    @classmethod
-    def size_of(cls, intervals: int) -> int:
+    def size_of(self, intervals: int) -> int:
         return intervals + DEGREE
-
-    @classmethod
-    def intervals_of(cls, size: int) -> int:
-        return size - DEGREE
-
-    @property
-    def degree(self) -> int:
-        return DEGREE
 
     @property
     def nodes(self) -> tuple[Location, ...]:
@@ -65,6 +54,8 @@ class CubicBSpline(Piecewise):
 
     def controls_from(self, old: Basis) -> Matrix:
         """The controls of a spline with more knots, by inserting them one by one (Boehm 1980)."""
+        if not isinstance(old, CubicBSpline):
+            return super().controls_from(old)
         knots = list(clamped(old.points))
         matrix = np.eye(old.count)
         for time in self.points:

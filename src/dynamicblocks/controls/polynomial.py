@@ -2,30 +2,28 @@
 
 import math
 from abc import abstractmethod
-from dataclasses import dataclass, field, replace
-from typing import Self
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from dynamicblocks.controls.alignment import Location
-from dynamicblocks.controls.basis import Basis, Terms, bases, no_depth
-from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.times import Grid, check_count, uniform
+from dynamicblocks.controls.basis import Terms, bases
+from dynamicblocks.controls.spectral import Spectral
 
 # A place nearer to a node than this share of the span differs from it by rounding.
 SAME_NODE = 1e-12
 
 
 @dataclass(frozen=True)
-class Polynomial(Basis):
+class Polynomial(Spectral):
     """theta(t) = sum_k l_k(t) theta_k with l_k(t_j) = 1 if j = k and else 0: degree K - 1 for K controls.
 
     The controls are *values* of theta, at the nodes t_k of a good interpolation, and not coefficients of orthogonal
     polynomials. The functions are the same, but every control is a layer like any other, with the scale that layers
     are initialised with and statistics of its own. Between the nodes some weights are negative.
-
-    There is one interval, whatever the size; its two ends are the knots.
     """
+
+    kind = "a polynomial"
 
     # Derived from the size: the nodes as fractions of the span, and their barycentric weights.
     _fractions: tuple[float, ...] = field(default=(), init=False, repr=False, compare=False)
@@ -33,11 +31,6 @@ class Polynomial(Basis):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.knots is not None and len(self.knots) != 2:
-            raise ConfigurationError(
-                f"{type(self).__name__} is one polynomial over the whole span, so its knots are the two ends, "
-                f"got {len(self.knots)} knots"
-            )
         if self.size is not None:
             nodes, weights = self.interpolation(self.size)
             object.__setattr__(self, "_fractions", tuple((1.0 + node) / 2 for node in nodes))
@@ -47,14 +40,6 @@ class Polynomial(Basis):
     @abstractmethod
     def interpolation(size: int) -> tuple[list[float], list[float]]:
         """So many nodes in [-1, 1], increasing, and their barycentric weights, up to a common factor."""
-
-    @classmethod
-    def size_of(cls, intervals: int) -> int:
-        return intervals
-
-    @property
-    def intervals(self) -> int | None:
-        return 1
 
     @property
     def degree(self) -> int:
@@ -73,36 +58,8 @@ class Polynomial(Basis):
         total = sum(parts)
         return tuple((index, part / total) for index, part in enumerate(parts))
 
-    def over(self, grid: Grid) -> Self:
-        """The basis with knots, by default the ends of the grid, and a size, by default the number of its steps."""
-        size = self.size_of(grid.steps) if self.size is None else self.size
-        return replace(self, size=size, knots=grid.span if self.knots is None else self.knots)
-
-    def unit_grid(self) -> Grid:
-        """As many equal steps as controls, of length 1 where there are no knots yet."""
-        if self.size is None:
-            raise no_depth()
-        return uniform(*(self.knots or (0.0, float(self.size))), steps=self.size)
-
-    def refine(self, factor: int = 2) -> Self:
-        """``factor`` times as many controls on the same span; the new basis contains the old."""
-        check_count(factor, "the refinement factor", least=2)
-        return replace(self, size=self.count * factor)
-
-    def coarsen(self, factor: int = 2) -> Self:
-        """A ``factor``-th of the controls.
-
-        Raises:
-            ConfigurationError: the number of controls is no multiple of ``factor``.
-        """
-        check_count(factor, "the coarsening factor", least=2)
-        if self.count % factor:
-            raise ConfigurationError(f"{self.count} controls of a polynomial cannot be divided by {factor}")
-        return replace(self, size=self.count // factor)
-
 
 @bases.register("legendre")
-@dataclass(frozen=True)
 class Legendre(Polynomial):
     """The polynomial of degree K - 1 through K values at the Gauss-Legendre nodes, all inside the span.
 
@@ -123,7 +80,6 @@ class Legendre(Polynomial):
 
 
 @bases.register("chebyshev")
-@dataclass(frozen=True)
 class Chebyshev(Polynomial):
     """The polynomial of degree K - 1 through K values at the Chebyshev points of the second kind.
 

@@ -1,16 +1,20 @@
 """Linear maps from the controls of one basis to those of another."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from dynamicblocks.controls.alignment import SAME_TIME
-from dynamicblocks.controls.basis import Basis, Matrix
 from dynamicblocks.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from dynamicblocks.controls.basis import Basis, Matrix
 
 # Entries below this are rounding errors of the least-squares solve.
 NEGLIGIBLE = 1e-13
 
 
-def projection_matrix(old: Basis, new: Basis) -> Matrix:
+def projection_matrix(old: "Basis", new: "Basis") -> "Matrix":
     r"""The least-squares projection P: controls theta of ``old`` become P theta, controls of ``new``.
 
     P theta minimises the integral over time of | sum_j psi_j(t) (P theta)_j - sum_k phi_k(t) theta_k |^2, by Gauss
