@@ -81,7 +81,7 @@ def started_exactly(integrator, times):
     first = integrator.max_order - (2 if integrator.implicit else 1)
     first = max(first, 0)
     past = [(times[first] - t, growth(t, grown(t))) for t in reversed(times[:first])]
-    carry = integrator.init(grown(times[first]), past)
+    carry = integrator.begin_with(grown(times[first]), past)
     return (march(integrator, growth, carry, times[first:]) - grown(times[-1])).abs().max().item()
 
 
@@ -138,7 +138,7 @@ def test_measured_order_after_an_exact_start(implicit, order, grid):
 def test_measured_order_after_its_own_start(implicit, max_order, grid):
     integrator = Adams(implicit, max_order, **EXACTLY)
     errors = [
-        (march(integrator, field, integrator.init(exact(0)), grid(n)) - exact(2)).abs().max().item()
+        (march(integrator, field, integrator.begin(None, 0.0, exact(0)), grid(n)) - exact(2)).abs().max().item()
         for n in (64, 128, 256, 512)
     ]
     slopes = [math.log2(a / b) for a, b in pairwise(errors)]
@@ -153,7 +153,7 @@ def test_polynomials_are_exact(implicit):
     first = 6
     integrator = adams(implicit, 7, **EXACTLY)
     past = [(times[first] - t, torch.tensor(7 * t**6, dtype=double)) for t in reversed(times[:first])]
-    carry = integrator.init(torch.tensor(times[first] ** 7, dtype=double), past)
+    carry = integrator.begin_with(torch.tensor(times[first] ** 7, dtype=double), past)
     y = march(integrator, lambda t, y: torch.tensor(7 * t**6, dtype=double), carry, times[first:])
     assert y.item() == pytest.approx(2.3**7, rel=1e-12)
 
@@ -163,7 +163,7 @@ def test_high_orders_do_not_blow_up(implicit, h):
     """At h lambda = -0.1 and -0.3 the formulas of order 12 multiply errors by more than two a step."""
     integrator = Adams(implicit, max_iters=20)
     times = [h * n for n in range(500)]
-    y = march(integrator, lambda t, y: -10 * y, integrator.init(torch.ones(1, dtype=double)), times)
+    y = march(integrator, lambda t, y: -10 * y, integrator.begin(None, 0.0, torch.ones(1, dtype=double)), times)
     assert abs(y.item()) < 1e-15
 
 
@@ -173,7 +173,7 @@ def test_steps_that_grow_tenfold_do_not_blow_up(implicit):
     times = [10.0**n for n in range(-6, 1)]
     integrator = Adams(implicit, max_iters=20)
     y0 = torch.tensor([math.exp(-times[0])])
-    y = march(integrator, lambda t, y: -y, integrator.init(y0), times)
+    y = march(integrator, lambda t, y: -y, integrator.begin(None, 0.0, y0), times)
     assert y.item() == pytest.approx(math.exp(-1), abs=0.1)
 
 
@@ -186,14 +186,14 @@ def test_below_order_four_it_is_rk4(implicit):
     expected = exact(0)
     for t0, t1 in pairwise(times):
         expected = rk4.step(field, t0, t1 - t0, expected)
-    assert torch.equal(march(integrator, field, integrator.init(exact(0)), times), expected)
+    assert torch.equal(march(integrator, field, integrator.begin(None, 0.0, exact(0)), times), expected)
     assert integrator.order == 4
     assert integrator.evaluations == 4
 
 
 def test_an_iteration_that_does_not_converge_is_reported():
     integrator = Adams(implicit=True)
-    carry = integrator.init(torch.ones(1, dtype=double))
+    carry = integrator.begin(None, 0.0, torch.ones(1, dtype=double))
     with pytest.warns(UserWarning, match=r"Functional iteration did not converge\. Solution may be incorrect\."):
         march(integrator, lambda t, y: -8 * y, carry, [0.5 * n for n in range(5)])
 
@@ -207,7 +207,7 @@ def test_the_iteration_stops_at_its_tolerance():
             return field(t, y)
 
         integrator = Adams(implicit=True, max_order=4, **keywords)
-        march(integrator, counted, integrator.init(exact(0)), uniform(100))
+        march(integrator, counted, integrator.begin(None, 0.0, exact(0)), uniform(100))
         return len(seen)
 
     assert evaluations(rtol=1e-3, atol=1e-3) == 8 + 2 * 98
@@ -222,7 +222,7 @@ def test_one_evaluation_of_the_slope_at_the_beginning_of_a_step(implicit):
         seen.append(c)
         return -y
 
-    carry = integrator.init(torch.ones(1, dtype=double))
+    carry = integrator.begin(None, 0.0, torch.ones(1, dtype=double))
     for _ in range(8):
         seen.clear()
         carry = integrator.advance(stage, 0.01, carry)
@@ -240,13 +240,13 @@ def test_gradients(implicit):
     sizes = torch.tensor([0.1, 0.15, 0.1, 0.2, 0.1, 0.12, 0.1], dtype=double, requires_grad=True)
 
     def steps(y, theta, sizes):
-        carry = integrator.init(y)
+        carry = integrator.begin(None, 0.0, y)
         for h in sizes.unbind():
             carry = integrator.advance(lambda c, y: torch.sin(theta * y) * (1 + c) - y.flip(0), h, carry)
         return integrator.finish(carry)
 
     assert torch.autograd.gradcheck(steps, (y, theta, sizes))
-    as_numbers = integrator.init(y)
+    as_numbers = integrator.begin(None, 0.0, y)
     for h in sizes.tolist():
         as_numbers = integrator.advance(lambda c, y: torch.sin(theta * y) * (1 + c) - y.flip(0), h, as_numbers)
     assert torch.allclose(integrator.finish(as_numbers), steps(y, theta, sizes), rtol=0, atol=1e-14)
@@ -258,20 +258,20 @@ def test_types_and_shapes(implicit, dtype):
     y = torch.ones(2, 1, 3, dtype=dtype)
     rate = -1.0 if dtype == torch.float32 else -0.5 + 2j
     integrator = Adams(implicit, rtol=1e-6, atol=1e-7)
-    found = march(integrator, lambda t, y: rate * y, integrator.init(y), [0.02 * n for n in range(51)])
+    found = march(integrator, lambda t, y: rate * y, integrator.begin(None, 0.0, y), [0.02 * n for n in range(51)])
     assert found.dtype == dtype
     assert torch.allclose(found, torch.exp(torch.tensor(rate)) * y, atol=2e-6)
 
 
 def test_a_grid_that_runs_back():
     integrator = Adams(implicit=True)
-    y = march(integrator, field, integrator.init(exact(2)), uniform(100)[::-1])
+    y = march(integrator, field, integrator.begin(None, 0.0, exact(2)), uniform(100)[::-1])
     assert torch.allclose(y, exact(0), rtol=0, atol=1e-6)
 
 
 def test_amend_changes_the_state_only():
     integrator = Adams(implicit=False)
-    carry = integrator.step(field, 0.0, 0.1, integrator.init(exact(0)))
+    carry = integrator.step(field, 0.0, 0.1, integrator.begin(None, 0.0, exact(0)))
     changed = integrator.amend(carry, lambda y: y + 1)
     assert torch.equal(integrator.finish(changed), integrator.finish(carry) + 1)
     assert changed.slopes is carry.slopes

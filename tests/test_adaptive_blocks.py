@@ -12,9 +12,8 @@ from torch import nn
 
 import dynamicblocks as db
 from dynamicblocks.discretisation import discretisation, with_discretisation
-from dynamicblocks.functional import adaptive
 from dynamicblocks.integrators import ADAPTIVE, IMPLICIT, as_integrator
-from dynamicblocks.marching import NotFiniteStateError, StepLimitError
+from dynamicblocks.solving import AdaptiveLoop, NotFiniteStateError, StepLimitError
 from tests.layer_tools import Bend
 
 BASES = ["constant(4)", "linear(5)", "discontinuous_linear(8)", "bspline(5)", "legendre(3)"]
@@ -49,14 +48,14 @@ def make_block(controls="constant(4)", integrator="rk4_classic", layer=Smooth, *
 def steps_taken(block, y, monkeypatch):
     """The accepted steps of a forward pass."""
     found = []
-    inner = adaptive.steps
+    inner = AdaptiveLoop.steps
 
-    def watched(problem, march):
-        for step in inner(problem, march):
+    def watched(loop, *arguments):
+        for step in inner(loop, *arguments):
             found.append((step.t0, step.t1))
             yield step
 
-    monkeypatch.setattr(adaptive, "steps", watched)
+    monkeypatch.setattr(AdaptiveLoop, "steps", watched)
     block(y)
     monkeypatch.undo()
     return found
@@ -244,7 +243,7 @@ def test_a_projection_follows_the_steps_of_the_grid_whatever_the_tolerance(float
     for k in range(4):  # one step of the grid after the other, projected by hand
         one = db.DynamicBlock(nn.Conv2d(3, 3, 1), 1, [k, k + 1], "rk4_classic")
         one.controls.layers[0] = copy.deepcopy(net.controls.layers[k])
-        one.controls.layers[0].projection, one.controls.projects = None, False
+        one.controls.layers[0].projection = None
         states.append(net.controls.layers[k].projection(db.with_integrator(one, steps=200)(states[-1])))
     for rtol in (1e-5, 1e-7):
         found = db.with_integrator(net, db.Adaptive("bosh3", rtol, rtol))

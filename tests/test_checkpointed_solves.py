@@ -8,14 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+import dynamicblocks as db
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.functional import adaptive, grid
-from dynamicblocks.functional.checkpointed import Spread, checkpointed
-from dynamicblocks.functional.methods import METHODS, AdaptiveMethod
-from dynamicblocks.functional.nested import Nesting
-from dynamicblocks.functional.problem import make_problem
-from dynamicblocks.functional.walk import Event, walk
-from dynamicblocks.marching import StepLimitError
+from dynamicblocks.gradients.checkpoint import EveryKth
+from dynamicblocks.integrators import METHODS
+from dynamicblocks.solving import Scheme, StepLimitError, make_problem
 
 METHOD_OPTIONS = {
     "dopri5": {},
@@ -48,20 +45,19 @@ class Net(nn.Module):
         return self.scale * self.layers(y) - rate * y + torch.sin(3 * t)
 
 
-def set_up(func, y0, t, method, options=(), rtol=1e-6, atol=1e-8, args=()):
-    """The problem, the loop over it, and the grid if it has one."""
-    nesting = Nesting.of(y0, 0)
-    problem = make_problem(nesting.func(func, args), nesting.flat(y0), t)
-    chosen, options = METHODS[method], dict(options)
-    if isinstance(chosen, AdaptiveMethod):
-        return problem, adaptive.make_march(problem, chosen.make(), rtol, atol, options), None
-    march = grid.make_march(problem, chosen.make(), options)
-    return problem, march, grid.make_grid(problem, y0, options)
+def set_up(func, y0, t, method, options=(), rtol=1e-6, atol=1e-8, args=(), event=None, **known):
+    """The course of a problem; ``event`` makes its event of it."""
+    problem = make_problem(func, y0, t, args)
+    scheme = Scheme(METHODS[method], rtol, atol, dict(options))
+    return scheme.course(problem, event=event, **known)
 
 
-def plain(problem, march, points, event=None):
-    steps = adaptive.steps(problem, march) if points is None else grid.steps(problem, march, points)
-    return walk(problem, steps, event)
+def plain(course):
+    return course.follow(course.problem.y0)
+
+
+def checkpointed(course, states):
+    return db.Checkpoint(states).run(course, course.problem.y0)
 
 
 def gradients(found, inputs, retain=False):
@@ -72,12 +68,11 @@ def gradients(found, inputs, retain=False):
     return states.detach(), torch.autograd.grad(loss, inputs, retain_graph=retain)
 
 
-def compare(func, y0, t, method, inputs, states=3, tolerance=1e-12, args=(), options=None, loose=(), **kwargs):
+def compare(func, y0, t, method, inputs, states=3, tolerance=1e-12, args=(), options=None, loose=(), **known):
     options = METHOD_OPTIONS[method] if options is None else options
-    set_again = lambda: set_up(func, y0, t, method, options, args=args, **dict(loose))  # noqa: E731
-    values, expected = gradients(plain(*set_again()), inputs, retain=True)
-    problem, march, points = set_again()
-    found, got = gradients(checkpointed(problem, march, states=states, grid=points, **kwargs), inputs)
+    set_again = lambda **known: set_up(func, y0, t, method, options, args=args, **dict(loose), **known)  # noqa: E731
+    values, expected = gradients(plain(set_again()), inputs, retain=True)
+    found, got = gradients(checkpointed(set_again(**known), states), inputs)
     torch.testing.assert_close(found, values, rtol=0, atol=1e-13)
     for one, other in zip(got, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
@@ -93,7 +88,7 @@ def test_gradients_are_those_of_backpropagation(method, direction, float64):
     tolerance = 1e-8 if method in ("kvaerno3", "implicit_midpoint") else 1e-12
     inputs = [y0, t, rate, *net.parameters()]
     loose = {"rtol": 1e-3, "atol": 1e-4} if method == "kvaerno3" else {}
-    compare(net, y0, t, method, inputs, 3, tolerance, (rate,), loose=loose, params=[*net.parameters(), rate])
+    compare(net, y0, t, method, inputs, 3, tolerance, (rate,), loose=loose, tensors=[*net.parameters(), rate])
 
 
 @pytest.mark.parametrize("method", ["dopri5", "rk4"])
@@ -104,7 +99,7 @@ def test_nested_states(method, float64):
     weight = torch.randn(3, requires_grad=True)
     y0 = {"a": (torch.randn(3, requires_grad=True),), "b": [torch.randn(3, requires_grad=True)]}
     t = torch.tensor([0.0, 0.4, 2.0])
-    compare(field, y0, t, method, [y0["a"][0], y0["b"][0], weight], params=[weight])
+    compare(field, y0, t, method, [y0["a"][0], y0["b"][0], weight], tensors=[weight])
 
 
 def test_complex_states(float64):
@@ -113,10 +108,10 @@ def test_complex_states(float64):
     t = torch.tensor([0.0, 0.3, 1.0], requires_grad=True)
 
     def run(solver):
-        states = torch.stack(solver(*set_up(lambda t, y: t * weight @ y, y0, t, "dopri5")).states)
+        states = torch.stack(solver(set_up(lambda t, y: t * weight @ y, y0, t, "dopri5")).states)
         return torch.autograd.grad(states.abs().sum(), [y0, weight, t])
 
-    results = run(plain), run(lambda problem, march, points: checkpointed(problem, march, states=2))
+    results = run(plain), run(lambda course: checkpointed(course, 2))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
@@ -144,19 +139,17 @@ def test_a_parameter_and_what_is_made_of_it_are_not_counted_twice(float64):
     y0, t = torch.randn(4, requires_grad=True), torch.tensor([0.0, 1.5])
     compare(
         lambda t, y, a, b: net(t, y, a) + b * made,
-        y0, t, "dopri5", [y0, *net.parameters()], args=shared, params=[*net.parameters(), made, *shared],
+        y0, t, "dopri5", [y0, *net.parameters()], args=shared, tensors=[*net.parameters(), made, *shared],
     )  # fmt: skip
 
 
 def test_a_tensor_that_would_lose_its_gradient_raises(float64):
     weight, late = torch.ones(4, requires_grad=True), torch.ones(4, requires_grad=True)
-    problem, march, _ = set_up(
-        lambda t, y: (late if t > 1 else weight) * y, torch.ones(4), torch.tensor([0.0, 2.0]), "dopri5"
-    )
-    found = checkpointed(problem, march, states=3)
+    setting = lambda t, y: (late if t > 1 else weight) * y, torch.ones(4), torch.tensor([0.0, 2.0]), "dopri5"
+    found = checkpointed(set_up(*setting), states=3)
     with pytest.raises(ConfigurationError, match=r"1 tensors that require a gradient .*shapes \(4,\).*would lose it"):
         found.states[-1].sum().backward()
-    found = checkpointed(problem, march, states=3, params=[weight, late])
+    found = checkpointed(set_up(*setting, tensors=[weight, late]), states=3)
     found.states[-1].sum().backward()
     assert late.grad is not None
 
@@ -177,12 +170,10 @@ def test_jumps_kinks_and_hooks(method, float64):
     loose = {"rtol": 1e-4, "atol": 1e-4}
     y0, t = torch.ones(2, requires_grad=True), torch.tensor([0.0, 0.5, 2.0])
     func = Jumping()
-    problem, march, _ = set_up(func, y0, t, method, options, **loose)
     # The problem's function is what carries callbacks.
-    _, expected = gradients(plain(problem, march, None), [y0, rate])
+    _, expected = gradients(plain(set_up(func, y0, t, method, options, **loose)), [y0, rate])
     count = len(calls)
-    problem, march, _ = set_up(func, y0, t, method, options, **loose)
-    _, got = gradients(checkpointed(problem, march, states=2), [y0, rate])
+    _, got = gradients(checkpointed(set_up(func, y0, t, method, options, **loose), states=2), [y0, rate])
     for one, other in zip(got, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
     assert calls[:count] == calls[count:]
@@ -193,13 +184,11 @@ def test_the_state_at_an_event_has_its_gradient(method, float64):
     net, y0, t = Net(), torch.randn(4, requires_grad=True), torch.tensor([0.0, 0.2, 9.0])
     options = {"step_size": 0.05} if method == "rk4" else {}
 
-    def run(solver, **kwargs):
-        problem, march, points = set_up(net, y0, t, method, options)
-        happening = Event(problem, lambda t, y: 1.03 - t, 1e-10)
-        return solver(problem, march, points, happening)
+    def run(solver):
+        return solver(set_up(net, y0, t, method, options, atol=1e-10, event=lambda t, y: 1.03 - t))
 
     expected = run(plain)
-    found = run(lambda problem, march, points, event: checkpointed(problem, march, states=3, grid=points, event=event))
+    found = run(lambda course: checkpointed(course, states=3))
     assert found.event_time == expected.event_time
     assert len(found.states) == len(expected.states) == 2
     inputs = [y0, *net.parameters()]
@@ -216,8 +205,8 @@ def test_the_state_at_an_event_has_its_gradient(method, float64):
 
 def test_an_event_at_the_first_time(float64):
     y0 = torch.ones(2, requires_grad=True)
-    problem, march, _ = set_up(lambda t, y: -y, y0, torch.tensor([0.0, 1.0]), "dopri5")
-    found = checkpointed(problem, march, states=2, event=Event(problem, lambda t, y: t, 1e-8))
+    course = set_up(lambda t, y: -y, y0, torch.tensor([0.0, 1.0]), "dopri5", event=lambda t, y: t)
+    found = checkpointed(course, states=2)
     assert found.event_state is y0
     assert found.states[0] is y0
 
@@ -227,13 +216,13 @@ def test_a_failed_solve_has_gradients_till_then(float64):
     t = torch.tensor([0.0, 0.5, 0.9, 2.0])
 
     def failed(solver):
-        problem, march, points = set_up(lambda t, y: y * y, y0, t, "dopri5", {"max_num_steps": 60})
+        course = set_up(lambda t, y: y * y, y0, t, "dopri5", {"max_num_steps": 60})
         with pytest.raises(StepLimitError) as caught:
-            solver(problem, march, points)
+            solver(course)
         return caught.value.circumstances
 
     expected = failed(plain)
-    found = failed(lambda problem, march, points: checkpointed(problem, march, states=3))
+    found = failed(lambda course: checkpointed(course, states=3))
     assert found.times == expected.times == [0.0, 0.5, 0.9]
     for one, other in zip(found.states, expected.states, strict=True):
         (got,), (wanted,) = (torch.autograd.grad(each.sum(), y0, retain_graph=True) for each in (one, other))
@@ -260,17 +249,13 @@ def test_random_fields_draw_the_same_again(method, options, float64):
     results = []
     for states in (None, 2, 4):
         torch.manual_seed(3)
-        problem, march, points = set_up(net, y0, t, method, options, rtol=1e-5, atol=1e-5)
-        found = (
-            plain(problem, march, points)
-            if states is None
-            else checkpointed(problem, march, states=states, grid=points)
-        )
+        course = set_up(net, y0, t, method, options, rtol=1e-5, atol=1e-5)
+        found = plain(course) if states is None else checkpointed(course, states)
         after = torch.rand(3)
         values, got = gradients(found, inputs)
         results.append((values, after, torch.rand(3), *got))
         if method == "dopri5":
-            assert problem.field.tally.rejected > 0
+            assert course.problem.field.tally.rejected > 0
     for one in results[1:]:
         for got, wanted in zip(one, results[0], strict=True):
             torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
@@ -297,12 +282,12 @@ def test_buffers_move_in_the_first_pass_only(method, float64):
     results = []
     for states in (None, 2, 4):
         net = Counting()
-        problem, march, points = set_up(net, y0, t, method, options, rtol=1e-3, atol=1e-3)
+        course = set_up(net, y0, t, method, options, rtol=1e-3, atol=1e-3, modules=[net])
         if states is None:
-            found = plain(problem, march, points)
-            evaluations = problem.field.tally.evaluations
+            found = plain(course)
+            evaluations = course.problem.field.tally.evaluations
         else:
-            found = checkpointed(problem, march, states=states, grid=points, modules=[net])
+            found = checkpointed(course, states)
         assert net.norm.num_batches_tracked == net.moved == evaluations
         values, got = gradients(found, [y0, *net.parameters()])
         results.append((values, *got, *net.buffers()))
@@ -317,10 +302,8 @@ def test_under_autocast():
     results = []
     for states in (None, 2):
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            problem, march, points = set_up(net, y0, t, "rk4", {"step_size": 0.1})
-            found = (
-                plain(problem, march, points) if states is None else checkpointed(problem, march, states=2, grid=points)
-            )
+            course = set_up(net, y0, t, "rk4", {"step_size": 0.1})
+            found = plain(course) if states is None else checkpointed(course, states)
             # Casts without a graph must not be found by what comes later.
             again = net(t[0], y0).float().sum()
         values, got = gradients(found, [y0, *net.parameters()])
@@ -331,8 +314,7 @@ def test_under_autocast():
 
 def test_second_derivatives_refuse_and_backward_can_be_repeated(float64):
     y0 = torch.ones(2, requires_grad=True)
-    problem, march, _ = set_up(lambda t, y: -y * y, y0, torch.tensor([0.0, 1.0]), "dopri5")
-    found = checkpointed(problem, march, states=2)
+    found = checkpointed(set_up(lambda t, y: -y * y, y0, torch.tensor([0.0, 1.0]), "dopri5"), states=2)
     once, twice = (torch.autograd.grad(found.states[-1].sum(), y0, retain_graph=True)[0] for _ in range(2))
     assert torch.equal(once, twice)
     (first,) = torch.autograd.grad(found.states[-1].sum(), y0, create_graph=True)
@@ -342,30 +324,26 @@ def test_second_derivatives_refuse_and_backward_can_be_repeated(float64):
 
 def test_without_gradients_nothing_is_kept(float64):
     net = Net()
-    problem, march, _ = set_up(net, torch.ones(4), torch.tensor([0.0, 1.0]), "dopri5")
     with torch.no_grad():
-        found = checkpointed(problem, march, states=2)
+        found = checkpointed(set_up(net, torch.ones(4), torch.tensor([0.0, 1.0]), "dopri5"), states=2)
     assert not found.states[-1].requires_grad
     constant = set_up(lambda t, y: -y, torch.ones(4), torch.tensor([0.0, 1.0]), "dopri5")
-    assert not checkpointed(*constant[:2], states=2).states[-1].requires_grad
+    assert not checkpointed(constant, states=2).states[-1].requires_grad
     alone = set_up(net, torch.ones(4), torch.tensor([0.0]), "dopri5")
-    assert len(checkpointed(*alone[:2], states=2).states) == 1
+    assert len(checkpointed(alone, states=2).states) == 1
 
 
 def test_too_few_states():
-    problem, march, _ = set_up(lambda t, y: -y, torch.ones(1), torch.tensor([0.0, 1.0]), "dopri5")
+    course = set_up(lambda t, y: -y, torch.ones(1), torch.tensor([0.0, 1.0]), "dopri5")
     with pytest.raises(ConfigurationError, match="at least 2"):
-        checkpointed(problem, march, states=1)
-    problem, march, _ = set_up(lambda t, y: -y, torch.ones(1), torch.tensor([0.0, 1.0]), "rk4")
-    with pytest.raises(ConfigurationError, match="needs a grid"):
-        checkpointed(problem, march, states=2)
+        checkpointed(course, states=1)
 
 
 def test_kept_carries_are_spread():
     for most, count in itertools.product(range(2, 7), range(1, 40)):
-        spread = Spread(most)
+        spread = EveryKth(most)
         for n in range(count):
-            spread.offer(n, n)
+            spread.keep(n, n)
         assert spread.carries == list(range(0, count, spread.every))
         assert most / 2 <= len(spread.carries) <= most or spread.every == 1
 
@@ -377,13 +355,8 @@ def peak(method, steps, states=None, width=1000):
     t = torch.tensor([0.0, 1.0])
     options = {"step_size": 1 / steps} if method == "rk4" else {"max_step": 1 / steps, "first_step": 1 / steps}
     with live_bytes()() as live:
-        problem, march, points = set_up(
-            lambda t, y: torch.sin(weight * y), y0, t, method, options, rtol=1e-3, atol=1e-3
-        )
-        if states is None:
-            found = plain(problem, march, points)
-        else:
-            found = checkpointed(problem, march, states=states, grid=points)
+        course = set_up(lambda t, y: torch.sin(weight * y), y0, t, method, options, rtol=1e-3, atol=1e-3)
+        found = plain(course) if states is None else checkpointed(course, states)
         found.states[-1].sum().backward()
     return live.peak / (4 * width)
 

@@ -77,7 +77,7 @@ def test_a_plan_holds_what_a_step_reads():
     plan = plan_step(block.field, block.integrator, 3)
     assert plan.controls == (1, 2)
     assert plan.numbers == (1.5, 0.5, 0.5, 0.5, 0.25, 0.75)
-    assert [fraction for fraction, _ in plan.structure.reads] == [0.0, 0.5]
+    assert [fraction for (fraction, _), _ in plan.structure.reads] == [0.0, 0.5]
 
 
 def test_a_projection_and_a_time_are_part_of_the_step():

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import dynamicblocks as db
-from dynamicblocks.marching import compiled
+from dynamicblocks.solving import compiled_loop as compiled
 
 
 class Field(nn.Module):

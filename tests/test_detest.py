@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import dynamicblocks as db
-from dynamicblocks.functional.methods import METHODS, AdaptiveMethod
+from dynamicblocks.integrators import METHODS, AdaptiveMethod
 from tests.detest import DETEST, reference
 
 ADAPTIVE = [name for name, method in METHODS.items() if isinstance(method, AdaptiveMethod)]

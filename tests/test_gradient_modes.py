@@ -10,11 +10,12 @@ from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 
 import dynamicblocks as db
-from dynamicblocks.functional.methods import METHODS, AdaptiveMethod
-from dynamicblocks.functional.request import GRADIENTS
-from dynamicblocks.functional.reversible import reversible_methods
+from dynamicblocks.gradients import gradients as registered
+from dynamicblocks.gradients.reversible import reversible_methods
+from dynamicblocks.integrators import METHODS, AdaptiveMethod
 from tests.gradient_worker import Model, data, gradients, work
 
+GRADIENTS = list(registered)
 # Modes as keywords of solve.
 MODES = {name: {"gradient": name} for name in GRADIENTS if name != "backprop"}
 MODES["adjoint-interpolant"] = {"gradient": "adjoint", "gradient_options": {"interpolant": True}}

@@ -33,7 +33,7 @@ def exact(t):
 
 def march(integrator, f, y, t0, t1, steps):
     h = (t1 - t0) / steps
-    carry = integrator.init(y)
+    carry = integrator.begin(None, 0.0, y)
     for n in range(steps):
         carry = integrator.step(f, t0 + n * h, h, carry)
     return integrator.finish(carry)

@@ -9,7 +9,7 @@ import torch
 from scipy.integrate import solve_ivp
 
 import dynamicblocks as db
-from dynamicblocks.functional.methods import METHODS, AdaptiveMethod, GridMethod
+from dynamicblocks.integrators import METHODS, AdaptiveMethod, GridMethod
 from tests.problems import PROBLEMS
 
 ADAPTIVE = [name for name, method in METHODS.items() if isinstance(method, AdaptiveMethod)]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import dynamicblocks as db
-from dynamicblocks.marching import NotFiniteStateError, SolveError, StepLimitError, StepUnderflowError
+from dynamicblocks.solving import NotFiniteStateError, SolveError, StepLimitError, StepUnderflowError
 
 T = torch.tensor([0.0, 1.0])
 Y = torch.ones(2)

@@ -9,7 +9,7 @@ from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 
 import dynamicblocks as db
-from dynamicblocks.functional.methods import METHODS, AdaptiveMethod
+from dynamicblocks.integrators import METHODS, AdaptiveMethod
 
 
 class Field(nn.Module):

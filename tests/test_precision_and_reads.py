@@ -6,8 +6,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import dynamicblocks as db
-from dynamicblocks.functional.methods import METHODS, AdaptiveMethod, GridMethod
-from dynamicblocks.integrators import RungeKutta
+from dynamicblocks.integrators import METHODS, AdaptiveMethod, GridMethod, RungeKutta
 
 T = torch.tensor([0.0, 0.5, 1.0])
 

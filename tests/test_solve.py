@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import dynamicblocks as db
-from dynamicblocks.marching import NotFiniteStateError, SolveError, Status, StepLimitError
+from dynamicblocks.solving import NotFiniteStateError, SolveError, Status, StepLimitError
 from tests.problems import PROBLEMS
 
 T = torch.tensor([0.0, 0.5, 2.0], dtype=torch.float64)

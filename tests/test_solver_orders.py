@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import dynamicblocks as db
-from dynamicblocks.functional.methods import METHODS, AdaptiveMethod
+from dynamicblocks.integrators import METHODS, AdaptiveMethod
 
 MEASURED = [name for name in METHODS if name != "scipy_solver"]
 ADAMS = [name for name in MEASURED if "max_order" in METHODS[name].own]
@@ -137,7 +137,7 @@ def test_adams_methods_that_start_exactly_have_every_order(name, order):
         times = [torch.tensor(2 * n / steps, dtype=torch.float64) for n in range(steps + 1)]
         start = max(order - (2 if implicit else 1), 0)
         past = [((times[start] - t).item(), problem.field(t, problem.exact(t))) for t in reversed(times[:start])]
-        carry = integrator.init(problem.exact(times[start]), past)
+        carry = integrator.begin_with(problem.exact(times[start]), past)
         for t in times[start:-1]:
             carry = integrator.step(lambda t, y: problem.field(torch.as_tensor(t), y), t.item(), 2 / steps, carry)
         return (integrator.finish(carry) - problem.exact(times[-1])).norm().item()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import dynamicblocks as db
-from dynamicblocks.marching import Status, StepLimitError
+from dynamicblocks.solving import Status, StepLimitError
 from tests.stiff_problems import STIFF, robertson
 
 IMPLICIT = ("kvaerno3", "kvaerno5", "kencarp4")

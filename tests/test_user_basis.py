@@ -191,7 +191,7 @@ def test_values_at_old_places_are_copies():
         assert torch.equal(finer.layers[new].theta, controls.layers[old].theta)
 
 
-@pieces
+@every_basis
 def test_a_refined_block_is_the_same_function(basis, float64):
     block = db.DynamicBlock("preact_single(3, norm='tv')", basis, (0, 1, 2.5, 4), "rk4_classic")
     y = torch.randn(2, 3, 5, 5)

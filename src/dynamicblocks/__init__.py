@@ -27,20 +27,20 @@ from dynamicblocks.controls import (
     PiecewiseLinear,
 )
 from dynamicblocks.errors import ConfigurationError, DynamicBlocksError, SolverError, StorageError
-from dynamicblocks.functional import (
-    Solution,
-    Statistics,
-    odeint,
-    odeint_adjoint,
-    odeint_dense,
-    odeint_event,
-    solve,
-)
+from dynamicblocks.functional import odeint, odeint_adjoint, odeint_dense, odeint_event, solve
 from dynamicblocks.gradients import Backprop, Checkpoint, Gradient
 from dynamicblocks.integrators import Adaptive, Integrator, RungeKutta, Tableau, as_integrator, list_integrators
-from dynamicblocks.marching import NotFiniteStateError, SolveError, Status, StepLimitError, StepUnderflowError
 from dynamicblocks.models import create_model, list_models, model_options
 from dynamicblocks.network import DynamicNet
+from dynamicblocks.solving import (
+    NotFiniteStateError,
+    Solution,
+    SolveError,
+    Statistics,
+    Status,
+    StepLimitError,
+    StepUnderflowError,
+)
 from dynamicblocks.surgery import (
     freeze_unused_controls,
     project,

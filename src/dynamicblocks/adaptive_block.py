@@ -9,28 +9,24 @@ from torch import Tensor, nn
 
 from dynamicblocks.controls import Alignment, Controls, TimedField
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.functional import adaptive
-from dynamicblocks.functional.checkpointed import checkpointed
-from dynamicblocks.functional.diagnosis import explained
-from dynamicblocks.functional.problem import Problem
-from dynamicblocks.functional.state import Layout
-from dynamicblocks.functional.walk import walk
-from dynamicblocks.gradients import Backprop, Checkpoint, Gradient
+from dynamicblocks.gradients import Gradient
+from dynamicblocks.gradients.buffers import Buffers, KeptBuffers
 from dynamicblocks.integrators import Adaptive
-from dynamicblocks.marching import (
-    AdaptiveMarch,
+from dynamicblocks.solving import (
+    ONE_TENSOR,
+    AdaptiveCourse,
+    AdaptiveLoop,
     Circumstances,
     Field,
     Hooks,
     HostClock,
+    Problem,
     SolveError,
     StepControl,
     Stops,
     Tally,
+    explained,
 )
-
-# States kept on each level of recomputation where the caller names no number: with 64 steps, the root of it.
-KEPT_STATES = 8
 
 
 @dataclass
@@ -58,7 +54,7 @@ class AdaptiveSolve:
         """
         timed = TimedField(self.controls, self.alignment)
         times = timed.times
-        if not self.controls.projects:
+        if not timed.projects:
             return self._solve(timed, y, times if all_times else (times[0], times[-1]), times[1] - times[0])
         # A projection belongs to the steps of the grid, whatever the tolerance: it changes the state there.
         states, first = [y], times[1] - times[0]
@@ -81,24 +77,19 @@ class AdaptiveSolve:
         t = torch.tensor(times, dtype=torch.float64)
         right_hand_side = Field(timed)
         right_hand_side.tally = self.tally
-        problem = Problem(timed, right_hand_side, HostClock(y, t[0]), y, t, list(times), Layout(None))
-        march = self._march(problem, timed, first, taken)
+        problem = Problem(timed, right_hand_side, HostClock(y, t[0]), y, t, list(times), ONE_TENSOR)
+        course = AdaptiveCourse(
+            problem,
+            self._loop(problem, timed, first, taken),
+            tensors=list(self.controls.parameters()),
+            modules=list(self.controls.layers),
+        )
         try:
-            if isinstance(self.gradient, Checkpoint):
-                found = checkpointed(
-                    problem,
-                    march,
-                    states=max(2, self.gradient.segments or KEPT_STATES),
-                    params=[each for each in self.controls.parameters() if each.requires_grad],
-                    modules=list(self.controls.layers),
-                )
-            else:
-                found = walk(problem, adaptive.steps(problem, march))
+            return self.gradient.run(course, y).states
         except SolveError as error:
-            raise self._located(explained(error, problem, self.controls)) from None
-        return found.states
+            raise self._located(explained(error, y, self.controls)) from None
 
-    def _march(self, problem: Problem, timed: TimedField, first: float, taken: list[float] | None) -> AdaptiveMarch:
+    def _loop(self, problem: Problem, timed: TimedField, first: float, taken: list[float] | None) -> AdaptiveLoop:
         method = self.integrator
         kinks, jumps = timed.stops()
         # The last time is a stop as well: beyond it theta is not known.
@@ -109,12 +100,12 @@ class AdaptiveSolve:
             if taken is not None:
                 taken.append(h)
 
-        return AdaptiveMarch(
+        return AdaptiveLoop(
             problem.field,
             problem.clock,
             method.embedded,
             method.tolerance,
-            step_control(method),
+            StepControl.of(method),
             Stops(sorted({*kinks, *ends}), jumps, resume=True),
             # No step is tried beforehand to find a length: it would be one more evaluation that moves statistics.
             first if method.first_step is None else method.first_step,
@@ -138,48 +129,23 @@ class _Statistics:
 
     def __init__(self, timed: TimedField) -> None:
         self._timed = timed
-        self._kept: list[tuple[dict[str, Tensor | None], str, Tensor, Tensor]] = []
+        self._kept: tuple[KeptBuffers, list[Tensor]] | None = None
 
     def keep(self, t: float, _y: Tensor, h: float) -> None:
         """Before a step."""
-        self._kept = [
-            (module._buffers, name, buffer, buffer.detach().clone())
-            for layer in self._timed.layers_near(t + 0.5 * h)
-            for module in layer.modules()
-            for name, buffer in module._buffers.items()
-            if buffer is not None
-        ]
+        buffers = Buffers(self._timed.layers_near(t + 0.5 * h))
+        self._kept = KeptBuffers(buffers), buffers.now()
 
     def restore(self, _t: float, _y: Tensor, _h: float) -> None:
         """After a step was rejected."""
-        for buffers, name, buffer, value in self._kept:
-            # Past autograd, as batch normalisation itself does: no step that was taken needs the values in between.
-            buffer.data.copy_(value)
-            buffers[name] = buffer
+        assert self._kept is not None
+        kept, live = self._kept
+        kept.set_back(live)
 
 
-def step_control(method: Adaptive) -> StepControl:
-    """The controller of the lengths of the steps, or a ConfigurationError."""
-    return StepControl(
-        method.safety,
-        method.grow,
-        method.shrink,
-        method.min_step,
-        method.max_step,
-        method.proportional,
-        method.integral,
-        method.derivative,
-    )
-
-
-def check_choices(integrator: Adaptive, gradient: Gradient) -> None:
-    """Raise a ConfigurationError for a controller that cannot be, or a gradient mode that runs fixed grids only."""
-    step_control(integrator)
-    if not isinstance(gradient, Backprop | Checkpoint):
-        raise ConfigurationError(
-            f"{gradient!r} runs the steps of a grid, but {integrator.name} chooses its own; with an adaptive "
-            "integrator use gradient='backprop' or 'checkpoint'"
-        )
+def check_choices(integrator: Adaptive) -> None:
+    """Raise a ConfigurationError for a controller that cannot be."""
+    StepControl.of(integrator)
 
 
 def check_deterministic(layers: nn.ModuleList, what: str) -> None:

@@ -1,16 +1,19 @@
 """The dynamic block: one differential equation, five independent choices."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from dynamicblocks.adaptive_block import AdaptiveSolve, check_choices, check_deterministic, check_still
-from dynamicblocks.compiled_block import CompiledMarch, StepPrograms, check_compilable
+from dynamicblocks.compiled_block import CompiledSteps, StepPrograms, check_compilable
 from dynamicblocks.controls import Alignment, Basis, ControlledField, Controls, TimedField, as_basis
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients import Gradient, as_gradient
 from dynamicblocks.integrators import Adaptive, Integrator, as_integrator
-from dynamicblocks.layers import LayerSource, independent_layers
-from dynamicblocks.marching import CountedField, FixedMarch
+from dynamicblocks.layers import LayerSource, independent_layers, state_width
+from dynamicblocks.layers.parts import check_parts
+from dynamicblocks.solving import GridCourse, Tally
 from dynamicblocks.times import Grid, Times, as_grid, uniform
 
 
@@ -67,13 +70,24 @@ class DynamicBlock(nn.Module):
         grid = as_grid(times) if times is not None else basis.unit_grid()
         basis = basis.over(grid)
         self.controls = Controls(independent_layers(layer, basis.count), basis)
-        self._choose(grid, as_integrator(integrator), as_gradient(gradient), compile)
+        self._choose(grid, self._own(as_integrator(integrator), grid), as_gradient(gradient), compile)
+
+    def _own(self, integrator: Integrator, grid: Grid) -> Integrator:
+        """The instance of an integrator that is this block's own."""
+        return integrator.for_block(grid.steps, state_width(self.controls.layers[0]))
 
     def _choose(self, grid: Grid, integrator: Integrator, gradient: Gradient, compile: bool) -> None:
         self._alignment = Alignment(grid, self.controls.basis.points)
+        check_parts(
+            (part for _, part in integrator.reads),
+            self.controls.parts,
+            integrator.name,
+            type(self.controls.layers[0]).__name__,
+        )
         gradient.check(self.controls.layers)
+        gradient.check_integrator(integrator)
         if isinstance(integrator, Adaptive):
-            check_choices(integrator, gradient)
+            check_choices(integrator)
         if compile:
             check_compilable(integrator, gradient)
         self.integrator = integrator
@@ -97,18 +111,20 @@ class DynamicBlock(nn.Module):
         """The right-hand side on the grid."""
         return ControlledField(self.controls, self._alignment)
 
-    @property
-    def march(self) -> FixedMarch:
-        """The loop that a gradient mode runs, step by step of the grid; an adaptive integrator has one of its own."""
-        if self._programs is None:
-            return FixedMarch(self.field, self.integrator, self.times)
-        return CompiledMarch(self.field, self.integrator, self.times, self._programs, self._title)
+    def course(self, *, all_times: bool = False, tally: Tally | None = None) -> GridCourse:
+        """The steps of the grid, as gradient modes run them; an adaptive integrator has steps of its own.
+
+        Args:
+            all_times: whether the states at all times are wanted, or the last alone.
+            tally: counts evaluations.
+        """
+        field, integrator = self.field if tally is None else replace(self.field, tally=tally), self.integrator
+        if self._programs is not None:
+            integrator = CompiledSteps(integrator, field, self._programs, self._title)
+        return GridCourse(field, integrator, self.times.points, all_times)
 
     def forward(self, y: Tensor) -> Tensor:
-        y = self._state(y)
-        if self.integrator.fixed_cost:
-            return self.gradient.integrate(self.march, y)
-        return self._counted(y, all_times=False)[-1]
+        return self._states(y, all_times=False)[-1]
 
     def trajectory(self, y: Tensor) -> Tensor:
         """The states at every time of the grid, (steps + 1, batch, ...).
@@ -116,10 +132,13 @@ class DynamicBlock(nn.Module):
         >>> DynamicBlock("symmetric(4)", controls=3).trajectory(torch.zeros(2, 4, 8, 8)).shape
         torch.Size([4, 2, 4, 8, 8])
         """
+        return torch.stack(self._states(y, all_times=True))
+
+    def _states(self, y: Tensor, *, all_times: bool) -> list[Tensor]:
         y = self._state(y)
         if self.integrator.fixed_cost:
-            return torch.stack(self.gradient.trajectory(self.march, y))
-        return torch.stack(self._counted(y, all_times=True))
+            return self.gradient.run(self.course(all_times=all_times), y).states
+        return self._counted(y, all_times=all_times)
 
     # The number of steps or iterations depends on values; a compiled caller calls this as it is.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -135,11 +154,9 @@ class DynamicBlock(nn.Module):
             states = solve.states(y, all_times=all_times)
             self._evaluations = solve.tally.evaluations
             return states
-        field = CountedField(self.field)
-        march = FixedMarch(field, integrator, self.times)
-        run = self.gradient
-        states = run.trajectory(march, y) if all_times else [run.integrate(march, y)]
-        self._evaluations = field.count
+        tally = Tally()
+        states = self.gradient.run(self.course(all_times=all_times, tally=tally), y).states
+        self._evaluations = tally.evaluations
         return states
 
     def _state(self, y: Tensor) -> Tensor:
@@ -158,7 +175,7 @@ class DynamicBlock(nn.Module):
         """
         if isinstance(self.integrator, Adaptive):
             return set(range(len(self.controls))) - TimedField(self.controls, self._alignment).controls_read()
-        read = self.field.controls_read(range(self.steps), self.integrator.fractions)
+        read = self.field.controls_read(range(self.steps), self.integrator.reads)
         return set(range(len(self.controls))) - read
 
     @property
@@ -186,13 +203,25 @@ class DynamicBlock(nn.Module):
         nn.Module.__init__(other)
         other.controls = self.controls if controls is None else controls
         other.train(self.training)
+        grid = self.times if times is None else as_grid(times)
+        if integrator is not None:
+            method = other._own(as_integrator(integrator), grid)
+        elif grid.steps == self.steps:
+            method = self.integrator
+        else:
+            method = self._stretched(grid)
         other._choose(
-            self.times if times is None else as_grid(times),
-            self.integrator if integrator is None else as_integrator(integrator),
+            grid,
+            method,
             self.gradient if gradient is None else as_gradient(gradient),
             self.compiles if compile is None else compile,
         )
         return other
+
+    def _stretched(self, grid: Grid) -> Integrator:
+        """The integrator for another number of steps: refined, if each step was cut into as many, else made anew."""
+        factor, rest = divmod(grid.steps, self.steps)
+        return self.integrator.refined(factor) if not rest else self._own(self.integrator, grid)
 
     @property
     def compiles(self) -> bool:

@@ -3,20 +3,21 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from types import FunctionType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from dynamicblocks.controls import ControlledField, Terms
+from dynamicblocks.controls import ControlledField, ControlledStage, Terms
 from dynamicblocks.controls.basis import is_one_control
 from dynamicblocks.controls.blending import Mix, blended_parameters, call_blended
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients import Checkpoint, Gradient
-from dynamicblocks.integrators import Carry, Integrator
-from dynamicblocks.marching import FixedMarch
+from dynamicblocks.integrators import Carry, Integrator, Reads, Size, Stage
+from dynamicblocks.layers.parts import FIELD, PROJECTION, called
 
 
 @dataclass(frozen=True)
@@ -39,48 +40,64 @@ class Structure:
     """What steps have in common that share a program: everything but tensors.
 
     Args:
-        integrator: of the block.
-        reads: at each fraction of the step.
-        projection: at its end, if the layer has one.
-        takes_time: whether layers take the time.
+        reads: for each fraction of the step and part of the layer.
+        methods: for each part the method of the layer, the submodule that holds its weights, if it is not the layer
+            itself, and whether it takes the time.
+        projects: whether the step ends with the projection.
+        enters: whether a carry is made before it, at the first step, or made anew, after a jump.
     """
 
-    integrator: Integrator
-    reads: tuple[tuple[float, Read], ...]
-    projection: Read | None
-    takes_time: bool
+    reads: tuple[tuple[tuple[float, str], Read], ...]
+    methods: tuple[tuple[str, tuple[str, str, bool]], ...]
+    projects: bool
+    enters: Literal["", "begin", "restart"]
 
-    def run(self, layers: tuple[nn.Module, ...], numbers: Tensor, carry: Carry) -> Carry:
+    def run(self, integrator: Integrator, layers: tuple[nn.Module, ...], numbers: Tensor, carry: Carry) -> Carry:
         """The carry one step later; the numbers are the begin and the size of the step, and weights."""
         start, size, *weights = numbers.unbind()
-        reads, blended = dict(self.reads), {}
+        return self.step(integrator, CompiledStage(self, layers, start, size, weights), size, carry)
 
-        def called(read: Read, parts: list[nn.Module], arguments: tuple[Tensor, ...], key: object) -> Tensor:
-            if read.first is None:
-                return parts[0](*arguments)
-            mix = Mix(weights[read.first : read.first + len(parts)], 0, read.negative)
-            if key not in blended:
-                blended[key] = blended_parameters(parts, mix.weights)
-            return call_blended(parts, mix, blended[key], arguments)
+    def step(self, integrator: Integrator, stage: Stage, h: Size, carry: Carry) -> Carry:
+        """All that belongs to a step."""
+        if self.enters:
+            carry = (integrator.begin if self.enters == "begin" else integrator.restart)(stage, h, carry)
+        carry = integrator.advance(stage, h, carry)
+        return integrator.amend(carry, partial(stage.part, PROJECTION, 1.0)) if self.projects else carry
 
-        def stage(fraction: float, y: Tensor) -> Tensor:
-            read = reads[fraction]
-            arguments = (start + fraction * size, y) if self.takes_time else (y,)
-            slope = called(read, [layers[index] for index in read.layers], arguments, fraction)
-            if slope.shape != y.shape:
-                raise ConfigurationError("a layer must keep the shape of the state")
-            # The size is a tensor: in half precision its product with the slope would be rounded.
-            return slope.to(y.dtype)
 
-        def projected(y: Tensor) -> Tensor:
-            read = self.projection
-            if read is None:
-                return y
-            maps = [layers[index].projection for index in read.layers]
-            return called(read, maps, (y,), "projection")  # type: ignore[arg-type]
+class CompiledStage:
+    """The layers of a structure on one step, whose begin, size and weights of blends are tensors."""
 
-        carry = self.integrator.advance(stage, size, carry)
-        return self.integrator.amend(carry, projected)
+    def __init__(
+        self, structure: Structure, layers: tuple[nn.Module, ...], start: Tensor, size: Tensor, weights: list[Tensor]
+    ) -> None:
+        self._layers, self._start, self._size, self._weights = layers, start, size, weights
+        self._reads, self._methods = dict(structure.reads), dict(structure.methods)
+        self._blended: dict[tuple[float, str], dict[str, Tensor]] = {}
+
+    def __call__(self, c: float, y: Tensor) -> Tensor:
+        return self.part(FIELD, c, y)
+
+    def part(self, name: str, c: float, y: Tensor, *extra: float | Tensor) -> Tensor:
+        """A part of the layer at the fraction c."""
+        read, (method, holder, timed) = self._reads[c, name], self._methods[name]
+        arguments = (self._start + c * self._size, y, *extra) if timed else (y, *extra)
+        layers = [self._layers[index] for index in read.layers]
+        if read.first is None:
+            output = called(layers[0], method)(*arguments)
+        else:
+            holders = [getattr(layer, holder) for layer in layers] if holder else layers
+            mix = Mix(self._weights[read.first : read.first + len(holders)], 0, read.negative)
+            if (c, holder) not in self._blended:
+                self._blended[c, holder] = blended_parameters(holders, mix.weights)
+            way = "forward" if holder else method
+            output = call_blended(holders, mix, self._blended[c, holder], arguments, method=way)
+        if name == PROJECTION:
+            return output
+        if name == FIELD and output.shape != y.shape:
+            raise ConfigurationError("a layer must keep the shape of the state")
+        # The size is a tensor: in half precision its product with the slope would be rounded.
+        return output.to(y.dtype)
 
 
 @dataclass(frozen=True)
@@ -94,18 +111,24 @@ class StepPlan:
 
 def plan_step(field: ControlledField, integrator: Integrator, step: int) -> StepPlan:
     """The plan of a step of a block's grid."""
+    controls = field.controls
     start, end = field.alignment.grid.points[step : step + 2]
-    fractions = tuple(dict.fromkeys(integrator.fractions))
-    places = [*fractions, *([1.0] if field.controls.projects else [])]
-    terms = [field.terms(step, fraction) for fraction in places]
-    controls = tuple(dict.fromkeys(index for each in terms for index, _ in each))
+    places = dict.fromkeys(integrator.reads)
+    projects = PROJECTION in controls.parts and all(part != PROJECTION for _, part in places)
+    if projects:
+        places[1.0, PROJECTION] = None
+    terms = {place: field.terms(step, place[0]) for place in places}
+    read = tuple(dict.fromkeys(index for each in terms.values() for index, _ in each))
     numbers = [start, end - start]
-    reads = []
-    for each in terms:
-        reads.append(_read(each, controls, numbers))
-    projection = reads.pop() if field.controls.projects else None
-    structure = Structure(integrator, tuple(zip(fractions, reads, strict=True)), projection, field.controls.takes_time)
-    return StepPlan(structure, controls, tuple(numbers))
+    reads = tuple((place, _read(each, read, numbers)) for place, each in terms.items())
+    parts = dict.fromkeys(part for _, part in places)
+    methods = tuple((part, (controls.parts[part], controls.holder[part], controls.timed[part])) for part in parts)
+    enters: Literal["", "begin", "restart"] = ""
+    if step == 0 and integrator.begins:
+        enters = "begin"
+    elif step and integrator.restarts and field.jumps(step):
+        enters = "restart"
+    return StepPlan(Structure(reads, methods, projects, enters), read, tuple(numbers))
 
 
 def _read(terms: Terms, controls: tuple[int, ...], numbers: list[float]) -> Read:
@@ -134,12 +157,10 @@ class StepPrograms:
     def __len__(self) -> int:
         return len(self._programs)
 
-    def plans(self, march: "CompiledMarch") -> list[StepPlan]:
+    def plans(self, field: ControlledField, integrator: Integrator) -> list[StepPlan]:
         """Those of all steps."""
         if self._plans is None:
-            field = march.field
-            assert isinstance(field, ControlledField)
-            self._plans = [plan_step(field, march.integrator, step) for step in range(march.steps)]
+            self._plans = [plan_step(field, integrator, step) for step in range(field.alignment.grid.steps)]
         return self._plans
 
     def numbers(self, plans: list[StepPlan], like: Tensor) -> list[Tensor]:
@@ -152,62 +173,77 @@ class StepPrograms:
                 self._numbers[key] = [torch.tensor(plan.numbers, dtype=kind, device=like.device) for plan in plans]
         return self._numbers[key]
 
-    def program(self, structure: Structure) -> Callable[..., Any]:
-        """The compiled step of a structure."""
+    def program(self, structure: Structure, integrator: Integrator) -> Callable[..., Any]:
+        """The compiled step of a structure with the block's integrator."""
         if structure not in self._programs:
-            self._programs[structure] = torch.compile(_step_of(structure), fullgraph=True, backend=self.backend)
+            step = _step_of(structure, integrator)
+            self._programs[structure] = torch.compile(step, fullgraph=True, backend=self.backend)
         return self._programs[structure]
 
 
 _numbered = count()
 
 
-def _step_of(structure: Structure) -> Callable[..., Carry]:
+def _step_of(structure: Structure, integrator: Integrator) -> Callable[..., Carry]:
     """A function of its own: the compiler counts programs, up to a limit, for each code object."""
 
     def step(layers: tuple[nn.Module, ...], numbers: Tensor, carry: Carry) -> Carry:
-        return structure.run(layers, numbers, carry)
+        return structure.run(integrator, layers, numbers, carry)
 
     code = step.__code__.replace(co_name=f"step_{next(_numbered)}")
     return FunctionType(code, step.__globals__, code.co_name, None, step.__closure__)
 
 
-@dataclass(frozen=True)
-class CompiledMarch(FixedMarch):
-    """The loop over a fixed grid, each step a call of a compiled program.
+class CompiledSteps(Integrator):
+    """An integrator whose steps, with what comes before and after them, are calls of compiled programs.
+
+    A carry that is made, or made anew, is made in the program of its step: what runs beside a program would find
+    statistics changed that it kept for its backward pass.
 
     Args:
+        inner: the integrator of the block.
+        field: of the block, along its grid.
         programs: of the block.
-        name: of the block, for the warning that it was not compiled.
+        title: of the block, for the warning that it was not compiled.
     """
 
-    programs: StepPrograms
-    name: str
+    def __init__(self, inner: Integrator, field: ControlledField, programs: StepPrograms, title: str) -> None:
+        self._inner, self._field, self._programs, self._title = inner, field, programs, title
 
-    def advance(self, carry: Carry, first: int, last: int) -> Carry:
-        programs, field = self.programs, self.field
-        assert isinstance(field, ControlledField)
-        if programs.failed or torch.compiler.is_compiling():
-            return super().advance(carry, first, last)
-        plans = programs.plans(self)
-        numbers = programs.numbers(plans, self.state(carry))
-        for step in range(first, last):
-            if programs.failed:
-                carry = super().advance(carry, step, step + 1)
-                continue
-            plan = plans[step]
-            layers = tuple(field.controls.layers[index] for index in plan.controls)
+    @property
+    def name(self) -> str:
+        return self._inner.name
+
+    @property
+    def order(self) -> int:
+        return self._inner.order
+
+    @property
+    def reads(self) -> Reads:
+        # Of the projection, too, so that the loop leaves it alone.
+        return (*self._inner.reads, (1.0, PROJECTION))
+
+    def finish(self, carry: Carry) -> Tensor:
+        return self._inner.finish(carry)
+
+    def advance(self, stage: Stage, h: Size, carry: Carry) -> Carry:
+        assert isinstance(stage, ControlledStage)
+        programs = self._programs
+        plans = programs.plans(self._field, self._inner)
+        plan = plans[stage.step]
+        if not programs.failed and not torch.compiler.is_compiling():
+            numbers = programs.numbers(plans, carry if stage.step == 0 else self.finish(carry))[stage.step]
+            layers = tuple(self._field.controls.layers[index] for index in plan.controls)
             try:
                 with warnings.catch_warnings():
                     # Tracing looks at `grad` of inputs that are no leaves.
                     warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor")
-                    carry = programs.program(plan.structure)(layers, numbers[step], carry)
+                    return programs.program(plan.structure, self._inner)(layers, numbers, carry)
             except Exception as error:
                 programs.failed = True
                 lines = f"{type(error).__name__}: {error}".splitlines()
-                warnings.warn(f"{self.name} was not compiled and runs as usual: {lines[0]:.300}", stacklevel=5)
-                carry = super().advance(carry, step, step + 1)
-        return carry
+                warnings.warn(f"{self._title} was not compiled and runs as usual: {lines[0]:.300}", stacklevel=8)
+        return plan.structure.step(self._inner, stage, h, carry)
 
 
 def check_compilable(integrator: Integrator, gradient: Gradient) -> None:

@@ -30,3 +30,11 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigurationErr
     nearest = get_close_matches(name, names, n=1)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
     return ConfigurationError(f"unknown {kind} {name!r}{hint} Known: {', '.join(names)}")
+
+
+class ArgumentError(ConfigurationError, AssertionError):
+    """An argument that no solve can use: times, a state, tolerances; torchdiffeq raises AssertionError there."""
+
+
+class ArgumentTypeError(ConfigurationError, TypeError):
+    """An argument of the wrong type, where torchdiffeq raises TypeError."""

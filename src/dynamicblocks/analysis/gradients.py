@@ -95,7 +95,7 @@ def gradient_check(
         model: any module; it is left as it was.
         batch: what it is called with: a tensor, or several.
         loss: a number from the output of the model; by default a fixed random linear functional of it.
-        modes: gradient modes, by default all that have names; none for the model as it is alone.
+        modes: gradient modes, by default all that have names and serve blocks; none for the model as it is alone.
         directions: how many for the parameters, and for the input.
         seed: of the directions, and of random layers.
 
@@ -122,7 +122,8 @@ def gradient_check(
     differences = {kind: check.differences(model, moved[kind], along[kind]) for kind in along}
     rows = []
     blocks = named_blocks(model)
-    chosen = [] if not blocks else list(gradients) if modes is None else list(modes)
+    usual = [name for name in gradients if as_gradient(name).serves_blocks]
+    chosen = [] if not blocks else usual if modes is None else list(modes)
     for mode in (None, *chosen):
         try:
             gradient = None if mode is None else as_gradient(mode)

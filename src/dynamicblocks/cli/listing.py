@@ -6,8 +6,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
-from dynamicblocks.functional.methods import METHODS, AdaptiveMethod, GridMethod, as_method
-from dynamicblocks.integrators import as_integrator, list_integrators
+from dynamicblocks.integrators import METHODS, AdaptiveMethod, GridMethod, as_integrator, as_method, list_integrators
 from dynamicblocks.models import create_model, list_models, model_options
 
 

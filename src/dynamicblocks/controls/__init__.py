@@ -4,7 +4,7 @@ from dynamicblocks.controls.alignment import Alignment, Location
 from dynamicblocks.controls.basis import Basis, Terms, as_basis, bases
 from dynamicblocks.controls.bspline import CubicBSpline
 from dynamicblocks.controls.controls import Controls
-from dynamicblocks.controls.field import ControlledField
+from dynamicblocks.controls.field import ControlledField, ControlledStage
 from dynamicblocks.controls.piecewise import DiscontinuousLinear, PiecewiseConstant, PiecewiseLinear
 from dynamicblocks.controls.polynomial import Chebyshev, Legendre, Polynomial
 from dynamicblocks.controls.projection import projection_matrix
@@ -16,6 +16,7 @@ __all__ = [
     "Basis",
     "Chebyshev",
     "ControlledField",
+    "ControlledStage",
     "Controls",
     "CubicBSpline",
     "DiscontinuousLinear",

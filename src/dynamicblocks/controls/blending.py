@@ -83,8 +83,12 @@ def call_blended(
     weights: Sequence[float] | Mix,
     parameters: dict[str, Tensor],
     arguments: tuple[object, ...],
+    *,
+    method: str = "forward",
 ) -> Tensor:
     """Call one of the modules, the one of the largest weight, with blended ``parameters`` and blended buffers.
+
+    Or a ``method`` of it in the place of its forward.
 
     Floating-point buffers are blended like the weights (:func:`blend_variances`); integer buffers are the called
     module's own. In training, what the call did to the blended buffers is given back to every module by its share
@@ -106,7 +110,7 @@ def call_blended(
     training = modules[called].training and bool(buffers)
     before = {name: buffer.clone() for name, buffer in buffers.items()} if training else {}
     state = {**parameters, **buffers}
-    output = functional_call(modules[called], state, arguments)
+    output = _called(modules[called], method, state, arguments)
     if training:
         parts = shares(numbers, negative=mix.negative)
         with torch.no_grad():
@@ -117,6 +121,27 @@ def call_blended(
                     whole = torch.maximum(old, blend([each[name] for each in named], parts))
                 for module, share in zip(modules, parts, strict=True):
                     _share_update(module, name, share, old, state[name], whole, in_place=state[name] is buffers[name])
+    return output
+
+
+class _Method(nn.Module):
+    """A method of a module as a module, for the tools of PyTorch that call modules with other tensors."""
+
+    def __init__(self, module: nn.Module, method: str) -> None:
+        super().__init__()
+        self.module, self.method = module, method
+
+    def forward(self, *arguments: object) -> Tensor:
+        return getattr(self.module, self.method)(*arguments)
+
+
+def _called(module: nn.Module, method: str, state: dict[str, Tensor], arguments: tuple[object, ...]) -> Tensor:
+    """A module called with other parameters and buffers; those that it replaces while it runs stand in ``state``."""
+    if method == "forward":
+        return functional_call(module, state, arguments)
+    inside = {f"module.{name}": tensor for name, tensor in state.items()}
+    output = functional_call(_Method(module, method), inside, arguments)
+    state.update((name, inside[f"module.{name}"]) for name in state)
     return output
 
 

@@ -11,9 +11,8 @@ from dynamicblocks.controls.basis import Basis, Matrix, Terms, is_one_control
 from dynamicblocks.controls.blending import blend, blended_parameters, call_blended, is_variance
 from dynamicblocks.controls.projection import projection_matrix
 from dynamicblocks.errors import ConfigurationError, unknown_name
-from dynamicblocks.layers import ProjectedLayer, takes_time
-
-Call = Literal["field", "projection"]
+from dynamicblocks.layers.parts import FIELD, PROJECTION, called, parts_of
+from dynamicblocks.layers.protocol import takes_time
 
 
 class Controls(nn.Module):
@@ -37,9 +36,13 @@ class Controls(nn.Module):
         self.basis = basis
         if len(self.layers) != basis.size:
             raise ConfigurationError(f"{basis!r} takes {basis.size} layers, got {len(self.layers)}")
-        self.takes_time = takes_time(self.layers[0])
         first = self.layers[0]
-        self.projects = isinstance(first, ProjectedLayer) and first.projection is not None
+        self.parts = dict(parts_of(first))
+        # Of each part, the submodule that holds its weights, "" for the layer itself, and whether it takes the time.
+        self.holder = {
+            part: method if isinstance(getattr(first, method), nn.Module) else "" for part, method in self.parts.items()
+        }
+        self.timed = {part: takes_time(called(first, method)) for part, method in self.parts.items()}
         # Indices frozen because a grid does not read them, not because the user chose to.
         self._frozen_unread: set[int] = set()
 
@@ -49,47 +52,60 @@ class Controls(nn.Module):
     def extra_repr(self) -> str:
         return repr(self.basis)
 
-    def parts(self, terms: Terms, call: Call) -> list[nn.Module]:
-        """The modules that a call at these terms runs or reads."""
-        modules = [self.layers[index] for index, _ in terms]
-        if call == "field":
-            return modules
-        return [m.projection for m in modules if isinstance(m, ProjectedLayer) and m.projection is not None]
+    def read(self, terms: Terms) -> list[nn.Module]:
+        """The layers that contribute to theta."""
+        return [self.layers[index] for index, _ in terms]
 
-    def parameters_at(self, terms: Terms, call: Call = "field") -> dict[str, Tensor]:
-        """Theta at a time between knots, by name."""
-        return blended_parameters(self.parts(terms, call), [weight for _, weight in terms])
+    def parameters_at(self, terms: Terms, part: str = FIELD) -> dict[str, Tensor]:
+        """Theta at a time between knots, by name: of the layer, or of the submodule that is the part."""
+        return blended_parameters(self.holders(terms, part), [weight for _, weight in terms])
+
+    def holders(self, terms: Terms, part: str) -> list[nn.Module]:
+        """The modules that hold the weights of a part: submodules of that name, or the layers."""
+        holder = self.holder[part]
+        return [getattr(layer, holder) for layer in self.read(terms)] if holder else self.read(terms)
 
     def evaluate(
-        self, terms: Terms, t: float, y: Tensor, *, call: Call = "field", theta: dict[str, Tensor] | None = None
+        self,
+        terms: Terms,
+        t: float,
+        y: Tensor,
+        *extra: float | Tensor,
+        part: str = FIELD,
+        theta: dict[str, Tensor] | None = None,
     ) -> Tensor:
-        """f(t, y; theta(t)), or the projection of y, with theta(t) given by its ``terms``.
+        """A part of the layer at (t, y, *extra), by default f itself, with theta(t) given by its ``terms``.
 
         Args:
             terms: the basis functions at the time of the call.
-            t: that time, handed to layers that take it.
+            t: that time, handed to parts that take it.
             y: the state.
-            call: the layer function itself, or its projection.
+            extra: what else the part takes.
+            part: which.
             theta: blended parameters, where they are known already.
         """
-        parts = self.parts(terms, call)
-        arguments = (t, y) if self.takes_time and call == "field" else (y,)
+        arguments = (t, y, *extra) if self.timed[part] else (y, *extra)
+        method = self.parts[part]
         if is_one_control(terms):
-            output = parts[0](*arguments)
+            output = called(self.layers[terms[0][0]], method)(*arguments)
         else:
-            theta = self.parameters_at(terms, call) if theta is None else theta
-            output = call_blended(parts, [weight for _, weight in terms], theta, arguments)
+            theta = self.parameters_at(terms, part) if theta is None else theta
+            weights = [weight for _, weight in terms]
+            output = call_blended(
+                self.holders(terms, part), weights, theta, arguments, method="forward" if self.holder[part] else method
+            )
         if not torch.compiler.is_compiling():
-            self._check(output, y, call)
+            self._check(output, y, part)
         return output
 
-    def _check(self, output: object, y: Tensor, call: Call) -> None:
+    def _check(self, output: object, y: Tensor, part: str) -> None:
         name = type(self.layers[0]).__name__
         if not isinstance(output, Tensor):
-            raise ConfigurationError(f"the {call} of {name} must return a tensor, got {type(output).__name__}")
-        if output.shape != y.shape:
+            raise ConfigurationError(f"the {part} of {name} must return a tensor, got {type(output).__name__}")
+        # Other parts may take one half of a state to the other.
+        if output.shape != y.shape and part in (FIELD, PROJECTION):
             raise ConfigurationError(
-                f"the {call} of {name} must keep the shape of the state, but it took {tuple(y.shape)} to "
+                f"the {part} of {name} must keep the shape of the state, but it took {tuple(y.shape)} to "
                 f"{tuple(output.shape)}; put a Connector between blocks to change widths or sizes"
             )
 
@@ -120,7 +136,7 @@ class Controls(nn.Module):
         return Controls([self._combined(row) for row in matrix.tolist()], basis)
 
     def _combined(self, row: Sequence[float]) -> nn.Module:
-        sources = [(index, weight) for index, weight in enumerate(row) if weight != 0.0]
+        sources = [(index, weight) for index, weight in enumerate(row) if weight != 0.0] or [(0, 0.0)]
         nearest = max(range(len(row)), key=lambda index: abs(row[index]))
         layer = copy.deepcopy(self.layers[nearest])
         if sources == [(nearest, 1.0)]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dynamicblocks.controls.alignment import Alignment, Location
 from dynamicblocks.controls.basis import Basis, Terms, is_one_control
 from dynamicblocks.controls.controls import Controls
+from dynamicblocks.layers.parts import PROJECTION
 
 # A place nearer to a knot than this share of the interval is at the knot: nothing is blended for a rounding error.
 _AT_KNOT = 1e-12
@@ -51,12 +52,15 @@ class TimedField:
         fraction = 0.0 if place.fraction < _AT_KNOT else 1.0 if place.fraction > 1 - _AT_KNOT else place.fraction
         return self.controls.basis.terms(place.interval, fraction)
 
+    @property
+    def projects(self) -> bool:
+        """Whether the layer has a projection."""
+        return PROJECTION in self.controls.parts
+
     def projection(self, step: int, y: Tensor) -> Tensor:
         """The layer's projection of the state at the end of a step of the grid, seen from inside the step."""
-        if not self.controls.projects:
-            return y
         end = self.times[step + 1]
-        return self.controls.evaluate(self.terms(np.nextafter(end, -np.inf)), end, y, call="projection")
+        return self.controls.evaluate(self.terms(np.nextafter(end, -np.inf)), end, y, part=PROJECTION)
 
     def stops(self) -> tuple[list[float], list[float]]:
         """Knots inside the span where theta(t) bends, and those where it jumps."""
@@ -68,7 +72,7 @@ class TimedField:
     def controls_read(self) -> set[int]:
         """Indices of the controls on which theta depends somewhere within the span."""
         read = {index for time in self._inner_times() for index, _ in self.terms(time)}
-        if self.controls.projects:
+        if self.projects:
             ends = (float(np.nextafter(end, -np.inf)) for end in self.times[1:])
             read |= {index for end in ends for index, _ in self.terms(end)}
         return read

@@ -1,18 +1,41 @@
 """The project's own face over the solvers: one function, one solution object."""
 
+import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.functional.methods import as_method, foreign_options
-from dynamicblocks.functional.request import GRADIENTS, ON_FAILURE, Request
-from dynamicblocks.functional.runs import compiled_adjoint_solution
-from dynamicblocks.functional.solution import Solution
-from dynamicblocks.functional.solve_batched import solve_batched
-from dynamicblocks.functional.solve_compiled import solve_compiled
-from dynamicblocks.functional.solve_shared import solve_shared
+from dynamicblocks.functional.arguments import BACKPROP, check_brought, differentiated
+from dynamicblocks.gradients import Adjoint, Backprop, Gradient, as_gradient, gradients
+from dynamicblocks.gradients.adjoint_compiled import CompiledAdjoint, compiled_adjoint, with_norm
+from dynamicblocks.gradients.base import ProblemCourse
+from dynamicblocks.integrators import AdaptiveMethod, GridMethod, Integrator, as_method, foreign_options
+from dynamicblocks.solving import (
+    Dense,
+    Outputs,
+    Problem,
+    SampleProblem,
+    Scheme,
+    Solution,
+    SolveError,
+    Statistics,
+    Status,
+    StepLike,
+    combined,
+    explained,
+    make_problem,
+    rerouted,
+    solve_batched,
+    solve_compiled,
+    status_of,
+)
+
+RTOL, ATOL, MAX_STEPS = 1e-5, 1e-7, 10_000
+ON_FAILURE = ("raise", "return")
 
 
 def solve(
@@ -21,17 +44,17 @@ def solve(
     t: Tensor,
     *,
     args: tuple[Any, ...] = (),
-    method: str = "dopri5",
+    method: Integrator | str = "dopri5",
     rtol: Any = 1e-5,
     atol: Any = 1e-7,
     options: Mapping[str, Any] | None = None,
-    gradient: str = "backprop",
+    gradient: Gradient | str = "backprop",
     gradient_options: Mapping[str, Any] | None = None,
     event_fn: Callable[..., Tensor] | None = None,
     batched: bool = False,
     dense: bool = False,
     compile: bool = False,
-    max_steps: int = 10_000,
+    max_steps: int = MAX_STEPS,
     on_failure: str = "raise",
 ) -> Solution:
     """Solve dy/dt = func(t, y, *args), y(t[0]) = y0, and say what it took.
@@ -44,7 +67,8 @@ def solve(
         method: as in :func:`~dynamicblocks.odeint`.
         rtol, atol: the error of a step may be ``atol + rtol |y|``: numbers, or tensors that broadcast to the state.
         options: of the method, as in :func:`~dynamicblocks.odeint`; those of another method are an error.
-        gradient: how the backward pass is made. ``"backprop"``: through the steps. ``"checkpoint"``: through the steps,
+        gradient: how the backward pass is made: a :class:`~dynamicblocks.Gradient`, or a name, also with arguments
+            such as ``"checkpoint(states=4)"``. ``"backprop"``: through the steps. ``"checkpoint"``: through the steps,
             taken again from a few that were kept. ``"adjoint"``: by the continuous adjoint equation. ``"reversible"``:
             through steps taken back one by one (``alf``, ``reversible_heun``). The parameters of ``func`` (a module)
             and the tensors in ``args`` are found; a tensor that would lose its gradient is an error.
@@ -78,28 +102,145 @@ def solve(
     """
     chosen = as_method(method)
     given = dict(options or {})
+    check_brought(
+        chosen, rtol=(rtol, RTOL), atol=(atol, ATOL), options=(given or None, None), max_steps=(max_steps, MAX_STEPS)
+    )
     foreign = foreign_options(chosen, given)
     if foreign:
         raise ConfigurationError(
             f"{chosen.name} does not take the options {', '.join(foreign)}; it takes {', '.join(chosen.options)}"
         )
-    for name, value, known in (("gradient", gradient, GRADIENTS), ("on_failure", on_failure, ON_FAILURE)):
-        if value not in known:
-            raise ConfigurationError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
     asked = dict(gradient_options or {})
-    unknown = sorted(set(asked) - set(GRADIENTS[gradient]))
-    if unknown:
-        takes = f"takes the options {', '.join(GRADIENTS[gradient])}" if GRADIENTS[gradient] else "takes no options"
-        raise ConfigurationError(f"gradient={gradient!r} {takes}, got {', '.join(unknown)}")
+    params = tuple(asked.pop("params", ()))
+    mode = _mode(gradient, asked, params)
+    if on_failure not in ON_FAILURE:
+        raise ConfigurationError(f"on_failure must be one of {', '.join(map(repr, ON_FAILURE))}, got {on_failure!r}")
     if max_steps < 1:
         raise ConfigurationError(f"max_steps must be at least 1, got {max_steps}")
-    request = Request(
-        func, y0, t, args, chosen, rtol, atol, given, gradient, asked, event_fn, dense, max_steps,
-        on_failure == "return", compile, func,
+    scheme = Scheme(chosen, rtol, atol, given)
+    if batched or compile or (isinstance(t, Tensor) and t.ndim == 2):
+        most = max_steps if scheme.settings is None else scheme.settings.max_steps
+        request = SampleProblem(func, y0, t, args, scheme, most, func, event_fn, dense, on_failure == "return", compile)
+        own = batched or (isinstance(t, Tensor) and t.ndim == 2)
+        return _of_samples(request, mode, gradient) if own else _compiled(request, mode, gradient, params)
+    if isinstance(chosen, AdaptiveMethod) and not chosen.given:
+        scheme = replace(scheme, options={"max_num_steps": max_steps, **given})
+    if not isinstance(chosen, AdaptiveMethod | GridMethod):
+        raise ConfigurationError(f"solve has no method {chosen.name}; odeint has")
+    if dense and not isinstance(mode, Backprop):
+        raise ConfigurationError(
+            f"gradient={gradient!r} gives states at the times of output, not dense ones; leave dense out, or use "
+            "gradient='backprop'"
+        )
+    problem = make_problem(func, y0, t, args, timed=True)
+    event = None if event_fn is None else combined(lambda t, y: event_fn(t, y, *args), problem)
+    kept: list[StepLike] | None = [] if dense else None
+    known = {} if mode is BACKPROP else differentiated(func, args, params)
+    course = scheme.course(problem, event=event, kept=kept, **known)
+    mode.check_course(course)
+    return _solved(mode, course, event, kept, return_failures=on_failure == "return")
+
+
+def _mode(gradient: Gradient | str, options: Mapping[str, Any], params: tuple[Tensor, ...]) -> Gradient:
+    """The gradient mode with its options, which are keywords of what its name makes."""
+    if gradient == "backprop" and not options and not params:
+        return BACKPROP
+    if isinstance(gradient, str) and "(" not in gradient:
+        names = sorted(gradients, key=lambda name: (name != "backprop", name != "checkpoint", name))
+        if gradient not in gradients:
+            raise ConfigurationError(f"gradient must be one of {', '.join(map(repr, names))}, got {gradient!r}")
+        takes = [*inspect.signature(gradients[gradient]).parameters, *([] if gradient == "backprop" else ["params"])]
+        unknown = sorted({*options, *(["params"] if params else [])} - set(takes))
+        if unknown:
+            what = f"takes the options {', '.join(takes)}" if takes else "takes no options"
+            raise ConfigurationError(f"gradient={gradient!r} {what}, got {', '.join(unknown)}")
+        return as_gradient(gradient, **options)
+    if options:
+        raise ConfigurationError(
+            f"gradient={gradient!r} is an object, or a string with arguments, and brings its own: leave "
+            f"{', '.join(options)} out of gradient_options"
+        )
+    return as_gradient(gradient)
+
+
+def _of_samples(request: SampleProblem, mode: Gradient, gradient: Gradient | str) -> Solution:
+    request.pair()
+    if not isinstance(mode, Backprop):
+        raise ConfigurationError(
+            f"with steps of its own for each sample gradients are made by 'backprop', got {gradient!r}"
+        )
+    return solve_batched(request)
+
+
+def _compiled(request: SampleProblem, mode: Gradient, gradient: Gradient | str, params: tuple[Tensor, ...]) -> Solution:
+    if isinstance(mode, Backprop):
+        return solve_compiled(request)
+    if not isinstance(mode, Adjoint):
+        raise ConfigurationError(f"a compiled loop makes its gradients by 'backprop' or 'adjoint', got {gradient!r}")
+    refused = [name for name, there in (
+        ("event_fn", request.event_fn), ("dense", request.dense), ("params", params),
+        ("interpolant", mode.interpolant), ("norm", request.options.get("norm")),
+    ) if there]  # fmt: skip
+    if refused:
+        raise ConfigurationError(f"a compiled adjoint does not take {', '.join(refused)}; leave it, or compile, out")
+    return compiled_adjoint(
+        CompiledAdjoint(
+            request.func, request.args, request.y0, request.t, request.scheme, with_norm(mode.backward(request.scheme)),
+            request.max_steps, request.return_failures,
+        )
     )  # fmt: skip
-    own_times = isinstance(t, Tensor) and t.ndim == 2
-    if batched or own_times:
-        return solve_batched(request)
-    if not compile:
-        return solve_shared(request)
-    return compiled_adjoint_solution(request) if gradient == "adjoint" else solve_compiled(request)
+
+
+def _solved(
+    mode: Gradient,
+    course: ProblemCourse,
+    event: Callable[[Tensor, Tensor], Tensor] | None,
+    kept: list[StepLike] | None,
+    *,
+    return_failures: bool,
+) -> Solution:
+    """The solution of a course."""
+    problem, message, status = course.problem, "", Status.DONE
+    nesting = problem.nesting
+    try:
+        found = mode.run(course, problem.y0)
+    except SolveError as error:
+        failure = explained(error, problem.y0, problem.func)
+        if not return_failures:
+            raise failure from None
+        message, status = str(failure), status_of(error)
+        found = Outputs(list(error.circumstances.states))
+    states = found.states
+    lost = len(problem.times) - len(states)
+    y = torch.stack([*states, *([torch.full_like(states[0], torch.nan)] * lost)])
+    event_t = event_y = interpolant = None
+    if event is not None:
+        event_t, event_y = _event(problem, event, found)
+        status = Status.EVENT if found.event_time is not None else status
+    if kept:
+        dense = Dense(kept, problem.times[-1] if found.event_time is None else found.event_time)
+
+        def interpolant(t: Tensor | float) -> Any:
+            states = dense(t)
+            return nesting.nested(states, tuple(states.shape[: states.ndim - problem.y0.ndim]))
+
+    tally = problem.field.tally
+    return Solution(
+        problem.t,
+        nesting.nested(y, (len(y),)),
+        status,
+        Statistics(tally.evaluations, tally.accepted, tally.rejected, tally.seconds),
+        interpolant,
+        event_t,
+        event_y,
+        message,
+    )
+
+
+def _event(problem: Problem, event: Callable[[Tensor, Tensor], Tensor], found: Outputs) -> tuple[Tensor, Any]:
+    """The time and state of the event, not a number where there was none."""
+    nesting = problem.nesting
+    if found.event_time is None or found.event_state is None:
+        return problem.t.new_tensor(torch.nan), nesting.nested(torch.full_like(problem.y0, torch.nan))
+    event_t, event_y = rerouted(problem, event, problem.t.new_tensor(found.event_time), found.event_state)
+    return event_t, nesting.nested(event_y)

@@ -1,7 +1,9 @@
-"""Gradient modes: how the backward pass is made. They call the loop; the loop knows nothing of them."""
+"""Gradient modes: how the backward pass is made. They run courses; the loops know nothing of them."""
 
+from dynamicblocks.gradients.adjoint import Adjoint
 from dynamicblocks.gradients.backprop import Backprop
-from dynamicblocks.gradients.base import Gradient, as_gradient, gradients
+from dynamicblocks.gradients.base import Course, Gradient, as_gradient, gradients
 from dynamicblocks.gradients.checkpoint import Checkpoint
+from dynamicblocks.gradients.reversible import Reversible
 
-__all__ = ["Backprop", "Checkpoint", "Gradient", "as_gradient", "gradients"]
+__all__ = ["Adjoint", "Backprop", "Checkpoint", "Course", "Gradient", "Reversible", "as_gradient", "gradients"]

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
-from dynamicblocks.gradients.base import Gradient, gradients
-from dynamicblocks.marching import FixedMarch
+from torch import Tensor
+
+from dynamicblocks.gradients.base import Course, Gradient, gradients
+from dynamicblocks.solving import Outputs
 
 
 @gradients.register("backprop")
@@ -11,5 +13,5 @@ from dynamicblocks.marching import FixedMarch
 class Backprop(Gradient):
     """Keep what every stage of every step needs: exact, fastest, memory grows with the number of stages."""
 
-    def advance(self, march: FixedMarch, carry: object, first: int, last: int) -> object:
-        return march.advance(carry, first, last)
+    def run(self, course: Course, y: Tensor) -> Outputs:
+        return course.follow(y)

@@ -1,46 +1,68 @@
 """What a gradient mode is."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from functools import partial
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.marching import FixedMarch
+from dynamicblocks.integrators import Adaptive, Carry, Integrator
 from dynamicblocks.registry import Registry
+from dynamicblocks.solving import AdaptiveCourse, GridCourse, Outputs, ProblemOnGrid, ScipyCourse
+
+ProblemCourse = ProblemOnGrid | AdaptiveCourse | ScipyCourse
+"""A caller's problem as steps that can be run."""
+
+Course = GridCourse | ProblemCourse
+"""Steps that can be run: a block's grid or adaptive solve, a caller's problem."""
 
 
-class Gradient(ABC):
-    """A way to run the loop such that its result can be differentiated."""
+class Gradient:
+    """A way to run a course such that its result can be differentiated.
 
-    def check(self, layers: Iterable[nn.Module]) -> None:  # noqa: B027  (most modes accept every layer)
-        """Raise a ConfigurationError if this mode cannot differentiate these layers."""
+    A mode overrides :meth:`run`; one that runs the steps of grids alone may override :meth:`advance` instead.
+    """
 
-    @abstractmethod
-    def advance(self, march: FixedMarch, carry: object, first: int, last: int) -> object:
-        """The carry after the steps ``first, ..., last - 1``."""
+    serves_blocks: ClassVar[bool] = True
+    """Whether blocks can have it."""
 
-    def integrate(self, march: FixedMarch, y: Tensor) -> Tensor:
-        """The state at the end of the grid."""
-        return march.state(self.advance(march, march.start(y), 0, march.steps))
+    def check(self, layers: Iterable[nn.Module]) -> None:
+        """Raise a ConfigurationError if this mode cannot differentiate a block of these layers."""
 
-    def trajectory(self, march: FixedMarch, y: Tensor) -> list[Tensor]:
-        """The states at every point of the grid."""
-        carry: object = march.start(y)
-        states = [march.state(carry)]
-        for step in range(march.steps):
-            carry = self.advance(march, carry, step, step + 1)
-            states.append(march.state(carry))
-        return states
+    def check_integrator(self, integrator: Integrator) -> None:
+        """Raise a ConfigurationError if this mode cannot run a block with this integrator."""
+        if isinstance(integrator, Adaptive) and type(self).run is Gradient.run:
+            raise ConfigurationError(
+                f"{self!r} runs the steps of a grid, but {integrator.name} chooses its own; with an adaptive "
+                "integrator use gradient='backprop' or 'checkpoint'"
+            )
+
+    def check_course(self, course: Course) -> None:
+        """Raise a ConfigurationError if this mode cannot run a course of a caller's problem."""
+        if not isinstance(course, GridCourse) and type(self).run is Gradient.run:
+            raise ConfigurationError(f"{self!r} runs the steps of a grid, but {course.name} has none of its own")
+
+    def advance(self, course: GridCourse, carry: Carry, first: int, last: int) -> Carry:
+        """The carry after the steps ``first, ..., last - 1``; before the first step it is the state."""
+        return course.advance(carry, first, last)
+
+    def run(self, course: Course, y: Tensor) -> Outputs:
+        """The states that a course wants, from the first one, with what a backward pass needs."""
+        assert isinstance(course, GridCourse)
+        return course.follow(y, partial(self.advance, course))
 
 
 gradients: Registry[Gradient] = Registry("gradient mode")
 
 
-def as_gradient(gradient: Gradient | str) -> Gradient:
-    """A gradient mode, or the one that a string such as ``"checkpoint(segments=4)"`` names."""
+def as_gradient(gradient: Gradient | str, **options: Any) -> Gradient:
+    """A gradient mode, or the one that a string such as ``"checkpoint(states=4)"`` names.
+
+    ``options`` are keywords of the latter, where the string has none.
+    """
     if isinstance(gradient, Gradient):
         return gradient
     if isinstance(gradient, str):
-        return gradients.create(gradient)
+        return gradients.create(gradient, **options)
     raise ConfigurationError(f"gradient must be a gradient mode or the name of one, got {gradient!r}")

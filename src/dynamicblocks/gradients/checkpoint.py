@@ -1,9 +1,10 @@
-"""Recomputation of segments of the grid in the backward pass."""
+"""Recomputation of steps in the backward pass, from a few states that were kept."""
 
 import contextlib
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -11,31 +12,43 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.gradients.base import Gradient, gradients
-from dynamicblocks.marching import FixedMarch
+from dynamicblocks.gradients.base import Course, Gradient, gradients
+from dynamicblocks.gradients.buffers import Buffers, KeptBuffers
+from dynamicblocks.gradients.tape import Around, Replayable, taped
+from dynamicblocks.integrators import Carry
+from dynamicblocks.solving import Action, AdaptiveCourse, GridCourse, Outputs, ScipyCourse
 from dynamicblocks.times import check_count
 
+# Kept of a solve where the caller names no number: a thousand steps are taken two to three times more. A block that
+# chooses its steps keeps the root of 64.
+USUAL, USUAL_IN_BLOCKS = 16, 8
 
-@gradients.register("checkpoint")
+
 @dataclass(frozen=True)
 class Checkpoint(Gradient):
-    """Keep the state at the start of each segment of steps only; the backward pass runs a segment again to pass it.
+    """Keep a few states only; the backward pass takes the steps between them again.
 
-    The gradients are those of backpropagation, bit for bit on one machine, at the price of a second forward pass
-    (Chen et al. 2016, arXiv:1604.06174; per block, with one segment: ANODE, Gholami et al. 2019, arXiv:1902.10298).
-    Random layers are replayed with the same draws and autocast with the same types; running statistics move in the
-    forward pass alone, for recomputation runs on copies of the buffers as they were.
+    The gradients are those of backpropagation (Chen et al. 2016, arXiv:1604.06174; per block, with one state: ANODE,
+    Gholami et al. 2019, arXiv:1902.10298). Random layers are replayed with the same draws and autocast with the same
+    types; running statistics move in the forward pass alone, for recomputation runs on copies of the buffers.
+
+    On the grid of a block, steps between two kept states are one segment, which PyTorch recomputes: gradients are
+    bit-equal, can be differentiated again, and the block can be compiled, at the price of a second forward pass.
+    Steps of solves, and of adaptive integrators in blocks, are so many that their graph itself, and what implicit
+    stages close over, would fill the memory: there the solve is one node of the graph, without second derivatives,
+    and the steps between two kept states are split again, down to one. Of n steps each is taken once more on each of
+    log(n) / log(states) levels.
 
     Args:
-        segments: how many; None for the square root of the number of steps (memory grows with that root), 1 to keep
-            no more than a block's input. No more segments are made than there are steps.
+        states: how many are kept (on each level); None for the square root of the number of steps in a block, 16 in a
+            solve. With 1, a block keeps its input; a solve needs at least 2.
     """
 
-    segments: int | None = None
+    states: int | None = None
 
     def __post_init__(self) -> None:
-        if self.segments is not None:
-            check_count(self.segments, "segments")
+        if self.states is not None:
+            check_count(self.states, "states")
 
     def check(self, layers: Iterable[nn.Module]) -> None:
         for layer in layers:
@@ -47,25 +60,49 @@ class Checkpoint(Gradient):
                         "gradient='backprop'"
                     )
 
-    def advance(self, march: FixedMarch, carry: object, first: int, last: int) -> object:
+    def check_course(self, course: Course) -> None:
+        if isinstance(course, ScipyCourse):
+            raise ConfigurationError(f"{course.name} has no gradient; take another method")
+        if self.states == 1:
+            raise ConfigurationError("states must be at least 2, the begin of a solve and a state within, got 1")
+
+    def run(self, course: Course, y: Tensor) -> Outputs:
+        if isinstance(course, GridCourse) and course.graph_of_steps:
+            return course.follow(y, partial(self.advance, course))
+        assert not isinstance(course, ScipyCourse)  # refused beside it
+        in_block = isinstance(course, AdaptiveCourse) and course.in_block
+        if not in_block:
+            self.check_course(course)
+        states = max(2, self.states or (USUAL_IN_BLOCKS if in_block else USUAL))
+        return taped(course, y, EveryKth(states), "checkpoint")
+
+    def advance(self, course: GridCourse, carry: Carry, first: int, last: int) -> Carry:
         if not torch.is_grad_enabled():
-            return march.advance(carry, first, last)
+            return course.advance(carry, first, last)
         steps = last - first
-        count = min(steps, self.segments or math.ceil(math.sqrt(steps)))
+        count = min(steps, self.states or math.ceil(math.sqrt(steps)))
         bounds = [first + steps * part // count for part in range(count + 1)]
         for begin, end in pairwise(bounds):
-            carry = _recomputed(march, carry, begin, end)
+            carry = _recomputed(course, carry, begin, end)
         return carry
 
 
-def _recomputed(march: FixedMarch, carry: object, first: int, last: int) -> object:
-    """``march.advance`` with nothing kept but its input."""
+@gradients.register("checkpoint")
+def _checkpoint(states: int | None = None, segments: int | None = None) -> Checkpoint:
+    """``segments`` is the name of before, which configurations and files of runs hold."""
+    if segments is not None:
+        check_count(segments, "segments")
+    return Checkpoint(segments if states is None else states)
+
+
+def _recomputed(course: GridCourse, carry: Carry, first: int, last: int) -> Carry:
+    """``course.advance`` with nothing kept but its input."""
     if torch.compiler.is_compiling():
         # The compiler recomputes inside one graph, in which buffers are written once.
-        return checkpoint(march.advance, carry, first, last, use_reentrant=False)
-    replay = _Replay(march.layers_read(first, last))
+        return checkpoint(course.advance, carry, first, last, use_reentrant=False)
+    replay = KeptBuffers(Buffers(course.modules_read(first, last)))
     return checkpoint(
-        march.advance,
+        course.advance,
         carry,
         first,
         last,
@@ -76,42 +113,45 @@ def _recomputed(march: FixedMarch, carry: object, first: int, last: int) -> obje
     )
 
 
-class _Replay:
-    """A context in which modules have copies of the buffers that they had when it was made.
+@dataclass
+class EveryKth:
+    """Keeps every k-th carry, k so small that there are at most ``most``; what lies between is made again."""
 
-    The live buffers come back untouched at its end. It can be entered again, once for each backward pass.
-    """
+    most: int
+    every: int = 1
+    carries: list[Carry] = field(default_factory=list)
 
-    def __init__(self, modules: Iterable[nn.Module]) -> None:
-        # The dictionaries in which modules keep their buffers: attribute access would check each of hundreds anew.
-        self._places: list[tuple[dict[str, Tensor | None], str]] = []
-        self._live: list[Tensor | None] = []
-        alike: dict[tuple[torch.dtype, torch.device], list[tuple[int, Tensor]]] = {}
-        for root in modules:
-            for module in root.modules():
-                for name, buffer in module._buffers.items():
-                    if buffer is not None:
-                        alike.setdefault((buffer.dtype, buffer.device), []).append((len(self._places), buffer))
-                        self._places.append((module._buffers, name))
-        # One copy for all buffers of a type: a normalisation has three small ones, and a block hundreds.
-        self._kept = [
-            ([index for index, _ in group], [buffer.shape for _, buffer in group], _joined([b for _, b in group]))
-            for group in alike.values()
-        ]
+    def keep(self, n: int, carry: Carry) -> None:
+        if n % self.every == 0 and len(self.carries) == self.most:
+            self.carries, self.every = self.carries[::2], 2 * self.every
+        if n % self.every == 0:
+            self.carries.append(carry)
 
-    def __enter__(self) -> None:
-        self._live = [buffers[name] for buffers, name in self._places]
-        for indices, shapes, joined in self._kept:
-            parts = torch.split(joined.clone(), [shape.numel() for shape in shapes])
-            for index, shape, part in zip(indices, shapes, parts, strict=True):
-                buffers, name = self._places[index]
-                buffers[name] = part.view(shape)
+    def earlier(
+        self, course: Replayable, actions: Sequence[Action], carries: Sequence[Carry], around: Around
+    ) -> Iterator[tuple[int, Carry]]:
+        last = len(actions)
+        for place in range(len(carries) - 1, -1, -1):
+            first = place * self.every
+            yield from self._between(course, actions, carries[place], first, last, around)
+            last = min(first, last)
 
-    def __exit__(self, *_exception: object) -> None:
-        for (buffers, name), live in zip(self._places, self._live, strict=True):
-            buffers[name] = live
-
-
-def _joined(buffers: list[Tensor]) -> Tensor:
-    """The entries of all buffers in one new tensor."""
-    return torch.cat([buffer.detach().reshape(-1) for buffer in buffers])
+    def _between(
+        self, course: Replayable, actions: Sequence[Action], carry: Carry, first: int, last: int, around: Around
+    ) -> Iterator[tuple[int, Carry]]:
+        steps = last - first
+        if steps == 1:
+            yield first, carry
+        if steps <= 1:
+            return
+        count = min(self.most, steps)
+        bounds = [first + steps * part // count for part in range(count)]
+        kept = [carry]
+        for n in range(first, bounds[-1]):
+            carry, _ = around(n, partial(course.run, n, actions[n], carry))
+            if n + 1 == bounds[len(kept)]:
+                kept.append(carry)
+        while kept:
+            begin = bounds[len(kept) - 1]
+            yield from self._between(course, actions, kept.pop(), begin, last, around)
+            last = begin

@@ -2,13 +2,13 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.integrators.base import Integrator, Size, Stage
+from dynamicblocks.integrators.base import FieldStage, Integrator, Reads, Size, Stage
 from dynamicblocks.integrators.runge_kutta import RungeKutta
 from dynamicblocks.integrators.tableaus import TABLEAUS
 from dynamicblocks.times import check_count
@@ -64,14 +64,16 @@ class History:
 
     Args:
         y: the state.
-        slopes: those at the beginnings of the last steps, the newest first.
+        slopes: those at the beginnings of the last steps, the newest first; zeros where there are none yet.
         behind: how far each lies behind the state.
+        known: how many there are.
         given: whether the first of them were given, so that no start is needed.
     """
 
     y: Tensor
-    slopes: tuple[Tensor, ...] = ()
-    behind: tuple[Size, ...] = ()
+    slopes: tuple[Tensor, ...]
+    behind: tuple[Size, ...]
+    known: int = 0
     given: bool = False
 
 
@@ -89,7 +91,7 @@ class Adams(Integrator):
     Args:
         implicit: which.
         max_order: the largest order, 1 to 12. Below four all steps are rk4's. Only where past slopes are given to
-            ``init`` is every order used.
+            :meth:`begin_with` is every order used.
         max_iters: most iterations of the implicit equation; a warning is given where they are not enough.
         rtol, atol: the iteration stops where no entry changes the increment of the state by more than
             ``atol + rtol |increment|``.
@@ -125,8 +127,26 @@ class Adams(Integrator):
         return min(max(self.max_order, _START.order), _START.order + 1)
 
     @property
-    def fractions(self) -> tuple[float, ...]:
-        return _START.fractions
+    def reads(self) -> Reads:
+        return _START.reads
+
+    @property
+    def fixed_cost(self) -> bool:
+        return False
+
+    @property
+    def solves_equations(self) -> bool:
+        return self.implicit
+
+    @property
+    def shorthand(self) -> str:
+        usual = {each.name: each.default for each in fields(self)}
+        chosen = [
+            f"{name}={getattr(self, name)!r}"
+            for name in ("max_order", "max_iters", "rtol", "atol")
+            if getattr(self, name) is not usual[name] and getattr(self, name) != usual[name]
+        ]
+        return f"{self.name}({', '.join(chosen)})" if chosen else self.name
 
     @property
     def evaluations(self) -> int:
@@ -135,16 +155,26 @@ class Adams(Integrator):
             return _START.evaluations
         return 1 + self.max_iters if self.implicit else 1
 
-    def init(self, y: Tensor, past: Sequence[tuple[float, Tensor]] | None = None) -> History:
-        """The carry before the first step.
+    def begin(self, stage: Stage, h: Size, y: Tensor) -> History:
+        kept = min(self.max_order, _LARGEST_IMPLICIT if self.implicit else _LARGEST_EXPLICIT)
+        return History(y, (torch.zeros_like(y),) * kept, (0.0 * h,) * kept)
+
+    def begin_with(self, y: Tensor, past: Sequence[tuple[float, Tensor]]) -> History:
+        """The carry before the first step, with slopes that are known.
 
         Args:
             y: the state.
-            past: slopes before it, each with its distance in time, the newest first. Where they are given, even none,
-                no step is rk4's, and the order is the number of slopes (with those that a step adds), to ``max_order``.
+            past: slopes before it, each with its distance in time, the newest first. No step is rk4's then, even if
+                there are none, and the order is the number of slopes (with those that a step adds), to ``max_order``.
         """
-        pairs = past or ()
-        return History(y, tuple(slope for _, slope in pairs), tuple(far for far, _ in pairs), past is not None)
+        count = max(self.max_order, len(past))
+        missing = count - len(past)
+        slopes = (*(slope for _, slope in past), *[torch.zeros_like(y)] * missing)
+        return History(y, slopes, (*(far for far, _ in past), *[0.0] * missing), len(past), given=True)
+
+    def restart(self, stage: Stage, h: Size, carry: History) -> History:
+        """Slopes from before a jump say nothing of what follows it."""
+        return replace(carry, known=0, given=False)
 
     def amend(self, carry: History, change: Callable[[Tensor], Tensor]) -> History:
         return replace(carry, y=change(carry.y))
@@ -153,15 +183,17 @@ class Adams(Integrator):
         return carry.y
 
     def advance(self, stage: Stage, h: Size, carry: History) -> History:
-        y, slope = carry.y, stage(0.0, carry.y)
-        slopes, behind = (slope, *carry.slopes)[: self.max_order], (0.0, *carry.behind)[: self.max_order]
+        y, slope, kept = carry.y, stage(0.0, carry.y), len(carry.slopes)
+        all_slopes, all_behind = (slope, *carry.slopes)[:kept], (0.0, *carry.behind)[:kept]
+        known = min(carry.known + 1, kept, self.max_order)
+        slopes, behind = all_slopes[:known], all_behind[:known]
         # An implicit formula has one slope more, and so has one order more.
         reached = min(len(slopes) + int(self.implicit), self.max_order)
         if not carry.given and reached < _START.order:
-            y1 = _START.advance(lambda c, at: slope if c == 0 else stage(c, at), h, y)
+            y1 = _START.advance(FieldStage(lambda c, at: slope if c == 0 else stage(c, at)), h, y)
         else:
             y1 = self._multistep(stage, h, y, slopes, [-(far / h) for far in behind], self_started=not carry.given)
-        return replace(carry, y=y1, slopes=slopes, behind=tuple(far + h for far in behind))
+        return History(y1, all_slopes, tuple(far + h for far in all_behind), known, carry.given)
 
     def _multistep(
         self, stage: Stage, h: Size, y: Tensor, slopes: Sequence[Tensor], nodes: Sequence[Size], *, self_started: bool

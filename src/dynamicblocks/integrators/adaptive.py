@@ -7,19 +7,18 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError, unknown_name
-from dynamicblocks.integrators.base import Integrator, Size, Stage
+from dynamicblocks.integrators.base import Integrator, Reads, Size, Stage
 from dynamicblocks.integrators.embedded import Embedded
 from dynamicblocks.integrators.esdirk import ESDIRKS, Esdirk
 from dynamicblocks.integrators.pairs import PAIRS
 from dynamicblocks.integrators.tolerance import Tolerance
+from dynamicblocks.layers.parts import FIELD
 from dynamicblocks.times import check_count
 
-# kvaerno5 reads the field beyond the end of a step, where the weights may be those of another interval.
-ADAPTIVE: dict[str, Embedded] = {
+_EMBEDDED: dict[str, Embedded] = {
     **{pair.name: pair for pair in PAIRS},
-    **{tableau.name: Esdirk(tableau) for tableau in ESDIRKS if max(tableau.c) <= 1},
+    **{tableau.name: Esdirk(tableau) for tableau in ESDIRKS},
 }
-"""The embedded methods that a block can be integrated with, by name."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +61,13 @@ class Adaptive(Integrator):
     derivative: float = 0.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.method, str) and self.method == "kvaerno5":
-            raise ConfigurationError(
-                "kvaerno5 reads the field beyond the end of its steps, where theta(t) may be another piece; inside a "
-                "block use kencarp4 or kvaerno3"
-            )
-        if not isinstance(self.method, Embedded) and self.method not in ADAPTIVE:
-            raise unknown_name("adaptive method", str(self.method), ADAPTIVE)
+        if not isinstance(self.method, Embedded) and self.method not in _EMBEDDED:
+            raise unknown_name("adaptive method", str(self.method), _EMBEDDED)
         if max(self.embedded.fractions) > 1:
-            raise ConfigurationError(f"{self.name} reads the field beyond the end of its steps; no block can give it")
+            raise ConfigurationError(
+                f"{self.name} reads the field beyond the end of its steps, where theta(t) may be another piece; inside "
+                "a block use kencarp4 or kvaerno3"
+            )
         for name in ("rtol", "atol"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
@@ -84,7 +81,7 @@ class Adaptive(Integrator):
     @property
     def embedded(self) -> Embedded:
         """The method itself."""
-        return self.method if isinstance(self.method, Embedded) else ADAPTIVE[self.method]
+        return self.method if isinstance(self.method, Embedded) else _EMBEDDED[self.method]
 
     @property
     def name(self) -> str:
@@ -105,8 +102,8 @@ class Adaptive(Integrator):
         return self.embedded.order
 
     @property
-    def fractions(self) -> tuple[float, ...]:
-        return self.embedded.fractions
+    def reads(self) -> Reads:
+        return tuple((c, FIELD) for c in self.embedded.fractions)
 
     @property
     def fixed_cost(self) -> bool:

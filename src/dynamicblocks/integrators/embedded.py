@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dynamicblocks.integrators.base import Size, Stage
+from dynamicblocks.integrators.base import Size, Slope
 from dynamicblocks.integrators.interpolant import Row, hermite_weights
 from dynamicblocks.integrators.tolerance import Tolerance
 
@@ -72,7 +72,7 @@ class Embedded(ABC):
         """The fractions c of a step at which it may read the field."""
 
     @abstractmethod
-    def attempt(self, stage: Stage, h: Size, y: Tensor, slope: Tensor, tolerance: Tolerance) -> Trial:
+    def attempt(self, stage: Slope, h: Size, y: Tensor, slope: Tensor, tolerance: Tolerance) -> Trial:
         """Try a step of size ``h`` from ``y``, where the field is ``slope``; ``h`` may be a tensor of sizes.
 
         A field that jumps at the end of the step is seen from inside it: ``stage(1.0, y)`` is the limit from there.

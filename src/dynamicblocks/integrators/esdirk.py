@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from dynamicblocks.integrators.base import Size, Stage
+from dynamicblocks.integrators.base import Size, Slope
 from dynamicblocks.integrators.embedded import Embedded, Trial
 from dynamicblocks.integrators.newton_krylov import Rows, attach, newton, rms
 from dynamicblocks.integrators.runge_kutta import add_scaled
@@ -109,7 +109,7 @@ class Esdirk(Embedded):
     def fractions(self) -> tuple[float, ...]:
         return self.tableau.c
 
-    def attempt(self, stage: Stage, h: Size, y: Tensor, slope: Tensor, tolerance: Tolerance) -> Trial:
+    def attempt(self, stage: Slope, h: Size, y: Tensor, slope: Tensor, tolerance: Tolerance) -> Trial:
         tableau, layout = self.tableau, Rows.of(y, each=self.rows)
         with torch.no_grad():
             scale = tolerance.scale(y)
@@ -139,7 +139,7 @@ class Esdirk(Embedded):
 
     def _solve(
         self,
-        stage: Stage,
+        stage: Slope,
         c: float,
         h: Size,
         known: Tensor,

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.integrators.base import Integrator, Size, Stage
+from dynamicblocks.integrators.base import Integrator, Reads, Size, Stage
 from dynamicblocks.integrators.newton_krylov import Rows, attach, newton, rms
 from dynamicblocks.integrators.runge_kutta import add_scaled
+from dynamicblocks.layers.parts import FIELD
 from dynamicblocks.times import check_count
 
 
@@ -40,6 +41,8 @@ class ImplicitTableau:
     order: int
     a: tuple[tuple[float, ...], ...]
     b: tuple[float, ...]
+    c: tuple[float, ...] = field(init=False, repr=False, compare=False)
+    """Fractions of the step at which the stages stand: row sums of a, exactly 0 and 1 at the ends of the step."""
 
     def __post_init__(self) -> None:
         stages = len(self.b)
@@ -50,11 +53,7 @@ class ImplicitTableau:
             )
         if not math.isclose(math.fsum(self.b), 1.0, abs_tol=1e-12):
             raise ConfigurationError(f"tableau {self.name!r}: the weights b must sum to 1, got {math.fsum(self.b)}")
-
-    @property
-    def c(self) -> tuple[float, ...]:
-        """Fractions of the step at which the stages stand: row sums of a, exactly 0 and 1 at the ends of the step."""
-        return tuple(round(math.fsum(row), 15) for row in self.a)
+        object.__setattr__(self, "c", tuple(round(math.fsum(row), 15) for row in self.a))
 
     @cached_property
     def blocks(self) -> tuple[tuple[int, ...], ...]:
@@ -115,8 +114,8 @@ class ImplicitRungeKutta(Integrator):
         return self.tableau.order
 
     @property
-    def fractions(self) -> tuple[float, ...]:
-        return self.tableau.c
+    def reads(self) -> Reads:
+        return tuple((c, FIELD) for c in self.tableau.c)
 
     @property
     def fixed_cost(self) -> bool:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.integrators.base import Size, Stage
+from dynamicblocks.integrators.base import Size, Slope
 from dynamicblocks.integrators.embedded import Embedded, Trial
 from dynamicblocks.integrators.interpolant import Row, hermite_weights, polynomial
 from dynamicblocks.integrators.runge_kutta import add_scaled, weighted
@@ -69,7 +69,7 @@ class Pair(Embedded):
         """Whether the last stage is evaluated at the state that is kept."""
         return self.tableau.b[-1] == 0 and self.tableau.a[-1] == self.tableau.b[:-1]
 
-    def attempt(self, stage: Stage, h: Size, y: Tensor, slope: Tensor, tolerance: Tolerance) -> Trial:
+    def attempt(self, stage: Slope, h: Size, y: Tensor, slope: Tensor, tolerance: Tolerance) -> Trial:
         tableau = self.tableau
         slopes, at = [slope], y
         for fraction, row in zip(tableau.c[1:], tableau.a[1:], strict=True):

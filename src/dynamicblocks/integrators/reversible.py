@@ -1,21 +1,13 @@
 """Methods whose steps can be taken back, so that no state on the way needs to be kept."""
 
-from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from dynamicblocks.integrators.base import Carry, Integrator, Size, Stage
+from dynamicblocks.integrators.base import Integrator, Reads, Size, Stage
 from dynamicblocks.integrators.runge_kutta import add_scaled
-
-
-class Reversible(Integrator):
-    """A method whose step has an inverse in closed form."""
-
-    @abstractmethod
-    def unstep(self, stage: Stage, h: Size, carry: Carry) -> Carry:
-        """The carry one step earlier; ``stage`` and ``h`` are those of that step."""
+from dynamicblocks.layers.parts import FIELD
 
 
 @dataclass(frozen=True)
@@ -25,7 +17,7 @@ class Twins:
     Args:
         y: the state.
         other: its second approximation, where the field is evaluated.
-        slope: f at ``other``, where it is known.
+        slope: f at ``other``, if one slope serves two steps.
     """
 
     y: Tensor
@@ -34,7 +26,7 @@ class Twins:
 
 
 @dataclass(frozen=True)
-class ReversibleHeun(Reversible):
+class ReversibleHeun(Integrator):
     """The reversible Heun method, of two approximations that lead each other.
 
         z1 = 2 y0 - z0 + h f(t0, z0),    y1 = y0 + h (f(t0, z0) + f(t1, z1)) / 2
@@ -48,7 +40,7 @@ class ReversibleHeun(Reversible):
 
     >>> import torch
     >>> heun, stage = ReversibleHeun(), lambda c, y: -y
-    >>> there = heun.advance(stage, 0.5, heun.init(torch.tensor(1.0)))
+    >>> there = heun.advance(stage, 0.5, heun.begin(stage, 0.5, torch.tensor(1.0)))
     >>> there.y, heun.unstep(stage, 0.5, there).y
     (tensor(0.6250), tensor(1.))
     """
@@ -64,15 +56,20 @@ class ReversibleHeun(Reversible):
         return 2
 
     @property
-    def fractions(self) -> tuple[float, ...]:
-        return (0.0, 1.0)
+    def reads(self) -> Reads:
+        return ((0.0, FIELD), (1.0, FIELD))
 
     @property
     def evaluations(self) -> int:
         return 1 if self.reuse else 2
 
-    def init(self, y: Tensor) -> Twins:
-        return Twins(y, y)
+    @property
+    def shorthand(self) -> str:
+        # Bare, the name of a block's method.
+        return f"{self.name}(reuse=True)" if self.reuse else self.name
+
+    def begin(self, stage: Stage, h: Size, y: Tensor) -> Twins:
+        return Twins(y, y, stage(0.0, y) if self.reuse else None)
 
     def amend(self, carry: Twins, change: Callable[[Tensor], Tensor]) -> Twins:
         return replace(carry, y=change(carry.y))
@@ -99,15 +96,15 @@ class Moving:
 
     Args:
         y: the state.
-        slope: an approximation of its slope; None before the first step, which finds it.
+        slope: an approximation of its slope.
     """
 
     y: Tensor
-    slope: Tensor | None = None
+    slope: Tensor
 
 
 @dataclass(frozen=True)
-class AsynchronousLeapfrog(Reversible):
+class AsynchronousLeapfrog(Integrator):
     """The asynchronous leapfrog (MALI) of a state y and its slope v.
 
         m = y0 + h v0 / 2,    u = f(t0 + h / 2, m),    v1 = 2 u - v0,    y1 = m + h v1 / 2
@@ -118,7 +115,7 @@ class AsynchronousLeapfrog(Reversible):
 
     >>> import torch
     >>> leapfrog, stage = AsynchronousLeapfrog(), lambda c, y: -y
-    >>> there = leapfrog.advance(stage, 0.5, leapfrog.init(torch.tensor(1.0)))
+    >>> there = leapfrog.advance(stage, 0.5, leapfrog.begin(stage, 0.5, torch.tensor(1.0)))
     >>> there.y, leapfrog.unstep(stage, 0.5, there).y
     (tensor(0.6250), tensor(1.))
     """
@@ -132,15 +129,16 @@ class AsynchronousLeapfrog(Reversible):
         return 2
 
     @property
-    def fractions(self) -> tuple[float, ...]:
-        return (0.0, 0.5)
+    def reads(self) -> Reads:
+        # The first only where a solve begins.
+        return ((0.0, FIELD), (0.5, FIELD))
 
     @property
     def evaluations(self) -> int:
         return 1
 
-    def init(self, y: Tensor) -> Moving:
-        return Moving(y)
+    def begin(self, stage: Stage, h: Size, y: Tensor) -> Moving:
+        return Moving(y, stage(0.0, y))
 
     def amend(self, carry: Moving, change: Callable[[Tensor], Tensor]) -> Moving:
         return replace(carry, y=change(carry.y))
@@ -149,13 +147,11 @@ class AsynchronousLeapfrog(Reversible):
         return carry.y
 
     def advance(self, stage: Stage, h: Size, carry: Moving) -> Moving:
-        before = stage(0.0, carry.y) if carry.slope is None else carry.slope
-        middle = add_scaled(carry.y, [before], [0.5], h)
-        after = 2 * stage(0.5, middle) - before
+        middle = add_scaled(carry.y, [carry.slope], [0.5], h)
+        after = 2 * stage(0.5, middle) - carry.slope
         return Moving(add_scaled(middle, [after], [0.5], h), after)
 
     def unstep(self, stage: Stage, h: Size, carry: Moving) -> Moving:
-        after = stage(1.0, carry.y) if carry.slope is None else carry.slope
-        middle = add_scaled(carry.y, [after], [-0.5], h)
-        before = 2 * stage(0.5, middle) - after
+        middle = add_scaled(carry.y, [carry.slope], [-0.5], h)
+        before = 2 * stage(0.5, middle) - carry.slope
         return Moving(add_scaled(middle, [before], [-0.5], h), before)

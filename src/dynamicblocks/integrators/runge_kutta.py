@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.integrators.base import Integrator, Size, Stage
+from dynamicblocks.integrators.base import Integrator, Reads, Size, Stage
 from dynamicblocks.integrators.tableaus import Tableau
+from dynamicblocks.layers.parts import FIELD
 
 
 def weighted(slopes: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -53,8 +54,8 @@ class RungeKutta(Integrator):
         return self.tableau.order
 
     @property
-    def fractions(self) -> tuple[float, ...]:
-        return self.tableau.c
+    def reads(self) -> Reads:
+        return tuple((c, FIELD) for c in self.tableau.c)
 
     def advance(self, stage: Stage, h: Size, carry: Tensor) -> Tensor:
         slopes: list[Tensor] = []

@@ -1,7 +1,7 @@
 """Butcher tableaus of explicit Runge-Kutta methods, as data."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dynamicblocks.errors import ConfigurationError
 
@@ -29,6 +29,8 @@ class Tableau:
     order: int
     a: tuple[tuple[float, ...], ...]
     b: tuple[float, ...]
+    c: tuple[float, ...] = field(init=False, repr=False, compare=False)
+    """Fractions of the step at which the stages stand: row sums of a; the end of the step is met exactly."""
 
     def __post_init__(self) -> None:
         lengths = [len(row) for row in self.a]
@@ -39,12 +41,9 @@ class Tableau:
             )
         if not math.isclose(math.fsum(self.b), 1.0, abs_tol=1e-12):
             raise ConfigurationError(f"tableau {self.name!r}: the weights b must sum to 1, got {math.fsum(self.b)}")
-
-    @property
-    def c(self) -> tuple[float, ...]:
-        """Fractions of the step at which the stages stand: row sums of a; the end of the step is met exactly."""
-        sums = (math.fsum(row) for row in self.a)
-        return tuple(1.0 if math.isclose(each, 1.0, abs_tol=1e-12) else each for each in sums)
+        sums = [math.fsum(row) for row in self.a]
+        c = tuple(1.0 if math.isclose(each, 1.0, abs_tol=1e-12) else each for each in sums)
+        object.__setattr__(self, "c", c)
 
 
 TABLEAUS = (

@@ -1,0 +1,87 @@
+"""What callers of odeint, its relatives and solve write, checked and understood."""
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from dynamicblocks.errors import ArgumentError, ConfigurationError
+from dynamicblocks.gradients import Backprop, Gradient
+from dynamicblocks.gradients.base import ProblemCourse
+from dynamicblocks.gradients.graph import each_once
+from dynamicblocks.integrators import Integrator, Method, as_method, foreign_options
+from dynamicblocks.solving import Outputs, Scheme, SolveError, explained, tensors_in
+
+Func = Callable[..., Any]
+State = Tensor | tuple[Tensor, ...]
+Tol = float | Tensor | tuple[float | Tensor, ...]
+
+BACKPROP = Backprop()
+
+# Of odeint and its relatives.
+RTOL, ATOL = 1e-7, 1e-9
+
+
+def scheme_of(
+    method: Integrator | str | None, rtol: Any, atol: Any, options: Mapping[str, Any] | None, *, limit_each: bool = True
+) -> Scheme:
+    """The scheme that a caller of odeint asks for; options of another method are left out with a warning."""
+    chosen = as_method(method)
+    check_brought(chosen, rtol=(rtol, RTOL), atol=(atol, ATOL), options=(options or None, None))
+    given = dict(options) if options else {}
+    foreign = foreign_options(chosen, given) if given else []
+    if foreign:
+        warnings.warn(
+            f"{chosen.name}: unexpected options {', '.join(foreign)}; it takes {', '.join(chosen.options)}",
+            stacklevel=3,
+        )
+    return Scheme(chosen, rtol, atol, {name: given[name] for name in given if name not in foreign}, limit_each)
+
+
+def check_brought(method: Method, **pairs: tuple[Any, Any]) -> None:
+    """Raise a ConfigurationError for arguments, each beside its default, that an object brings itself."""
+    if not method.given:
+        return
+    wrong = [name for name, (value, usual) in pairs.items() if value is not usual and value != usual]
+    if wrong:
+        raise ConfigurationError(
+            f"the method {method.name} is an object, or a string with arguments, and brings what it needs, so "
+            f"{', '.join(wrong)} beside it would have no effect; give its bare name, or leave {', '.join(wrong)} out"
+        )
+
+
+def check_torchdiffeq_state(y0: object) -> None:
+    """Raise an ArgumentError for states that torchdiffeq does not know."""
+    if not isinstance(y0, Tensor) and not (isinstance(y0, tuple) and all(isinstance(each, Tensor) for each in y0)):
+        raise ArgumentError(f"y0 must be either a torch.Tensor or a tuple of them, got {type(y0).__name__}")
+
+
+def parameters_of(func: object) -> list[Tensor]:
+    """The parameters of a module; in a replica of DataParallel they are plain attributes. Else none."""
+    if not isinstance(func, nn.Module):
+        return []
+    if not getattr(func, "_is_replica", False):
+        return list(func.parameters())
+    return [
+        value
+        for each in func.modules()
+        for value in vars(each).values()
+        if isinstance(value, Tensor) and value.requires_grad
+    ]
+
+
+def differentiated(func: object, args: tuple[Any, ...] = (), params: Iterable[Tensor] = ()) -> dict[str, Any]:
+    """The tensors of a course that get gradients beside state and times, and its modules with buffers."""
+    tensors = each_once([*parameters_of(func), *tensors_in(args), *params])
+    return {"tensors": tensors, "modules": [func] if isinstance(func, nn.Module) else []}
+
+
+def run(mode: Gradient, course: ProblemCourse) -> Outputs:
+    """The states that a course wants; an error tells its causes."""
+    problem = course.problem
+    mode.check_course(course)
+    try:
+        return mode.run(course, problem.y0)
+    except SolveError as error:
+        raise explained(error, problem.y0, problem.func) from None

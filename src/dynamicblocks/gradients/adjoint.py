@@ -1,0 +1,177 @@
+"""The continuous adjoint method: gradients by solving a second differential equation back in time."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.gradients.adjoint_equation import StoredSteps, adjoint_norm, solve_back
+from dynamicblocks.gradients.base import Course, Gradient, ProblemCourse, gradients
+from dynamicblocks.gradients.graph import described, differentiable_once, each_once
+from dynamicblocks.integrators import AdaptiveMethod, Integrator, as_method, foreign_options
+from dynamicblocks.layers.parts import FIELD
+from dynamicblocks.solving import AdaptiveCourse, Outputs, ProblemOnGrid, Scheme, ScipyCourse, event_found
+
+ONCE = "the adjoint method has no second derivatives; use odeint, whose steps can be differentiated twice"
+
+
+def refuse_unlisted(lost: list[Tensor]) -> None:
+    """Raise a ConfigurationError for tensors that would lose their gradients."""
+    raise ConfigurationError(
+        f"{described(lost)}: the adjoint method would lose it. Hand them over in args or in "
+        "gradient_options={'params': (...)}, or use gradient='backprop'"
+    )
+
+
+@gradients.register("adjoint")
+@dataclass(frozen=True)
+class Adjoint(Gradient):
+    """Solve the adjoint equation back in time, in memory that does not grow with the steps.
+
+        da/dt = -a^T df/dy,    dL/dtheta = int a^T df/dtheta dt
+
+    beside y itself. These are the gradients of the exact solution: they agree with those of the steps to the
+    tolerances only (Chen et al. 2018, arXiv:1806.07366).
+
+    Args:
+        rtol, atol, method, options: of the backward pass; by default those of the forward pass, but for a norm.
+        interpolant: keep the steps of the forward pass, two states and two slopes each, and read y from them, where it
+            cannot be solved for back in time. Adaptive methods.
+        unlisted: called with tensors that would lose their gradients; by default an error. None not to look for them.
+    """
+
+    rtol: Any = None
+    atol: Any = None
+    method: Integrator | str | None = None
+    options: Mapping[str, Any] | None = None
+    interpolant: bool = False
+    unlisted: Callable[[list[Tensor]], None] | None = field(default=refuse_unlisted, repr=False)
+
+    serves_blocks = False
+
+    def check(self, layers: Iterable[nn.Module]) -> None:
+        raise ConfigurationError(
+            "gradient='adjoint' differentiates odeint and solve, not blocks; in a block gradient='checkpoint' needs "
+            "little memory, and its gradients are exact"
+        )
+
+    def check_course(self, course: Course) -> None:
+        if not isinstance(course, ProblemCourse):
+            raise ConfigurationError("gradient='adjoint' differentiates the problems of odeint and solve")
+        if not isinstance(course, ScipyCourse) and course.event is not None and not course.beyond:
+            raise ConfigurationError(
+                "gradient='adjoint' knows the times of output only, not event_fn; use another mode, or odeint_event "
+                "with odeint_interface=odeint_adjoint"
+            )
+        check_continuous(course, interpolant=self.interpolant)
+        self.scheme(course)
+
+    def scheme(self, course: ProblemCourse) -> Scheme:
+        """By what the adjoint equation of a course is solved."""
+        assert course.scheme is not None
+        forward = course.scheme
+        back = self.backward(forward)
+        norm = adjoint_norm(
+            back.options.get("norm"), forward.options.get("norm"), course.problem.nesting, interpolant=self.interpolant
+        )
+        return replace(back, options={**back.options, "norm": norm})
+
+    def backward(self, forward: Scheme) -> Scheme:
+        """The method of the backward pass with its tolerances and options, its norm as it was given."""
+        same = self.method is None
+        method = forward.method if same else as_method(self.method)
+        usual = {name: value for name, value in forward.options.items() if name != "norm"} if same else {}
+        options = dict(usual if self.options is None else self.options)
+        foreign = foreign_options(method, {name: value for name, value in options.items() if name != "norm"})
+        if foreign and not method.given:
+            raise ConfigurationError(f"{method.name}, the method of the adjoint, does not take {', '.join(foreign)}")
+        if method.given and (self.rtol is not None or self.atol is not None or self.options):
+            raise ConfigurationError(
+                f"the method of the adjoint, {method.name}, is an object with tolerances and options of its own; give "
+                "its name, or leave them out"
+            )
+        if isinstance(method, AdaptiveMethod) and "max_num_steps" in forward.options:
+            options.setdefault("max_num_steps", forward.options["max_num_steps"])
+        rtol, atol = (a if b is None else b for a, b in ((forward.rtol, self.rtol), (forward.atol, self.atol)))
+        return Scheme(method, rtol, atol, options, limit_each=True)
+
+    def run(self, course: Course, y: Tensor) -> Outputs:
+        self.check_course(course)
+        assert isinstance(course, ProblemCourse)
+        node = _Node(course, self.scheme(course), self.unlisted, self.interpolant)
+        inputs = each_once(course.tensors)
+        event_t, states = _Adjoint.apply(node, y, course.problem.t, *inputs)  # type: ignore[no-untyped-call]
+        found = list(states.unbind())
+        return Outputs(found) if event_t is None else Outputs(found[:1], event_t.item(), found[1])
+
+
+def check_continuous(course: ProblemCourse, *, interpolant: bool) -> None:
+    """Raise a ConfigurationError for a course whose adjoint equation is not that of its field."""
+    if interpolant and not isinstance(course, AdaptiveCourse):
+        raise ConfigurationError(
+            f"the adjoint with a stored interpolant needs an adaptive method such as dopri5, got {course.name}"
+        )
+    if isinstance(course, ProblemOnGrid) and any(part != FIELD for _, part in course.integrator.reads):
+        raise ConfigurationError(
+            f"the adjoint equation is that of the field alone, and {course.name} reads other parts of it; use "
+            "gradient='backprop' or 'checkpoint'"
+        )
+
+
+@dataclass(frozen=True)
+class _Node:
+    """What both passes need and no gradient flows to."""
+
+    course: ProblemCourse
+    back: Scheme
+    unlisted: Callable[[list[Tensor]], None] | None
+    interpolant: bool
+
+    def forward(self, y0: Tensor, t: Tensor, stored: StoredSteps | None) -> tuple[float | None, Tensor]:
+        """The time of the event, if one ends the solve, and the states."""
+        course = self.course.moving(y0, t, None)
+        if isinstance(course, AdaptiveCourse):
+            course = replace(course, kept=stored)
+        found = course.follow(y0)
+        if isinstance(course, ScipyCourse) or course.event is None:
+            return None, torch.stack(found.states)
+        time, state = event_found(found)
+        return time, torch.stack([y0, state])
+
+
+class _Adjoint(torch.autograd.Function):
+    """States at the times, and their gradients by the adjoint equation."""
+
+    @staticmethod
+    def forward(ctx: Any, node: _Node, y0: Tensor, t: Tensor, *params: Tensor) -> tuple[Tensor | None, Tensor]:
+        ctx.node, ctx.of_times = node, t.requires_grad
+        ctx.autocast = (torch.is_autocast_enabled(y0.device.type), torch.get_autocast_dtype(y0.device.type))
+        wanted = node.interpolant and any(ctx.needs_input_grad)
+        ctx.stored = StoredSteps(node.course.problem.direction) if wanted else None
+        time, states = node.forward(y0.detach(), t.detach(), ctx.stored)
+        times, event_t = t.detach(), None
+        if time is not None:
+            event_t = t.new_tensor(time)
+            times = torch.stack([times[0], event_t])
+            ctx.mark_non_differentiable(event_t)
+        ctx.ended = time is not None
+        ctx.save_for_backward(times, states, *params)
+        return event_t, states
+
+    @staticmethod
+    def backward(ctx: Any, _event: Tensor | None, by_states: Tensor) -> tuple[Tensor | None, ...]:
+        node: _Node = ctx.node
+        times, states, *params = ctx.saved_tensors
+        enabled, kind = ctx.autocast
+        with torch.no_grad(), torch.autocast(states.device.type, dtype=kind, enabled=enabled):
+            by_y0, by_t, by_params = solve_back(
+                node.course.problem, node.back, times, states, by_states, params,
+                of_times=ctx.of_times, stored=ctx.stored, unlisted=node.unlisted,
+            )  # fmt: skip
+        if ctx.ended and by_t is not None:
+            # The time of the event is no free variable; odeint_event gives it its gradient.
+            by_t = torch.cat([by_t[:1], torch.zeros_like(by_t[1:])])
+        return None, *differentiable_once((by_y0, by_t, *by_params), by_y0, ONCE)

@@ -1,0 +1,92 @@
+"""What a solve that is one node of the graph must know of the graph around it."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dynamicblocks.errors import ConfigurationError
+
+
+def unlisted_leaves(result: Tensor, known: Sequence[Tensor]) -> list[Tensor]:
+    """The leaves with gradients that ``result`` depends on, other than through the ``known`` tensors.
+
+    >>> weight, other = torch.ones(2, requires_grad=True), torch.ones(3, requires_grad=True)
+    >>> [each.shape for each in unlisted_leaves(weight.sum() * other.sum(), [weight])]
+    [torch.Size([3])]
+    """
+    leaves = {id(tensor) for tensor in known if tensor.is_leaf}
+    stops = {tensor.grad_fn for tensor in known if tensor.grad_fn is not None}
+    found: dict[int, Tensor] = {}
+    seen = set()
+    nodes = [result.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen or node in stops:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if isinstance(leaf, Tensor) and id(leaf) not in leaves:
+            found[id(leaf)] = leaf
+        nodes.extend(following for following, _ in node.next_functions)
+    return list(found.values())
+
+
+def described(leaves: Sequence[Tensor]) -> str:
+    """Leaves that would lose their gradient, in words."""
+    shapes = ", ".join(str(tuple(each.shape)) for each in leaves)
+    return f"func uses {len(leaves)} tensors that require a gradient and are no parameters of it (shapes {shapes})"
+
+
+def each_once(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Those that require a gradient, none of them twice."""
+    return list({id(tensor): tensor for tensor in tensors if tensor.requires_grad}.values())
+
+
+@contextlib.contextmanager
+def separated(inputs: Sequence[Tensor]) -> Iterator[None]:
+    """Let gradients of inputs not flow on into those of others that they were made of: the caller's graph does that."""
+
+    def stopped(place: int, gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+        return tuple(
+            torch.zeros_like(each) if n == place and each is not None else each for n, each in enumerate(gradients)
+        )
+
+    handles = [
+        each.grad_fn.register_prehook(partial(stopped, each.output_nr)) for each in inputs if each.grad_fn is not None
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def autocast_of_now(device: str) -> Callable[[], contextlib.AbstractContextManager[object]]:
+    """The autocast of now, for later; without its cache, where casts that were made without a graph would be found."""
+    if not torch.amp.is_autocast_available(device):
+        return contextlib.nullcontext
+    enabled, kind = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    return lambda: torch.autocast(device, dtype=kind, enabled=enabled, cache_enabled=False)
+
+
+def differentiable_once(values: Sequence[Tensor | None], like: Tensor, message: str) -> tuple[Tensor | None, ...]:
+    """The values; who differentiates them gets a ConfigurationError with the message, rather than constants."""
+    if not torch.is_grad_enabled():
+        return tuple(values)
+    handle = like.new_zeros((), requires_grad=True)
+    return _Once.apply(handle, message, *values)  # type: ignore[no-untyped-call]
+
+
+class _Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, _handle: Tensor, message: str, *values: Tensor | None) -> tuple[Tensor | None, ...]:
+        ctx.message = message
+        return tuple(None if value is None else value.clone() for value in values)
+
+    @staticmethod
+    def backward(ctx: Any, *_gradients: Tensor) -> tuple[None, ...]:
+        raise ConfigurationError(ctx.message)

@@ -1,0 +1,96 @@
+"""Gradients of a solve by steps that are taken back one by one: memory does not grow with their number."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.gradients.base import Course, Gradient, gradients
+from dynamicblocks.gradients.buffers import RandomState
+from dynamicblocks.gradients.tape import Around, Replayable, taped
+from dynamicblocks.integrators import METHODS, Carry, GridMethod, ReversibleHeun
+from dynamicblocks.solving import Action, GridCourse, Outputs, ProblemOnGrid
+
+
+@gradients.register("reversible")
+@dataclass(frozen=True)
+class Reversible(Gradient):
+    """Keep the carry at the end alone; the backward pass takes each step back, and then again with a graph.
+
+    For integrators with ``unstep``. The states that come back differ from those of the first pass by rounding errors,
+    which grow with the steps where the solution decays. Where the field depends on buffers that it changes, or draws
+    random numbers, alf alone gives back the same states.
+
+    Source: Zhuang et al. 2021, arXiv:2102.04668; Kidger et al. 2021, arXiv:2105.13493.
+    """
+
+    serves_blocks = False
+
+    def check(self, layers: Iterable[nn.Module]) -> None:
+        raise ConfigurationError(
+            "gradient='reversible' takes back the steps of odeint and solve, not those of blocks; in a block "
+            "gradient='checkpoint' needs little memory"
+        )
+
+    def check_course(self, course: Course) -> None:
+        if not isinstance(course, GridCourse) or not course.integrator.reversible:
+            raise ConfigurationError(
+                f"gradient='reversible' needs a method whose steps can be taken back "
+                f"({', '.join(reversible_methods())}), got {course.name}; gradient='checkpoint' needs little memory "
+                "with any method"
+            )
+        if _shares_slopes(course) and isinstance(course, ProblemOnGrid) and course.field.perturb:
+            raise ConfigurationError(
+                "gradient='reversible' cannot take back steps of reversible_heun with perturb=True: a slope would "
+                "serve two steps, which see the field at different times. Use alf"
+            )
+
+    def run(self, course: Course, y: Tensor) -> Outputs:
+        self.check_course(course)
+        assert isinstance(course, GridCourse)
+        begun = RandomState.now(y)
+        found = taped(course, y, LastOne(), "reversible")
+        drawn = found.states[-1].requires_grad and not begun.equals(RandomState.now(y))
+        if drawn and isinstance(course.integrator, ReversibleHeun):
+            raise ConfigurationError(
+                "func draws random numbers: gradient='reversible' cannot take back steps of reversible_heun, whose "
+                "slopes serve two steps. Use alf, or gradient='checkpoint'"
+            )
+        return found
+
+
+def _shares_slopes(course: GridCourse) -> bool:
+    return isinstance(course.integrator, ReversibleHeun) and course.integrator.reuse
+
+
+def reversible_methods() -> list[str]:
+    """Names of the methods whose steps can be taken back."""
+    return [name for name, method in METHODS.items() if isinstance(method, GridMethod) and method.make().reversible]
+
+
+@dataclass
+class LastOne:
+    """Keeps the last carry, from which the others come back."""
+
+    carries: list[Carry] = field(default_factory=list)
+
+    def keep(self, n: int, carry: Carry) -> None:
+        self.carries = [carry]
+
+    def earlier(
+        self, course: Replayable, actions: Sequence[Action], carries: Sequence[Carry], around: Around
+    ) -> Iterator[tuple[int, Carry]]:
+        assert isinstance(course, GridCourse)
+        (carry,) = carries
+        for n in range(len(actions) - 1, -1, -1):
+            if n:  # the initial state itself is known
+                carry = around(n, partial(_taken_back, course, n, carry))
+            yield n, carry
+
+
+def _taken_back(course: GridCourse, n: int, carry: Carry) -> Carry:
+    with torch.no_grad():
+        return course.integrator.unstep(course.field.on_step(n), course.size(n), carry)

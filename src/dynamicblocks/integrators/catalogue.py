@@ -1,0 +1,190 @@
+"""Every method by name: what it is made from, which options it has, and what it is in a block.
+
+A block is solved from step to step of a grid along which the field may jump; a caller's problem is smooth as far as
+anybody knows. The few methods to which that matters have a form for each.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from dynamicblocks.errors import ConfigurationError, unknown_name
+from dynamicblocks.integrators.adams import Adams
+from dynamicblocks.integrators.adaptive import Adaptive
+from dynamicblocks.integrators.base import Integrator
+from dynamicblocks.integrators.embedded import Embedded
+from dynamicblocks.integrators.esdirk import ESDIRKS, Esdirk
+from dynamicblocks.integrators.implicit import IMPLICIT, ImplicitRungeKutta, ImplicitTableau
+from dynamicblocks.integrators.pairs import PAIRS
+from dynamicblocks.integrators.reversible import AsynchronousLeapfrog, ReversibleHeun
+from dynamicblocks.integrators.runge_kutta import RungeKutta
+from dynamicblocks.integrators.tableaus import TABLEAUS
+from dynamicblocks.registry import Registry
+
+CONTROL_OPTIONS = (
+    "first_step", "min_step", "max_step", "max_num_steps", "safety", "ifactor", "dfactor", "pcoeff", "icoeff", "dcoeff",
+    "step_t", "jump_t", "norm", "dtype", "compile",
+)  # fmt: skip
+GRID_OPTIONS = ("step_size", "grid_constructor", "interp", "perturb", "norm")
+SCIPY_OPTIONS = ("solver", "min_step", "max_step", "norm", "grid_points", "eps")
+
+DEFAULT = "dopri5"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to solve: SciPy's, or one of the two kinds below.
+
+    Args:
+        name: its name.
+        shared: names of the options of its kind.
+        own: names of the options of its own, among them ``rtol`` and ``atol`` where it iterates on a grid.
+        block: makes it for a block, from its own arguments; else why there is none.
+        given: whether it is an object of the caller's, which brings tolerances and options of its own.
+    """
+
+    name: str
+    shared: tuple[str, ...] = ()
+    own: tuple[str, ...] = ()
+    block: Callable[..., Integrator] | str = field(kw_only=True, default="")
+    given: bool = field(kw_only=True, default=False)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Names of all options that it takes."""
+        return (*(name for name in self.own if name not in ("rtol", "atol")), *self.shared)
+
+    def chosen(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the options that are its own."""
+        return {name: options[name] for name in self.own if name in options}
+
+
+@dataclass(frozen=True)
+class AdaptiveMethod(Method):
+    """With steps as long as the error allows; ``settings`` are those of a caller's object."""
+
+    make: Callable[..., Embedded] = field(kw_only=True)
+    settings: Adaptive | None = field(kw_only=True, default=None)
+
+
+@dataclass(frozen=True)
+class GridMethod(Method):
+    """With steps between given points."""
+
+    make: Callable[..., Integrator] = field(kw_only=True)
+
+
+def _implicit(tableau: ImplicitTableau) -> Callable[..., Integrator]:
+    """Without the arguments that a caller does not choose."""
+
+    def make(max_iters: int = 100) -> Integrator:
+        return ImplicitRungeKutta(tableau, max_iters)
+
+    return make
+
+
+def _all() -> Iterator[Method]:
+    for pair in PAIRS:
+        yield AdaptiveMethod(pair.name, CONTROL_OPTIONS, make=partial(_same, pair), block=partial(Adaptive, pair.name))
+    for esdirk in ESDIRKS:
+        beyond = (
+            f"{esdirk.name} reads the field beyond the end of its steps, where theta(t) may be another piece; inside "
+        )
+        yield AdaptiveMethod(
+            esdirk.name, CONTROL_OPTIONS, ("max_iters",), make=partial(Esdirk, esdirk),
+            block=partial(Adaptive, esdirk.name) if max(esdirk.c) <= 1 else f"{beyond}a block use kencarp4 or kvaerno3",
+        )  # fmt: skip
+    for tableau in TABLEAUS:
+        explicit = partial(RungeKutta, tableau)
+        for name in (tableau.name, "ralston") if tableau.name == "ralston2" else (tableau.name,):
+            yield GridMethod(name, GRID_OPTIONS, make=explicit, block=explicit)
+    for implicit in IMPLICIT:
+        solved = _implicit(implicit)
+        yield GridMethod(implicit.name, GRID_OPTIONS, ("max_iters",), make=solved, block=solved)
+    # Where the field jumps, Adams methods begin anew.
+    bashforth, moulton = partial(Adams, implicit=False), partial(Adams, implicit=True)
+    yield GridMethod("explicit_adams", GRID_OPTIONS, ("max_order", "max_iters"), make=bashforth, block=bashforth)
+    for name in ("implicit_adams", "fixed_adams"):
+        own = ("max_order", "max_iters", "rtol", "atol")
+        yield GridMethod(name, GRID_OPTIONS, own, make=moulton, block=moulton)
+    # The slope at the end of a step is not that at the beginning of the next where the field jumps.
+    paired = partial(ReversibleHeun, reuse=False)
+    yield GridMethod("reversible_heun", GRID_OPTIONS, make=ReversibleHeun, block=paired)
+    yield GridMethod("alf", GRID_OPTIONS, make=AsynchronousLeapfrog, block=AsynchronousLeapfrog)
+    why = (
+        "scipy_solver solves with SciPy, without gradients, so no block can be trained with it; use dopri5 or kencarp4"
+    )
+    yield Method("scipy_solver", SCIPY_OPTIONS, block=why)
+
+
+def _same(method: Embedded) -> Embedded:
+    return method
+
+
+METHODS: dict[str, Method] = {method.name: method for method in _all()}
+
+integrators: Registry[Integrator] = Registry("integrator")
+"""The integrators of blocks by name, and where others are registered; those serve odeint and solve as well."""
+
+for _name, _method in METHODS.items():
+    if not isinstance(_method.block, str):
+        integrators.register(_name)(_method.block)
+
+ADAPTIVE = {
+    name: method.make()
+    for name, method in METHODS.items()
+    if isinstance(method, AdaptiveMethod) and name in integrators
+}
+"""The embedded methods that a block can be integrated with, by name."""
+
+
+def as_integrator(integrator: Integrator | str) -> Integrator:
+    """An integrator, or the one of that name.
+
+    >>> as_integrator("rk4_classic").order
+    4
+    >>> as_integrator("dopri5(rtol=1e-4)").order
+    5
+    """
+    if isinstance(integrator, Integrator):
+        return integrator
+    if isinstance(integrator, str):
+        refused = METHODS.get(integrator.partition("(")[0].strip())
+        if refused is not None and isinstance(refused.block, str):
+            raise ConfigurationError(refused.block)
+        return integrators.create(integrator)
+    raise ConfigurationError(f"integrator must be an Integrator or the name of one, got {integrator!r:.80}")
+
+
+def as_method(method: Integrator | str | None) -> Method:
+    """The method that a caller of odeint or solve names or gives; None for the usual one.
+
+    A bare name means the method as it is for a smooth field, with tolerances and options of the call. Objects, and
+    strings with arguments, which mean what they mean in a block, bring their own.
+    """
+    if method is None or (isinstance(method, str) and method in METHODS):
+        return METHODS[method or DEFAULT]
+    if isinstance(method, str) and "(" not in method:
+        if method not in integrators:
+            raise unknown_name("method", method, {*METHODS, *integrators})
+        return GridMethod(method, GRID_OPTIONS, make=integrators[method])
+    chosen = as_integrator(method)
+    if isinstance(chosen, Adaptive):
+        embedded = chosen.embedded
+        return AdaptiveMethod(chosen.name, make=lambda: embedded, settings=chosen, given=True)
+    return GridMethod(chosen.name, make=lambda: chosen, given=True)
+
+
+def foreign_options(method: Method, options: Mapping[str, Any]) -> list[str]:
+    """Names of options that do not belong to the method."""
+    return sorted(set(options) - set(method.options))
+
+
+def list_integrators() -> list[str]:
+    """The names that :func:`as_integrator` knows.
+
+    >>> "rk4_classic" in list_integrators()
+    True
+    """
+    return list(integrators)

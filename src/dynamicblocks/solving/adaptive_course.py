@@ -1,0 +1,125 @@
+"""A solve whose steps are as long as the error allows, as a course that gradient modes run."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from dynamicblocks.integrators import Carry
+from dynamicblocks.solving.adaptive_loop import AdaptiveLoop, Step
+from dynamicblocks.solving.outputs import Event, Outputs, StepKeeper, collect, wanted_states
+from dynamicblocks.solving.problem import Problem
+from dynamicblocks.solving.recording import Action, Recording
+
+if TYPE_CHECKING:
+    from dynamicblocks.solving.scheme import Scheme
+
+
+@dataclass(frozen=True)
+class AdaptiveCourse:
+    """The steps of a loop that chooses them.
+
+    A carry is the state with its slope; before the first action, which finds the slope, it is the state itself.
+
+    Args:
+        problem: what is solved.
+        loop: makes the steps.
+        event: ends the solve.
+        beyond: whether it is looked for beyond the last time.
+        kept: takes the steps.
+        limit_each: whether the limit of steps is one between two times of output.
+        tensors: what gets gradients, beside the state and the times.
+        modules: whose buffers the field may change.
+        scheme: that made it; a block's solve has none.
+    """
+
+    problem: Problem
+    loop: AdaptiveLoop
+    event: Event | None = None
+    beyond: bool = False
+    kept: StepKeeper | None = None
+    limit_each: bool = False
+    tensors: Sequence[Tensor] = ()
+    modules: Sequence[nn.Module] = ()
+    scheme: "Scheme | None" = None
+
+    @property
+    def in_block(self) -> bool:
+        """Whether it is the solve of a block."""
+        return self.scheme is None
+
+    @property
+    def name(self) -> str:
+        """Of the method."""
+        return self.loop.method.name
+
+    def follow(self, y: Tensor) -> Outputs:
+        """The states that are wanted, from the first one."""
+        problem = self.problem
+        steps = self.loop.steps(problem.times[0], y, problem.direction)
+        passed = self._begin_count if self.limit_each and not self.beyond else None
+        return collect(problem, y, steps, self.event, beyond=self.beyond, passed=passed, kept=self.kept)
+
+    def _begin_count(self) -> None:
+        self.loop.taken = 0
+
+    def probe(self, y: Tensor) -> Tensor:
+        """The field at the first time."""
+        (time,) = self.problem.clock.tensors(self.problem.times[:1], shifted=False)
+        return self.problem.field(time, y)
+
+    @property
+    def inputs(self) -> tuple[Tensor | None, Tensor | None]:
+        """The times of output, and no grid."""
+        return self.problem.t, None
+
+    def moving(self, y0: Tensor, t: Tensor | None, grid: Tensor | None) -> "AdaptiveCourse":
+        """The same from another state, with times of these values."""
+        assert t is not None
+        problem = self.problem.moved(y0, t)
+        return replace(self, problem=problem, loop=replace(self.loop, clock=problem.clock))
+
+    def record(self, y: Tensor, recording: Recording) -> Outputs:
+        """As :meth:`follow`, and take note of each action and of the carry before it."""
+        loop = replace(self.loop)
+
+        def passed() -> None:
+            recording.passed()
+            if self.limit_each:
+                loop.taken = 0
+
+        steps = self._recorded(loop, y, recording)
+        return collect(self.problem, y, steps, self.event, beyond=self.beyond, passed=passed, kept=self.kept)
+
+    def _recorded(self, loop: AdaptiveLoop, y: Tensor, recording: Recording) -> Iterator[Step]:
+        problem, tally, hooks, now = self.problem, loop.field.tally, loop.hooks, recording.now
+        # The loop evaluates a slope before its first step, and after a jump.
+        evaluations, begun, around = tally.evaluations, now(), now()
+        fresh, ended = True, None
+
+        def before(t: float, y: Tensor, h: float) -> None:
+            nonlocal fresh, around
+            if hooks.step is not None:
+                hooks.step(t, y, h)
+            if fresh and tally.evaluations > evaluations:
+                time = problem.clock.after(t, problem.direction) if recording.actions else t
+                # The slope that is replaced is part of the carry, as it is where the carry comes from a step again.
+                recording.add(Action(time, None, begun), (y, ended) if recording.actions else y)
+            fresh, around = False, now()
+
+        loop.hooks = replace(hooks, step=before)
+        for step in loop.steps(problem.times[0], y, problem.direction):
+            recording.add(Action(step.t0, step.t1, around), (step.y0, step.trial.start))
+            yield step
+            evaluations, begun, fresh, ended = tally.evaluations, now(), True, step.trial.end
+
+    def run(self, n: int, action: Action, carry: Carry) -> tuple[Carry, list[Tensor]]:
+        """The carry after the action ``n``, and the states that are wanted of it."""
+        loop = self.loop
+        y, slope = (carry, carry) if n == 0 else carry
+        if action.t1 is None:  # the first action is one, and needs no slope
+            return (y, loop.field(loop.clock.tensors([action.t0])[0], y)), []
+        trial = loop.method.attempt(loop.stage(action.t0, action.t1), action.t1 - action.t0, y, slope, loop.tolerance)
+        step = Step(action.t0, action.t1, y, trial, loop.method, loop.clock.shift)
+        return (trial.y1, trial.end), wanted_states(self.problem, action, step)

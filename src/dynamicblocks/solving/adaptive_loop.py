@@ -1,0 +1,245 @@
+"""The loop with steps as long as the error allows, one length for the whole state."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from dynamicblocks.integrators import Embedded, Tolerance, Trial
+from dynamicblocks.integrators.interpolant import combine
+from dynamicblocks.solving.control import StepControl
+from dynamicblocks.solving.failures import (
+    Circumstances,
+    NotFiniteStateError,
+    StepLimitError,
+    StepUnderflowError,
+    where_not_finite,
+    worst_entry,
+)
+from dynamicblocks.solving.field import Clock, Field
+
+Hook = Callable[[float, Tensor, float], object]
+
+
+@dataclass(frozen=True)
+class Stops:
+    """Times that steps must meet.
+
+    Args:
+        kinks: where the field is not smooth.
+        jumps: where it jumps, so that the slope before is not the slope after.
+        resume: whether the step after a jump may be as long as was planned before the one that the jump cut short;
+            else it grows anew from the short one.
+    """
+
+    kinks: Sequence[float] = ()
+    jumps: Sequence[float] = ()
+    resume: bool = False
+
+    def first_in(self, t: float, t1: float) -> tuple[float, bool] | None:
+        """The first stop after ``t`` and up to ``t1``, and whether the field jumps there."""
+        if not self.kinks and not self.jumps:
+            return None
+        low, high = min(t, t1), max(t, t1)
+        # A step that happens to end at a jump needs the slope behind it, too.
+        inside = [(stop, False) for stop in self.kinks if stop != t and low <= stop <= high]
+        inside += [(stop, True) for stop in self.jumps if stop != t and low <= stop <= high]
+        return min(inside, key=lambda stop: abs(stop[0] - t)) if inside else None
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """Functions (t, y, h) with h > 0 that are called before a step, and after it was accepted or rejected."""
+
+    step: Hook | None = None
+    accept: Hook | None = None
+    reject: Hook | None = None
+
+
+@dataclass
+class Step:
+    """An accepted step, with what is needed to find the states on it.
+
+    Args:
+        t0, t1: its ends.
+        y0: the state at its begin.
+        trial: what the method found.
+        method: has the interpolant.
+        shift: a zero with the gradient of the first time, with which every step moves.
+    """
+
+    t0: float
+    t1: float
+    y0: Tensor
+    trial: Trial
+    method: Embedded
+    shift: Tensor | None = None
+    _parts: list[Tensor] | None = dataclasses.field(default=None, repr=False)
+
+    @property
+    def h(self) -> float:
+        """Its length, negative where time runs back."""
+        return self.t1 - self.t0
+
+    @property
+    def begin(self) -> float | Tensor:
+        """Its begin, moving with the first time where that has a gradient."""
+        return self.t0 if self.shift is None else self.shift + self.t0
+
+    @property
+    def y1(self) -> Tensor:
+        """The state at its end."""
+        return self.trial.y1
+
+    def state(self, x: float | Tensor) -> Tensor:
+        """The state at the fraction ``x`` of the step."""
+        if not isinstance(x, Tensor) and x == 1:
+            return self.y1
+        if self._parts is None:
+            trial = self.trial
+            # They are kept: a first look without gradients must not take them from a second.
+            with torch.set_grad_enabled(trial.y1.requires_grad):
+                self._parts = trial.parts(self.y0, self.h)
+        return combine(self.method.weights(x), self._parts)
+
+
+@dataclass
+class AdaptiveLoop:
+    """A method that takes steps as long as the tolerance allows.
+
+    Args:
+        field: the right-hand side.
+        clock: makes the times that it is given.
+        method: estimates its own error.
+        tolerance: of the error of a step.
+        control: of the length of the steps.
+        stops: times to be met.
+        first_step: its length; None to choose it.
+        max_steps: most steps, accepted or not; counted by ``taken``, which the caller may set back.
+        hooks: called along the way.
+        taken: steps so far, or since the caller set it back.
+    """
+
+    field: Field
+    clock: Clock
+    method: Embedded
+    tolerance: Tolerance
+    control: StepControl = dataclasses.field(default_factory=StepControl)
+    stops: Stops = Stops()
+    first_step: float | None = None
+    max_steps: int = 1_000_000
+    hooks: Hooks = Hooks()
+    taken: int = 0
+
+    def steps(self, t: float, y: Tensor, direction: float) -> Iterator[Step]:
+        """The accepted steps from (t, y) on, without end; time runs up or down with the sign of ``direction``."""
+        slope = self.field(self.clock.tensors([t])[0], y)
+        size = self.first_step if self.first_step is not None else self._first_size(t, y, slope, direction)
+        ratios: list[float] = []
+        scaled: Tensor | None = None
+        while True:
+            size = self.control.clamp(size)
+            length, t1 = size, t + direction * size
+            if self.taken >= self.max_steps:
+                self._limit(t, size, scaled)
+            if t1 == t:
+                self._underflow(t, size, y, slope, scaled)
+            self.taken += 1
+            stop = self.stops.first_in(t, t1)
+            if stop is not None:
+                length, t1 = abs(stop[0] - t), stop[0]
+            h = t1 - t
+            if self.hooks.step is not None:
+                self.hooks.step(t, y, abs(h))
+            trial = self.method.attempt(self.stage(t, t1), h, y, slope, self.tolerance)
+            with torch.no_grad():
+                scaled = trial.error / self.tolerance.scale(y, trial.y1)
+                ratio = self.tolerance.ratio(scaled)
+            # What the controller remembers are accepted steps, and the newest.
+            proposed = size
+            size = self.control.next_size(length, [ratio, *ratios], self.method.error_order, accepted=ratio <= 1)
+            if ratio <= 1 or length <= self.control.min_step:
+                ratios = [ratio, *ratios[:1]]
+                self.field.tally.accepted += 1
+                if self.hooks.accept is not None:
+                    self.hooks.accept(t, y, abs(h))
+                if stop is not None and (self.stops.resume or not stop[1]):
+                    # A step that was cut short for a time to be met says little against a longer one.
+                    size = max(size, proposed)
+                yield Step(t, t1, y, trial, self.method, self.clock.shift)
+                t, y, slope = t1, trial.y1, trial.end
+                if stop is not None and stop[1]:
+                    slope = self.field(self.clock.tensors([self.clock.after(t1, direction)])[0], y)
+            else:
+                self.field.tally.rejected += 1
+                if self.hooks.reject is not None:
+                    self.hooks.reject(t, y, abs(h))
+                if not math.isfinite(ratio):
+                    self._check_finite(t, y, slope)
+
+    def stage(self, t: float, t1: float) -> Callable[[float, Tensor], Tensor]:
+        """The field on one step; at its end it sees the time just before, in case the field jumps there."""
+        h = t1 - t
+        fractions = self.method.fractions
+        times = [self.clock.before(t1, h) if c == 1 else t + c * h for c in fractions]
+        made = dict(zip(fractions, self.clock.tensors(times), strict=True))
+        return lambda fraction, y: self.field(made[fraction], y)
+
+    def _first_size(self, t: float, y: Tensor, slope: Tensor, direction: float) -> float:
+        """A first step whose error is about a hundredth of the tolerance (Hairer, Norsett and Wanner, II.4)."""
+        with torch.no_grad():
+            scale = self.tolerance.scale(y)
+            d0, d1 = self.tolerance.ratio(y / scale), self.tolerance.ratio(slope / scale)
+            h0 = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
+            if not math.isfinite(h0):
+                self._check_finite(t, y, slope)
+            (time,) = self.clock.tensors([t + direction * h0])
+            other = self.field(time, torch.add(y, slope, alpha=direction * h0))
+            d2 = self.tolerance.ratio((other - slope) / scale) / h0
+        largest = max(d1, d2)
+        h1 = max(1e-6, 1e-3 * h0) if largest <= 1e-15 else (0.01 / largest) ** (1 / self.method.error_order)
+        return min(100 * h0, h1) if math.isfinite(h1) else h0
+
+    def circumstances(self, t: float, h: float) -> Circumstances:
+        """Where the solve stands."""
+        return Circumstances(t, h, dataclasses.replace(self.field.tally))
+
+    def _check_finite(self, t: float, y: Tensor, slope: Tensor) -> None:
+        """Raise if no step can help: the state, or the slope at it, is not finite."""
+        for what, tensor in (("the state", y), ("the slope func(t, y)", slope)):
+            found = where_not_finite(tensor)
+            if found:
+                accepted = self.field.tally.accepted
+                raise NotFiniteStateError(
+                    f"non-finite values in {what} at t = {t:.9g}, after {accepted} accepted steps: {found}",
+                    self.circumstances(t, math.nan),
+                )
+
+    def _limit(self, t: float, size: float, scaled: Tensor | None) -> NoReturn:
+        tally = self.field.tally
+        raise StepLimitError(
+            f"max_num_steps exceeded: {self.max_steps} steps ({tally.accepted} accepted and {tally.rejected} rejected "
+            f"in all, {tally.evaluations} evaluations) ended at t = {t:.9g} with dt = {size:.3g}.{_largest(scaled)} "
+            "Allow more steps, loosen the tolerances, or use an implicit method such as kvaerno5: an explicit one "
+            "takes many small steps where the problem is stiff",
+            self.circumstances(t, size),
+        )
+
+    def _underflow(self, t: float, size: float, y: Tensor, slope: Tensor, scaled: Tensor | None) -> NoReturn:
+        self._check_finite(t, y, slope)
+        tally = self.field.tally
+        raise StepUnderflowError(
+            f"underflow in dt: a step of {size:.3g} from t = {t:.9g} does not change the time, after {tally.accepted} "
+            f"accepted and {tally.rejected} rejected steps and {tally.evaluations} evaluations.{_largest(scaled)} "
+            "The field may be singular or jump there (see the option jump_t), or the tolerances are below what the "
+            f"precision of {y.dtype} can show",
+            self.circumstances(t, size),
+        )
+
+
+def _largest(scaled: Tensor | None) -> str:
+    return "" if scaled is None else f" Largest error: {worst_entry(scaled)}."

@@ -1,0 +1,287 @@
+"""Solves with steps of their own for each sample, in the loop of tensors."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dynamicblocks.errors import ArgumentError, ArgumentTypeError, ConfigurationError
+from dynamicblocks.integrators import AdaptiveMethod, Pair, Tolerance
+from dynamicblocks.solving import options as opt
+from dynamicblocks.solving.batched_events import EventWatch
+from dynamicblocks.solving.batched_loop import (
+    Attempted,
+    BatchedLoop,
+    BatchedOutputs,
+    Carry,
+    Record,
+    Status,
+    rows_norm,
+    run_loop,
+    start,
+)
+from dynamicblocks.solving.compiled_loop import CompiledLoop
+from dynamicblocks.solving.control import StepControl
+from dynamicblocks.solving.dense import BatchDense
+from dynamicblocks.solving.failures import Circumstances, NotFiniteStateError, StepLimitError, StepUnderflowError
+from dynamicblocks.solving.field import Field, Tally
+from dynamicblocks.solving.nesting import Nesting, leaves, rebuilt
+from dynamicblocks.solving.problem import check_state, check_times
+from dynamicblocks.solving.scheme import Scheme
+from dynamicblocks.solving.solution import Solution, Statistics
+
+ERRORS = {
+    Status.STEP_LIMIT: StepLimitError,
+    Status.UNDERFLOW: StepUnderflowError,
+    Status.NOT_FINITE: NotFiniteStateError,
+}
+
+
+@dataclass(frozen=True)
+class SampleProblem:
+    """An initial value problem of a batch of samples, and how it is solved.
+
+    Args:
+        func: the right-hand side (t, y, *args).
+        y0: the state, the samples first.
+        t: the times, shape (T,) or (B, T).
+        args: handed on to ``func`` and ``event_fn``.
+        scheme: by what it is solved.
+        event_fn: ends each sample where it changes its sign.
+        dense: whether all steps are kept.
+        max_steps: most steps of a sample.
+        return_failures: whether failures are part of the solution.
+        compile: whether the loop is compiled.
+        key: what compiled loops are kept for: the function of the caller, where ``func`` is made of it.
+        role: how it is made of it.
+    """
+
+    func: Callable[..., Any]
+    y0: Any
+    t: Tensor
+    args: tuple[Any, ...]
+    scheme: Scheme
+    max_steps: int
+    key: Any
+    event_fn: Callable[..., Tensor] | None = None
+    dense: bool = False
+    return_failures: bool = False
+    compile: bool = False
+    role: str = "solve"
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Of the method."""
+        return self.scheme.options
+
+    def pair(self) -> Pair:
+        """The method, or a ConfigurationError for one that the loop of tensors cannot run."""
+        method = self.scheme.method
+        pair = method.make(**method.chosen(self.options)) if isinstance(method, AdaptiveMethod) else None
+        if not isinstance(pair, Pair):
+            what = "a compiled loop" if self.compile else "batched=True"
+            raise ConfigurationError(f"{what} needs an explicit adaptive method such as dopri5, got {method.name}")
+        return pair
+
+
+def solve_batched(request: SampleProblem) -> Solution:
+    """The solution of a problem, sample by sample in one loop."""
+    pair = request.pair()
+    nesting = Nesting.of(request.y0, 1)
+    y0 = nesting.flat(request.y0)
+    check_state(y0)
+    t = _times(request.t, len(y0), y0.device)
+    direction = torch.sign(t[:, -1] - t[:, 0]).detach()
+    s = (t * direction[:, None]).detach()
+    field = Field(nesting.func(request.func, request.args), timed=True)
+    loop = _loop(request, nesting, pair, field, y0, direction)
+    outputs = BatchedOutputs(s, y0, pair)
+    watch = _watch(request, nesting, loop, s[:, 0], y0)
+    records: list[Record] = []
+
+    compiled = _compiled(request, nesting, loop, watch) if request.compile else None
+    first_step = _first_step(request)
+    begin = start(s[:, 0], y0, lambda s, y: (compiled or loop).begin(s, y, first_step))
+
+    def attempts(carry: Carry, end: Tensor, s: Tensor, passed: Tensor, ahead: int) -> tuple[Carry, Record, Attempted]:
+        if compiled is None:
+            carry, record, found = loop.attempts(carry, end, s, passed, 1)
+        else:
+            carry, record, found = compiled.attempts(carry, end, s, passed, ahead)
+        if request.dense:
+            records.append(record)
+        return carry, record, found
+
+    end = run_loop(begin, s[:, -1], outputs, attempts, request.max_steps, watch)
+    statuses = _statuses(end, watch)
+    y = outputs.states()
+    evaluations = field.tally.evaluations + (0 if compiled is None else compiled.evaluations)
+    tally = Tally(evaluations, int(end.accepted.sum()), int(end.rejected.sum()))
+    message = _message(statuses, end, direction, tally, request)
+    if message and not request.return_failures:
+        worst = next(status for status in ERRORS if status in statuses)
+        raise ERRORS[worst](
+            message, Circumstances(_reached(end, direction, statuses), math.nan, tally, t.tolist(), list(y.unbind()))
+        )
+    event_t = event_y = None
+    if watch is not None:
+        event_t, flat = watch.result(end.y)
+        event_y = nesting.nested(torch.where(loop.wide(torch.isfinite(event_t), flat), flat, math.nan))
+    interpolant = None
+    if request.dense:
+        dense = BatchDense(records, s[:, 0], end.s, direction, pair)
+
+        def interpolant(at: Tensor | float) -> Any:
+            states = dense(at)
+            return nesting.nested(states, (len(states),))
+
+    return Solution(
+        request.t,
+        nesting.nested(y, (len(y),)),
+        statuses,
+        Statistics(evaluations, end.accepted, end.rejected, None if request.compile else field.tally.seconds),
+        interpolant,
+        event_t,
+        event_y,
+        message,
+    )
+
+
+def _times(t: object, samples: int, device: torch.device) -> Tensor:
+    """The times of all samples in the loop's precision, shape (B, T)."""
+    if not isinstance(t, Tensor):
+        raise ArgumentError(f"t must be a torch.Tensor of times, got {type(t).__name__}")
+    if t.requires_grad:
+        raise ConfigurationError(
+            "with steps of its own for each sample times get no gradient; detach t, or solve with batched=False"
+        )
+    if t.ndim == 2 and len(t) != samples:
+        raise ArgumentError(f"t has times for {len(t)} samples, and y0 has {samples}")
+    if t.ndim not in (1, 2) or t.shape[-1] < 2:
+        raise ArgumentError(f"t must have shape (T,) or (B, T), with at least two times, got {tuple(t.shape)}")
+    for row in t.reshape(-1, t.shape[-1]) if t.ndim == 2 else [t]:
+        check_times(row)
+    # Times are few, and their differences small: double precision where the device has it.
+    kind = torch.float32 if device.type == "mps" else torch.float64
+    return t.to(device, kind).expand(samples, -1).contiguous()
+
+
+def _compiled(request: SampleProblem, nesting: Nesting, loop: BatchedLoop, watch: EventWatch | None) -> CompiledLoop:
+    """The loop, to be compiled."""
+    func = request.func
+    layout = repr(rebuilt(request.y0, iter(nesting.shapes)))
+    key = (loop.method.name, loop.control, request.options.get("norm"), loop.jumps, layout, request.role)
+    return CompiledLoop(
+        loop, request.key, key, lambda args: nesting.func(func, args), request.args, single=watch is not None
+    )
+
+
+def _loop(
+    request: SampleProblem, nesting: Nesting, pair: Pair, field: Field, y0: Tensor, direction: Tensor
+) -> BatchedLoop:
+    options, scheme = request.options, request.scheme
+    settings = scheme.settings
+    stops = opt.make_stops(options)
+    both = sorted([*stops.kinks, *stops.jumps])
+    places = None
+    if both:
+        places = torch.tensor(both, dtype=direction.dtype, device=direction.device)[None] * direction[:, None]
+    rtol, atol = scheme.tolerances
+    return BatchedLoop(
+        field,
+        pair,
+        Tolerance(_tolerance(rtol, "rtol", y0), _tolerance(atol, "atol", y0), _norm(options, nesting)),
+        opt.make_control(options) if settings is None else StepControl.of(settings),
+        direction,
+        places,
+        bool(stops.jumps),
+    )
+
+
+def _norm(options: Mapping[str, Any], nesting: Nesting) -> Callable[[Tensor], Tensor]:
+    own = options.get("norm")
+    if own is not None:
+        # A caller's norm is one of a single sample.
+        return torch.func.vmap(lambda flat: own(nesting.sample(flat)))
+    if nesting.single:
+        return rows_norm
+    return lambda flat: torch.stack([rows_norm(part) for _, part in leaves(nesting.nested(flat))]).amax(0)
+
+
+def _tolerance(value: object, name: str, y0: Tensor) -> float | Tensor:
+    if isinstance(value, Tensor) and value.numel() > 1:
+        try:
+            torch.broadcast_to(value, y0.shape)
+        except RuntimeError:
+            raise ArgumentError(
+                f"{name} must broadcast to the state's shape {tuple(y0.shape)}, got {tuple(value.shape)}"
+            ) from None
+        if not bool((value >= 0).all()):
+            raise ArgumentError(f"{name} must be at least 0 everywhere, got {value.min().item():g}")
+        return value.to(y0.device)
+    if not isinstance(value, (int, float, Tensor)):
+        raise ArgumentTypeError(f"{name} must be a number or a tensor, got {value!r:.80}")
+    if not float(value) >= 0:
+        raise ArgumentError(f"{name} must be at least 0, got {float(value):g}")
+    return float(value)
+
+
+def _first_step(request: SampleProblem) -> float | None:
+    settings = request.scheme.settings
+    first = request.options.get("first_step") if settings is None else settings.first_step
+    return None if first is None else abs(float(first))
+
+
+def _watch(request: SampleProblem, nesting: Nesting, loop: BatchedLoop, s: Tensor, y0: Tensor) -> EventWatch | None:
+    function = request.event_fn
+    if function is None:
+        return None
+
+    def event(t: Tensor, y: Tensor) -> Tensor:
+        value = function(t, nesting.nested(y), *request.args)
+        if value.numel() != len(y):
+            raise ConfigurationError(f"event_fn must return one number a sample, shape ({len(y)},), got {value.shape}")
+        return value
+
+    atol = request.scheme.tolerances[1]
+    accuracy = float(atol.min()) if isinstance(atol, Tensor) else float(atol)
+    watch = EventWatch(loop, event, max(accuracy, 1e-12))
+    watch.begin(s, y0)
+    return watch
+
+
+def _statuses(end: Carry, watch: EventWatch | None) -> list[Status]:
+    finite = torch.isfinite(end.y).flatten(1).all(1) & torch.isfinite(end.slope).flatten(1).all(1)
+    status = torch.where(end.running, Status.STEP_LIMIT, Status.DONE)
+    status = torch.where(end.stuck, torch.where(finite, Status.UNDERFLOW, Status.NOT_FINITE), status)
+    if watch is not None:
+        status = torch.where(torch.isfinite(watch.s), Status.EVENT, status)
+    return [Status(value) for value in status.tolist()]
+
+
+def _reached(end: Carry, direction: Tensor, statuses: list[Status]) -> float:
+    times = (end.s * direction).tolist()
+    return min(time for time, status in zip(times, statuses, strict=True) if status in ERRORS)
+
+
+def _message(statuses: list[Status], end: Carry, direction: Tensor, tally: Tally, request: SampleProblem) -> str:
+    """What went wrong, in words; empty if nothing did."""
+    failed = [place for place, status in enumerate(statuses) if status in ERRORS]
+    if not failed:
+        return ""
+    times, sizes = (end.s * direction).tolist(), end.h.tolist()
+    accepted, rejected = end.accepted.tolist(), end.rejected.tolist()
+    shown = "; ".join(
+        f"sample {b}: {statuses[b].name.lower().replace('_', ' ')} at t = {times[b]:.6g}, dt = {sizes[b]:.3g}, "
+        f"{accepted[b]} steps accepted, {rejected[b]} rejected"
+        for b in failed[:5]
+    )
+    more = f"; and {len(failed) - 5} more" if len(failed) > 5 else ""
+    return (
+        f"{len(failed)} of {len(statuses)} samples did not reach their last time after {tally.evaluations} evaluations "
+        f"(max_steps = {request.max_steps}): {shown}{more}. An implicit method (batched=False) may help stiff samples; "
+        "on_failure='return' gives what was solved"
+    )

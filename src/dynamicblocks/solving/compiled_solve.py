@@ -1,0 +1,65 @@
+"""Solves with steps that are common to the state, in the compiled loop: a batch of one sample."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from dynamicblocks.errors import ArgumentError, ConfigurationError
+from dynamicblocks.solving.batched_solve import SampleProblem, solve_batched
+from dynamicblocks.solving.nesting import leaves, rebuilt
+from dynamicblocks.solving.solution import Solution, Statistics
+
+
+def solve_compiled(request: SampleProblem) -> Solution:
+    """The solution of a problem without samples."""
+    if not isinstance(request.t, Tensor) or request.t.ndim != 1:
+        raise ArgumentError("t must be a one-dimensional torch.Tensor of times")
+    if request.dense:
+        raise ConfigurationError("dense=True and compile=True do not go together; leave one out")
+    found = solve_batched(
+        replace(
+            request,
+            func=_one_sample(request.func),
+            role=f"{request.role}, one sample",
+            y0=_mapped(lambda y: y[None], request.y0),
+            event_fn=None if request.event_fn is None else _one_event(request.event_fn),
+            scheme=replace(request.scheme, rtol=_lifted(request.scheme.rtol), atol=_lifted(request.scheme.atol)),
+        )
+    )
+    statistics, status = found.statistics, found.status
+    return Solution(
+        request.t,
+        _mapped(lambda y: y[:, 0], found.y),
+        status[0] if isinstance(status, list) else status,
+        Statistics(statistics.evaluations, int(statistics.accepted), int(statistics.rejected), None),
+        None,
+        None if found.event_t is None else found.event_t[0],
+        None if found.event_y is None else _mapped(lambda y: y[0], found.event_y),
+        found.message,
+    )
+
+
+def _one_sample(func: Callable[..., Any]) -> Callable[..., Any]:
+    def batch_of_one(t: Tensor, y: Any, *args: Any) -> Any:
+        return _mapped(lambda slope: slope[None], func(t.reshape(()), _mapped(lambda part: part[0], y), *args))
+
+    return batch_of_one
+
+
+def _one_event(event_fn: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def batch_of_one(t: Tensor, y: Any, *args: Any) -> Tensor:
+        return event_fn(t.reshape(()), _mapped(lambda part: part[0], y), *args).reshape(1)
+
+    return batch_of_one
+
+
+def _mapped(change: Callable[[Tensor], Tensor], nested: Any) -> Any:
+    if isinstance(nested, Tensor):
+        return change(nested)
+    return rebuilt(nested, (change(tensor) for _, tensor in leaves(nested)))
+
+
+def _lifted(tolerance: Any) -> Any:
+    return tolerance[None] if isinstance(tolerance, Tensor) and tolerance.ndim else tolerance

@@ -1,0 +1,85 @@
+"""Why a solve ended early. The errors are also AssertionErrors, which callers of torchdiffeq may expect."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from dynamicblocks.errors import SolverError
+from dynamicblocks.solving.field import Tally
+
+
+@dataclass
+class Circumstances:
+    """Where a solve stood when it failed.
+
+    Args:
+        t: the time reached.
+        h: the step that was to follow.
+        tally: what it had cost.
+        times, states: the part of the output that was solved.
+    """
+
+    t: float
+    h: float
+    tally: Tally
+    times: Sequence[float] = field(default_factory=list)
+    states: Sequence[Tensor] = field(default_factory=list)
+
+
+class SolveError(SolverError, AssertionError):
+    """A solve that ended before its last time; ``circumstances`` holds where, and what was solved till then."""
+
+    def __init__(self, message: str, circumstances: Circumstances) -> None:
+        super().__init__(message)
+        self.circumstances = circumstances
+
+
+class StepLimitError(SolveError):
+    """More steps than allowed."""
+
+
+class StepUnderflowError(SolveError):
+    """A step too short to change the time."""
+
+
+class NotFiniteStateError(SolveError):
+    """A state or slope that is NaN or infinite."""
+
+
+def where_not_finite(y: Tensor) -> str:
+    """The first entry that is NaN or infinite, in words; empty if all are finite."""
+    wrong = (~torch.isfinite(y)).nonzero()
+    if not len(wrong):
+        return ""
+    place = tuple(wrong[0].tolist())
+    return f"{len(wrong)} of {y.numel()} entries are not finite, the first at {list(place)}: {y[place].item()}"
+
+
+def worst_entry(ratio: Tensor) -> str:
+    """The entry with the largest error, in words."""
+    place = int(ratio.abs().nan_to_num(nan=torch.inf).argmax())
+    index = torch.unravel_index(torch.tensor(place), ratio.shape)
+    return f"entry {[int(each) for each in index]}, {ratio.flatten()[place].abs().item():.3g} times the tolerance"
+
+
+def explained(error: SolveError, y0: Tensor, func: object) -> SolveError:
+    """The error, with whether the initial state or the weights of ``func`` were not finite from the start."""
+    causes = [] if _finite(y0) else ["y0 is not finite itself"]
+    if isinstance(func, nn.Module):
+        named = [*func.named_parameters(), *func.named_buffers()]
+        wrong = [name for name, tensor in named if not _finite(tensor)]
+        if wrong:
+            causes.append(
+                f"{len(wrong)} of {len(named)} parameters and buffers of func are not finite, first {wrong[0]!r}"
+            )
+        elif not causes:
+            causes.append("y0 and the parameters of func are finite")
+    elif not causes:
+        causes.append("y0 is finite")
+    return type(error)(f"{error} ({'; '.join(causes)}).", error.circumstances)
+
+
+def _finite(tensor: Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())

@@ -1,0 +1,244 @@
+"""The loop over a grid: the steps of a block, and those of a caller's problem between given points."""
+
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from torch import Tensor, nn
+
+from dynamicblocks.integrators import Carry, Integrator, Reads, Size, Stage
+from dynamicblocks.layers.parts import FIELD, PROJECTION
+from dynamicblocks.solving.outputs import Event, Outputs, StepKeeper, collect, wanted_states
+from dynamicblocks.solving.problem import Problem
+from dynamicblocks.solving.recording import Action, Recording
+from dynamicblocks.solving.timed_steps import GridStep, Interpolation, TimedSteps
+
+if TYPE_CHECKING:
+    from dynamicblocks.solving.scheme import Scheme
+
+Advance = Callable[[Carry, int, int], Carry]
+"""(carry, first, last) -> the carry after the steps ``first, ..., last - 1``."""
+
+
+class SteppedField(Protocol):
+    """What the loop asks of a right-hand side."""
+
+    @property
+    def parts(self) -> Container[str]:
+        """Names of its parts."""
+        ...
+
+    def on_step(self, step: int) -> Stage:
+        """The field on one step of the grid."""
+        ...
+
+    def jumps(self, step: int) -> bool:
+        """Whether the field at the begin of a step is another than at the end of the one before."""
+        ...
+
+    def layers_read(self, steps: Iterable[int], reads: Reads) -> list[nn.Module]:
+        """The modules that steps evaluate which read these fractions and parts."""
+        ...
+
+
+@dataclass(frozen=True)
+class GridCourse:
+    """An integrator along the points of a grid: steps that gradient modes run, one by one or many at once.
+
+    A carry is that of the integrator; before the first step it is the state itself.
+
+    Args:
+        field: on each step.
+        integrator: of the steps.
+        points: of the grid.
+        all_times: whether the states at all points are wanted, or the last alone.
+        tensors: what gets gradients, beside the state.
+        modules: whose buffers the field may change.
+    """
+
+    graph_of_steps: ClassVar[bool] = True
+    """Whether its steps are few, so that PyTorch's own tools for graphs serve: tracing, checkpoints."""
+
+    field: SteppedField
+    integrator: Integrator
+    points: Sequence[float]
+    all_times: bool = False
+    tensors: Sequence[Tensor] = ()
+    modules: Sequence[nn.Module] = ()
+
+    @property
+    def name(self) -> str:
+        """Of the integrator."""
+        return self.integrator.name
+
+    @property
+    def steps(self) -> int:
+        """Number of steps."""
+        return len(self.points) - 1
+
+    def size(self, step: int) -> Size:
+        """The size of a step."""
+        return self.points[step + 1] - self.points[step]
+
+    def carries(self, carry: Carry, first: int, last: int) -> Iterator[Carry]:
+        """The carry after each of the steps ``first, ..., last - 1``."""
+        field, integrator = self.field, self.integrator
+        projects, restarts = self.projects, integrator.restarts
+        for step in range(first, last):
+            stage, h = field.on_step(step), self.size(step)
+            if step == 0:
+                carry = integrator.begin(stage, h, carry)
+            elif restarts and field.jumps(step):
+                carry = integrator.restart(stage, h, carry)
+            carry = integrator.advance(stage, h, carry)
+            if projects:
+                carry = integrator.amend(carry, partial(stage.part, PROJECTION, 1.0))
+            yield carry
+
+    def advance(self, carry: Carry, first: int, last: int) -> Carry:
+        """The carry after the steps ``first, ..., last - 1``."""
+        for after in self.carries(carry, first, last):
+            carry = after
+        return carry
+
+    @property
+    def projects(self) -> bool:
+        """Whether the loop ends each step with the layer's projection: not where the integrator reads it itself."""
+        return PROJECTION in self.field.parts and all(part != PROJECTION for _, part in self.integrator.reads)
+
+    def state(self, carry: Carry) -> Tensor:
+        """The state that a carry holds."""
+        return self.integrator.finish(carry)
+
+    def follow(self, y: Tensor, advance: Advance | None = None) -> Outputs:
+        """The states that are wanted, from the first one; ``advance`` makes the steps in the place of the course."""
+        if not self.all_times:
+            return Outputs([y, self.state((advance or self.advance)(y, 0, self.steps))])
+        return Outputs([y, *map(self.state, self._one_by_one(y, advance))])
+
+    def modules_read(self, first: int, last: int) -> list[nn.Module]:
+        """The modules that the steps ``first, ..., last - 1`` evaluate."""
+        return self.field.layers_read(range(first, last), self.integrator.reads)
+
+    def probe(self, y: Tensor) -> Tensor:
+        """What the integrator reads first, at the first time."""
+        c, part = self.integrator.reads[0]
+        stage = self.field.on_step(0)
+        return stage(c, y) if part == FIELD else stage.part(part, c, y)
+
+    @property
+    def inputs(self) -> tuple[Tensor | None, Tensor | None]:
+        """Times of output and grid, where they may have gradients."""
+        return None, None
+
+    def moving(self, y0: Tensor, t: Tensor | None, grid: Tensor | None) -> "GridCourse":
+        """The same from another state, with times and a grid of these values."""
+        return self
+
+    def record(self, y: Tensor, recording: Recording) -> Outputs:
+        """As :meth:`follow`, and take note of each step and of the carry before it."""
+        last: list[Carry] = [y]
+
+        def advance(carry: Carry, first: int, end: int) -> Carry:
+            for step in range(first, end):
+                recording.add(Action(self.points[step], self.points[step + 1], recording.now()), carry)
+                carry = last[0] = self.advance(carry, step, step + 1)
+            return carry
+
+        found = self._recorded(y, advance, recording)
+        recording.keep(len(recording.actions), last[0])
+        return found
+
+    def _recorded(self, y: Tensor, advance: Advance, recording: Recording) -> Outputs:
+        found = self.follow(y, advance)
+        for action in recording.actions if self.all_times else recording.actions[-1:]:
+            recording.passed(action)
+        return found
+
+    def run(self, n: int, action: Action, carry: Carry) -> tuple[Carry, list[Tensor]]:
+        """The carry after the action ``n``, and the states that are wanted of it."""
+        after = self.advance(carry, n, n + 1)
+        return after, [self.state(after)] * len(action.places)
+
+    def _one_by_one(self, carry: Carry, advance: Advance | None) -> Iterator[Carry]:
+        if advance is None:
+            yield from self.carries(carry, 0, self.steps)
+            return
+        for step in range(self.steps):
+            carry = advance(carry, step, step + 1)
+            yield carry
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProblemOnGrid(GridCourse):
+    """An integrator along a grid that leads from the first time of a caller's problem to its last.
+
+    Args:
+        field: of the problem, along the grid.
+        problem: what is solved.
+        scheme: that made the course.
+        interpolation: of states between the points.
+        event: ends the solve.
+        beyond: whether it is looked for beyond the last time.
+        kept: takes the steps.
+    """
+
+    graph_of_steps: ClassVar[bool] = False
+
+    field: TimedSteps
+    problem: Problem
+    scheme: "Scheme"
+    interpolation: Interpolation
+    event: Event | None = None
+    beyond: bool = False
+    kept: StepKeeper | None = None
+
+    @property
+    def grid(self) -> Tensor | None:
+        """The points as a tensor, where they carry gradients."""
+        return self.field.grid
+
+    def size(self, step: int) -> Size:
+        grid = self.field.grid
+        return self.points[step + 1] - self.points[step] if grid is None else grid[step + 1] - grid[step]
+
+    def follow(self, y: Tensor, advance: Advance | None = None, *, passed: Callable[[], None] | None = None) -> Outputs:
+        plain = self.event is None and self.kept is None and self.problem.hook("callback_step") is None
+        if plain and passed is None and self.points is self.problem.times:
+            # All states of the grid are outputs.
+            return super().follow(y, advance)
+        steps = self._steps(y, advance)
+        return collect(self.problem, y, steps, self.event, beyond=self.beyond, passed=passed, kept=self.kept)
+
+    def _steps(self, y: Tensor, advance: Advance | None) -> Iterator[GridStep]:
+        hook = self.problem.hook("callback_step")
+        carries = self._one_by_one(y, advance)
+        for step in range(self.steps):
+            if hook is not None:
+                hook(self.points[step], y, abs(self.points[step + 1] - self.points[step]))
+            made = self._step(step, y, next(carries))
+            yield made
+            y = made.y1
+
+    def _step(self, step: int, y: Tensor, after: Carry) -> GridStep:
+        t0, t1 = self.points[step : step + 2]
+        begin = t0 if self.grid is None else self.grid[step]
+        stage = self.field.on_step(step)
+        return GridStep(t0, t1, begin, self.size(step), y, self.state(after), stage, self.interpolation)
+
+    @property
+    def inputs(self) -> tuple[Tensor | None, Tensor | None]:
+        return self.problem.t, self.grid
+
+    def moving(self, y0: Tensor, t: Tensor | None, grid: Tensor | None) -> "ProblemOnGrid":
+        assert t is not None
+        problem = self.problem.moved(y0, t)
+        return replace(self, problem=problem, field=self.field.moved(problem, grid))
+
+    def _recorded(self, y: Tensor, advance: Advance, recording: Recording) -> Outputs:
+        return self.follow(y, advance, passed=recording.passed)
+
+    def run(self, n: int, action: Action, carry: Carry) -> tuple[Carry, list[Tensor]]:
+        before, after = carry if n == 0 else self.state(carry), self.advance(carry, n, n + 1)
+        return after, wanted_states(self.problem, action, self._step(n, before, after))

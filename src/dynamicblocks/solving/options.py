@@ -1,0 +1,132 @@
+"""What the options of odeint and solve mean: tolerances, the control of steps, times to be met, grids."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dynamicblocks.errors import ArgumentError, ArgumentTypeError, ConfigurationError
+from dynamicblocks.integrators import Tolerance
+from dynamicblocks.solving.adaptive_loop import Stops
+from dynamicblocks.solving.control import StepControl
+from dynamicblocks.solving.problem import Problem
+
+MAX_STEPS = 1_000_000
+
+
+def numbers(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are numbers."""
+    number = {name: value for name, value in options.items() if name not in ("norm", "dtype", "step_t", "jump_t")}
+    for name, value in number.items():
+        if isinstance(value, Tensor) and value.numel() == 1:
+            number[name] = value.item()
+        elif not isinstance(value, (int, float)) and value is not None:
+            raise ArgumentTypeError(f"the option {name} must be a number, got {value!r:.80}")
+    return number
+
+
+def make_control(options: Mapping[str, Any]) -> StepControl:
+    """The controller of step sizes."""
+    number = numbers(options)
+    return StepControl(
+        safety=float(number.get("safety", 0.9)),
+        grow=float(number.get("ifactor", 10.0)),
+        shrink=float(number.get("dfactor", 0.2)),
+        min_step=float(number.get("min_step", 0.0)),
+        max_step=float(number.get("max_step", math.inf)),
+        proportional=float(number.get("pcoeff", 0.0)),
+        integral=float(number.get("icoeff", 1.0)),
+        derivative=float(number.get("dcoeff", 0.0)),
+    )
+
+
+def make_stops(options: Mapping[str, Any], outputs: Sequence[float] = ()) -> Stops:
+    """The times that steps must meet: those of the options, and some times of output."""
+    found: dict[str, list[float]] = {}
+    for name in ("step_t", "jump_t"):
+        times = options.get(name)
+        if times is not None and not isinstance(times, Tensor):
+            raise ArgumentTypeError(f"the option {name} must be a torch.Tensor of times, got {times!r:.80}")
+        found[name] = [] if times is None else times.detach().reshape(-1).tolist()
+    both = found["step_t"] + found["jump_t"]
+    if len(set(both)) < len(both):
+        raise ConfigurationError("`step_t` and `jump_t` must not have any repeated elements between them.")
+    return Stops(sorted({*found["step_t"], *outputs} - {*found["jump_t"]}), sorted(found["jump_t"]))
+
+
+def make_tolerance(problem: Problem, rtol: object, atol: object, norm: Callable[[Any], Any] | None) -> Tolerance:
+    """The tolerance of a step's error."""
+    relative, absolute = (_tolerance(problem, value, name) for value, name in ((rtol, "rtol"), (atol, "atol")))
+    if isinstance(relative, float) and isinstance(absolute, float) and relative == absolute == 0:
+        raise ArgumentError("rtol and atol cannot both be 0: no step is good enough")
+    return Tolerance(relative, absolute, problem.nesting.norm(norm))
+
+
+def _tolerance(problem: Problem, value: object, name: str) -> float | Tensor:
+    value = problem.nesting.tolerance(value, name)
+    if isinstance(value, Tensor):
+        if value.requires_grad:
+            raise ArgumentError(f"{name} cannot require gradient")
+        if value.numel() > 1:
+            value = value.to(problem.y0.device, problem.clock.dtype)
+            try:
+                torch.broadcast_to(value, problem.y0.shape)
+            except RuntimeError:
+                raise ArgumentError(
+                    f"{name} must broadcast to the state's shape {tuple(problem.y0.shape)}, got {tuple(value.shape)}"
+                ) from None
+            if not bool((value >= 0).all()):
+                raise ArgumentError(f"{name} must be at least 0 everywhere, got {value.min().item():g}")
+            return value
+        value = value.item()
+    if not isinstance(value, (int, float)):
+        raise ArgumentTypeError(f"{name} must be a number or a tensor, got {value!r:.80}")
+    if not value >= 0:
+        raise ArgumentError(f"{name} must be at least 0, got {value:g}")
+    return float(value)
+
+
+def make_grid(problem: Problem, options: Mapping[str, Any]) -> Tensor:
+    """The grid that the options ask for: the times themselves, steps of one size, or what a function makes of them."""
+    size, constructor = options.get("step_size"), options.get("grid_constructor")
+    t = problem.t
+    if size is not None and constructor is not None:
+        raise ConfigurationError("step_size and grid_constructor are mutually exclusive arguments.")
+    if size is not None:
+        length = abs(problem.times[-1] - problem.times[0])
+        # A remainder that only rounding made is no step of its own.
+        steps = max(1, math.ceil(length / step_size(options) - 1e-6))
+        inner = torch.arange(steps, dtype=t.dtype, device=t.device) * (size * problem.direction) + t[0]
+        return torch.cat([inner, t[-1:]]) if len(t) > 1 else t
+    if constructor is None:
+        return t
+    grid = constructor(problem.func, problem.nesting.nested(problem.y0), t)
+    if not isinstance(grid, Tensor) or grid.ndim != 1:
+        raise ArgumentTypeError(f"grid_constructor must return a one-dimensional tensor of times, got {grid!r:.80}")
+    return grid.to(t.device)
+
+
+def step_size(options: Mapping[str, Any]) -> float:
+    """The option of that name, positive."""
+    size = float(options["step_size"])
+    if not 0 < size < float("inf"):
+        raise ConfigurationError(f"step_size must be positive and finite, got {size}; time may run back all the same")
+    return size
+
+
+def check_grid(points: Sequence[float], times: Sequence[float], direction: float) -> None:
+    """Raise an ArgumentError for a grid that does not lead from the first time to the last."""
+    if points[0] != times[0] or points[-1] != times[-1]:
+        raise ArgumentError(
+            f"the grid must begin at the first time {times[0]:.9g} and end at the last {times[-1]:.9g}, got "
+            f"{points[0]:.9g} and {points[-1]:.9g}"
+        )
+    for before, after in pairwise(points):
+        if not (after - before) * direction > 0:
+            raise ArgumentError(
+                f"the points of the grid must go from the first time to the last, but {before:.9g} is followed by "
+                f"{after:.9g}"
+            )

@@ -1,0 +1,53 @@
+"""What a first pass leaves for a backward pass that takes its steps again: what it did, one thing after another."""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from dynamicblocks.integrators import Carry
+
+Context = contextlib.AbstractContextManager[Any]
+
+
+@dataclass
+class Action:
+    """What a solve did at once: a step, or an evaluation of the slope that steps begin with.
+
+    Args:
+        t0, t1: the ends of the step; ``t1`` is None for an evaluation at ``t0``.
+        around: what func could draw from and change, as it was.
+        places: of the times of output that lie on it.
+        event: the time of the event, if it lies on it.
+    """
+
+    t0: float
+    t1: float | None
+    around: Context
+    places: list[int] = field(default_factory=list)
+    event: float | None = None
+
+
+@dataclass
+class Recording:
+    """The actions of a first pass.
+
+    Args:
+        now: a context in which random numbers and buffers are as they are now.
+        keep: takes note of the carry before each action, with its number; on a grid also of the last one.
+    """
+
+    now: Callable[[], Context]
+    keep: Callable[[int, Carry], None]
+    actions: list[Action] = field(default_factory=list)
+    outputs: int = 1
+
+    def add(self, action: Action, carry: Carry) -> None:
+        """Take note of an action and of the carry before it."""
+        self.keep(len(self.actions), carry)
+        self.actions.append(action)
+
+    def passed(self, action: Action | None = None) -> None:
+        """Take note that the next time of output lies on an action, by default the last."""
+        (self.actions[-1] if action is None else action).places.append(self.outputs)
+        self.outputs += 1
