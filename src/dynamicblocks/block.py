@@ -218,6 +218,17 @@ class DynamicBlock(nn.Module):
         )
         return other
 
+    def integrator_weights(self) -> dict[str, nn.Parameter]:
+        """The weights of the integrator, by name; most have none."""
+        return dict(self.integrator.named_parameters()) if isinstance(self.integrator, nn.Module) else {}
+
+    def freeze_unused_integrator_weights(self) -> list[str]:
+        """Stop the gradients of weights of the integrator that no step reads, and name them."""
+        unused = sorted(self.integrator.unused_weights)
+        for name in unused:
+            self.integrator_weights()[name].requires_grad_(False)
+        return unused
+
     def _stretched(self, grid: Grid) -> Integrator:
         """The integrator for another number of steps: refined, if each step was cut into as many, else made anew."""
         factor, rest = divmod(grid.steps, self.steps)

@@ -1,6 +1,7 @@
 """Changes of choices in whole networks. Each returns a new network and leaves the old one as it was."""
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import TypeVar
@@ -39,11 +40,11 @@ def _mapped(
     return made[module]
 
 
-def _change_blocks(net: Net, change: Callable[[DynamicBlock], DynamicBlock]) -> Net:
+def _change_blocks(net: Net, change: Callable[[str, DynamicBlock], DynamicBlock]) -> Net:
     """A copy of ``net`` with its blocks changed, or an error where it has none."""
     if not named_blocks(net):
         raise ConfigurationError(f"{type(net).__name__} holds no DynamicBlock, so there is nothing to change")
-    return map_blocks(net, lambda _, block: change(block))
+    return map_blocks(net, change)
 
 
 def with_integrator(
@@ -75,8 +76,9 @@ def with_integrator(
     if sum(choice is not None for choice in (steps, steps_per_control, steps_factor, times)) > 1:
         raise ConfigurationError("give one of steps, steps_per_control, steps_factor and times, not several")
     method = None if integrator is None else as_integrator(integrator)
+    dropped: list[str] = []
 
-    def change(block: DynamicBlock) -> DynamicBlock:
+    def change(name: str, block: DynamicBlock) -> DynamicBlock:
         grid = times
         if steps is not None:
             grid = block.uniform_steps(steps)
@@ -84,15 +86,25 @@ def with_integrator(
             grid = block.steps_for_each_control(steps_per_control)
         elif steps_factor is not None:
             grid = block.times.refine(steps_factor)
-        return block.replaced(integrator=method, times=grid)
+        other = block.replaced(integrator=method, times=grid)
+        if method is not None or other.steps % block.steps:
+            prefix = f"{name}.integrator" if name else "integrator"
+            dropped.extend(f"{prefix}.{weight}" for weight in block.integrator_weights())
+        return other
 
-    return _change_blocks(net, change)
+    found = _change_blocks(net, change)
+    if dropped:
+        warnings.warn(
+            f"weights of the integrators of before are dropped: {', '.join(dropped)}; those of the new ones begin anew",
+            stacklevel=2,
+        )
+    return found
 
 
 def with_gradient(net: Net, gradient: Gradient | str) -> Net:
     """The same network, differentiated in another way."""
     mode = as_gradient(gradient)
-    return _change_blocks(net, lambda block: block.replaced(gradient=mode))
+    return _change_blocks(net, lambda _, block: block.replaced(gradient=mode))
 
 
 def refine(net: Net, factor: int = 2, *, steps: bool = True) -> Net:
@@ -110,7 +122,7 @@ def refine(net: Net, factor: int = 2, *, steps: bool = True) -> Net:
     )
     """
 
-    def change(block: DynamicBlock) -> DynamicBlock:
+    def change(_: str, block: DynamicBlock) -> DynamicBlock:
         grid = block.times.refine(factor) if steps else block.times
         return block.replaced(controls=block.controls.refine(factor), times=grid)
 
@@ -123,7 +135,7 @@ def project(net: Net, controls: Basis | str | int) -> Net:
     Exact where the new basis contains the old one.
     """
     basis = as_basis(controls)
-    return _change_blocks(net, lambda block: block.replaced(controls=block.controls.project(basis)))
+    return _change_blocks(net, lambda _, block: block.replaced(controls=block.controls.project(basis)))
 
 
 def recalibrate(net: Net, batches: Iterable[Tensor | Sequence[Tensor]]) -> Net:
@@ -176,6 +188,8 @@ def _images(batch: Tensor | Sequence[Tensor]) -> Tensor:
 def freeze_unused_controls(net: nn.Module) -> list[str]:
     """Stop the gradients of the controls that the present grids never read, in place, and name them.
 
+    And of weights of integrators that no step reads.
+
     An optimiser then leaves them alone and DDP does not wait for them. Called again after a change of integrator or
     grid, it lets those go on that are read now. Controls that the caller froze stay frozen.
     """
@@ -185,4 +199,5 @@ def freeze_unused_controls(net: nn.Module) -> list[str]:
         block.controls.freeze_unread(unread)
         prefix = f"{name}." if name else ""
         names += [f"{prefix}controls.layers.{index}" for index in sorted(unread)]
+        names += [f"{prefix}integrator.{weight}" for weight in block.freeze_unused_integrator_weights()]
     return names

@@ -60,5 +60,5 @@ class RungeKutta(Integrator):
     def advance(self, stage: Stage, h: Size, carry: Tensor) -> Tensor:
         slopes: list[Tensor] = []
         for fraction, row in zip(self.tableau.c, self.tableau.a, strict=True):
-            slopes.append(stage(fraction, add_scaled(carry, slopes, row, h)))
+            slopes.append(stage(fraction, add_scaled(carry, slopes, row, h) if row else carry))
         return add_scaled(carry, slopes, self.tableau.b, h)

@@ -115,7 +115,7 @@ class GridCourse:
         """The states that are wanted, from the first one; ``advance`` makes the steps in the place of the course."""
         if not self.all_times:
             return Outputs([y, self.state((advance or self.advance)(y, 0, self.steps))])
-        return Outputs([y, *map(self.state, self._one_by_one(y, advance))])
+        return Outputs([y, *map(self.integrator.finish, self._one_by_one(y, advance))])
 
     def modules_read(self, first: int, last: int) -> list[nn.Module]:
         """The modules that the steps ``first, ..., last - 1`` evaluate."""
@@ -162,12 +162,16 @@ class GridCourse:
         return after, [self.state(after)] * len(action.places)
 
     def _one_by_one(self, carry: Carry, advance: Advance | None) -> Iterator[Carry]:
+        """The carry after each step, made by ``advance`` in the place of the course."""
         if advance is None:
-            yield from self.carries(carry, 0, self.steps)
-            return
-        for step in range(self.steps):
-            carry = advance(carry, step, step + 1)
-            yield carry
+            return self.carries(carry, 0, self.steps)
+
+        def made(carry: Carry) -> Iterator[Carry]:
+            for step in range(self.steps):
+                carry = advance(carry, step, step + 1)
+                yield carry
+
+        return made(carry)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """An initial value problem as the loops need it, checked once."""
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -113,6 +114,6 @@ def check_times(t: object) -> tuple[Tensor, list[float]]:
                 f"t must be strictly increasing or decreasing, but t[{place}] = {before:.9g} is followed by "
                 f"t[{place + 1}] = {after:.9g}"
             )
-    if not all(abs(time) < float("inf") for time in times):
+    if not all(map(math.isfinite, times)):
         raise ArgumentError(f"t must be finite, got {times}")
     return t, times

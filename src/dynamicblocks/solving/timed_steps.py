@@ -87,7 +87,10 @@ class TimedSteps:
         """The times of the usual stages of a chunk of steps."""
         fractions, count = self._fractions, len(self._fractions)
         ends = pairwise(self.points[first : first + CHUNK + 1])
-        numbers = [self._number(t0, t1, c) for t0, t1 in ends for c in fractions]
+        if self.perturb:
+            numbers = [self._number(t0, t1, c) for t0, t1 in ends for c in fractions]
+        else:
+            numbers = [t1 if c == 1 else t0 + c * (t1 - t0) for t0, t1 in ends for c in fractions]
         tensors = self.problem.clock.tensors(numbers, shifted=False)
         return [
             dict(zip(fractions, tensors[n : n + count], strict=True)) for n in range(0, len(tensors), max(count, 1))
