@@ -12,7 +12,9 @@ import dynamicblocks as db
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients.checkpoint import EveryKth
 from dynamicblocks.integrators import METHODS
-from dynamicblocks.solving import Scheme, StepLimitError, make_problem
+from dynamicblocks.solving import StepLimitError
+from dynamicblocks.solving.problem import make_problem
+from dynamicblocks.solving.scheme import Scheme
 
 METHOD_OPTIONS = {
     "dopri5": {},

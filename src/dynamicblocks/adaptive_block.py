@@ -12,21 +12,14 @@ from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients import Gradient
 from dynamicblocks.gradients.buffers import Buffers, KeptBuffers
 from dynamicblocks.integrators import Adaptive
-from dynamicblocks.solving import (
-    ONE_TENSOR,
-    AdaptiveCourse,
-    AdaptiveLoop,
-    Circumstances,
-    Field,
-    Hooks,
-    HostClock,
-    Problem,
-    SolveError,
-    StepControl,
-    Stops,
-    Tally,
-    explained,
-)
+from dynamicblocks.solving import SolveError
+from dynamicblocks.solving.adaptive_course import AdaptiveCourse
+from dynamicblocks.solving.adaptive_loop import AdaptiveLoop, Hooks, Stops
+from dynamicblocks.solving.control import StepControl
+from dynamicblocks.solving.failures import Circumstances, explained
+from dynamicblocks.solving.field import Field, HostClock, Tally
+from dynamicblocks.solving.nesting import ONE_TENSOR
+from dynamicblocks.solving.problem import Problem
 
 
 @dataclass

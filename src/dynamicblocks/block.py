@@ -13,7 +13,8 @@ from dynamicblocks.gradients import Gradient, as_gradient
 from dynamicblocks.integrators import Adaptive, Integrator, as_integrator
 from dynamicblocks.layers import LayerSource, independent_layers, state_width
 from dynamicblocks.layers.parts import check_parts
-from dynamicblocks.solving import GridCourse, Tally
+from dynamicblocks.solving.field import Tally
+from dynamicblocks.solving.grid_loop import GridCourse
 from dynamicblocks.times import Grid, Times, as_grid, uniform
 
 

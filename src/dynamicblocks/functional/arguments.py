@@ -11,7 +11,10 @@ from dynamicblocks.gradients import Backprop, Gradient
 from dynamicblocks.gradients.base import ProblemCourse
 from dynamicblocks.gradients.graph import each_once
 from dynamicblocks.integrators import Integrator, Method, as_method, foreign_options
-from dynamicblocks.solving import Outputs, Scheme, SolveError, explained, tensors_in
+from dynamicblocks.solving.failures import SolveError, explained
+from dynamicblocks.solving.nesting import tensors_in
+from dynamicblocks.solving.outputs import Outputs
+from dynamicblocks.solving.scheme import Scheme
 
 Func = Callable[..., Any]
 State = Tensor | tuple[Tensor, ...]

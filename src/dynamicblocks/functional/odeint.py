@@ -20,19 +20,13 @@ from dynamicblocks.functional.arguments import (
 )
 from dynamicblocks.gradients import Gradient, as_gradient
 from dynamicblocks.integrators import METHODS, AdaptiveMethod, Integrator
-from dynamicblocks.solving import (
-    MAX_STEPS,
-    Dense,
-    SampleProblem,
-    Scheme,
-    StepLike,
-    check_event_times,
-    combined,
-    event_found,
-    make_problem,
-    rerouted,
-    solve_compiled,
-)
+from dynamicblocks.solving.batched_solve import SampleProblem
+from dynamicblocks.solving.compiled_solve import solve_compiled
+from dynamicblocks.solving.dense import Dense
+from dynamicblocks.solving.events import check_event_times, combined, event_found, rerouted
+from dynamicblocks.solving.outputs import StepLike
+from dynamicblocks.solving.problem import make_problem
+from dynamicblocks.solving.scheme import MAX_STEPS, Scheme
 
 
 def odeint(
@@ -109,12 +103,7 @@ def odeint(
 
 
 def _compiled(
-    func: Func,
-    y0: State,
-    t: Tensor,
-    scheme: Scheme,
-    event_fn: Callable[[Tensor, Any], Tensor] | None,
-    mode: Gradient,
+    func: Func, y0: State, t: Tensor, scheme: Scheme, event_fn: Callable[[Tensor, Any], Tensor] | None, mode: Gradient
 ) -> Any:
     if event_fn is not None:
         raise ConfigurationError("an event and the option compile do not go together in odeint; use solve")

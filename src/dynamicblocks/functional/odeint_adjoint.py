@@ -23,7 +23,9 @@ from dynamicblocks.gradients.adjoint import Adjoint
 from dynamicblocks.gradients.adjoint_compiled import CompiledAdjoint, compiled_adjoint, with_norm
 from dynamicblocks.gradients.graph import described
 from dynamicblocks.integrators import Integrator
-from dynamicblocks.solving import MAX_STEPS, Scheme, check_event_times, combined, event_found, make_problem
+from dynamicblocks.solving.events import check_event_times, combined, event_found
+from dynamicblocks.solving.problem import make_problem
+from dynamicblocks.solving.scheme import MAX_STEPS, Scheme
 
 
 def odeint_adjoint(

@@ -14,25 +14,16 @@ from dynamicblocks.gradients import Adjoint, Backprop, Gradient, as_gradient, gr
 from dynamicblocks.gradients.adjoint_compiled import CompiledAdjoint, compiled_adjoint, with_norm
 from dynamicblocks.gradients.base import ProblemCourse
 from dynamicblocks.integrators import AdaptiveMethod, GridMethod, Integrator, as_method, foreign_options
-from dynamicblocks.solving import (
-    Dense,
-    Outputs,
-    Problem,
-    SampleProblem,
-    Scheme,
-    Solution,
-    SolveError,
-    Statistics,
-    Status,
-    StepLike,
-    combined,
-    explained,
-    make_problem,
-    rerouted,
-    solve_batched,
-    solve_compiled,
-    status_of,
-)
+from dynamicblocks.solving.batched_loop import Status
+from dynamicblocks.solving.batched_solve import SampleProblem, solve_batched
+from dynamicblocks.solving.compiled_solve import solve_compiled
+from dynamicblocks.solving.dense import Dense
+from dynamicblocks.solving.events import combined, rerouted
+from dynamicblocks.solving.failures import SolveError, explained
+from dynamicblocks.solving.outputs import Outputs, StepLike
+from dynamicblocks.solving.problem import Problem, make_problem
+from dynamicblocks.solving.scheme import Scheme
+from dynamicblocks.solving.solution import Solution, Statistics, status_of
 
 RTOL, ATOL, MAX_STEPS = 1e-5, 1e-7, 10_000
 ON_FAILURE = ("raise", "return")

@@ -13,7 +13,12 @@ from dynamicblocks.gradients.base import Course, Gradient, ProblemCourse, gradie
 from dynamicblocks.gradients.graph import described, differentiable_once, each_once
 from dynamicblocks.integrators import AdaptiveMethod, Integrator, as_method, foreign_options
 from dynamicblocks.layers.parts import FIELD
-from dynamicblocks.solving import AdaptiveCourse, Outputs, ProblemOnGrid, Scheme, ScipyCourse, event_found
+from dynamicblocks.solving.adaptive_course import AdaptiveCourse
+from dynamicblocks.solving.events import event_found
+from dynamicblocks.solving.grid_loop import ProblemOnGrid
+from dynamicblocks.solving.outputs import Outputs
+from dynamicblocks.solving.scheme import Scheme
+from dynamicblocks.solving.scipy_solver import ScipyCourse
 
 ONCE = "the adjoint method has no second derivatives; use odeint, whose steps can be differentiated twice"
 

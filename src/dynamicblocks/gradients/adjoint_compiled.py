@@ -14,16 +14,11 @@ from torch import Tensor, nn
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients.adjoint import ONCE
 from dynamicblocks.gradients.graph import described, differentiable_once, unlisted_leaves
-from dynamicblocks.solving import (
-    SampleProblem,
-    Scheme,
-    Solution,
-    leaves,
-    mixed_norm,
-    rebuilt,
-    solve_compiled,
-    tensors_in,
-)
+from dynamicblocks.solving.batched_solve import SampleProblem
+from dynamicblocks.solving.compiled_solve import solve_compiled
+from dynamicblocks.solving.nesting import leaves, mixed_norm, rebuilt, tensors_in
+from dynamicblocks.solving.scheme import Scheme
+from dynamicblocks.solving.solution import Solution
 
 
 @dataclass(frozen=True)

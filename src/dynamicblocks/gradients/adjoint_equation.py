@@ -11,7 +11,12 @@ from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients.graph import separated, unlisted_leaves
 from dynamicblocks.integrators import Embedded
 from dynamicblocks.integrators.interpolant import combine
-from dynamicblocks.solving import Clock, Field, Nesting, Problem, Scheme, SolveError, Step, explained, mixed_norm
+from dynamicblocks.solving.adaptive_loop import Step
+from dynamicblocks.solving.failures import SolveError, explained
+from dynamicblocks.solving.field import Clock, Field
+from dynamicblocks.solving.nesting import Nesting, mixed_norm
+from dynamicblocks.solving.problem import Problem
+from dynamicblocks.solving.scheme import Scheme
 
 
 class StoredSteps:

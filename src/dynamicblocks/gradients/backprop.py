@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dynamicblocks.gradients.base import Course, Gradient, gradients
-from dynamicblocks.solving import Outputs
+from dynamicblocks.solving.outputs import Outputs
 
 
 @gradients.register("backprop")

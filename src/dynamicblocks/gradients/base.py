@@ -9,7 +9,10 @@ from torch import Tensor, nn
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.integrators import Adaptive, Carry, Integrator
 from dynamicblocks.registry import Registry
-from dynamicblocks.solving import AdaptiveCourse, GridCourse, Outputs, ProblemOnGrid, ScipyCourse
+from dynamicblocks.solving.adaptive_course import AdaptiveCourse
+from dynamicblocks.solving.grid_loop import GridCourse, ProblemOnGrid
+from dynamicblocks.solving.outputs import Outputs
+from dynamicblocks.solving.scipy_solver import ScipyCourse
 
 ProblemCourse = ProblemOnGrid | AdaptiveCourse | ScipyCourse
 """A caller's problem as steps that can be run."""

@@ -16,7 +16,11 @@ from dynamicblocks.gradients.base import Course, Gradient, gradients
 from dynamicblocks.gradients.buffers import Buffers, KeptBuffers
 from dynamicblocks.gradients.tape import Around, Replayable, taped
 from dynamicblocks.integrators import Carry
-from dynamicblocks.solving import Action, AdaptiveCourse, GridCourse, Outputs, ScipyCourse
+from dynamicblocks.solving.adaptive_course import AdaptiveCourse
+from dynamicblocks.solving.grid_loop import GridCourse
+from dynamicblocks.solving.outputs import Outputs
+from dynamicblocks.solving.recording import Action
+from dynamicblocks.solving.scipy_solver import ScipyCourse
 from dynamicblocks.times import check_count
 
 # Kept of a solve where the caller names no number: a thousand steps are taken two to three times more. A block that

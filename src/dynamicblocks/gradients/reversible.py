@@ -12,7 +12,9 @@ from dynamicblocks.gradients.base import Course, Gradient, gradients
 from dynamicblocks.gradients.buffers import RandomState
 from dynamicblocks.gradients.tape import Around, Replayable, taped
 from dynamicblocks.integrators import METHODS, Carry, GridMethod, ReversibleHeun
-from dynamicblocks.solving import Action, GridCourse, Outputs, ProblemOnGrid
+from dynamicblocks.solving.grid_loop import GridCourse, ProblemOnGrid
+from dynamicblocks.solving.outputs import Outputs
+from dynamicblocks.solving.recording import Action
 
 
 @gradients.register("reversible")

@@ -21,7 +21,11 @@ from dynamicblocks.gradients.graph import (
     unlisted_leaves,
 )
 from dynamicblocks.integrators import Carry
-from dynamicblocks.solving import Action, AdaptiveCourse, GridCourse, Outputs, Recording, SolveError
+from dynamicblocks.solving.adaptive_course import AdaptiveCourse
+from dynamicblocks.solving.failures import SolveError
+from dynamicblocks.solving.grid_loop import GridCourse
+from dynamicblocks.solving.outputs import Outputs
+from dynamicblocks.solving.recording import Action, Recording
 
 Replayable = GridCourse | AdaptiveCourse
 """Courses whose actions can be taken again."""

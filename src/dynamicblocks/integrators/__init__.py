@@ -2,14 +2,7 @@
 
 from dynamicblocks.integrators.adams import Adams
 from dynamicblocks.integrators.adaptive import Adaptive
-from dynamicblocks.integrators.base import (
-    Carry,
-    FieldStage,
-    Integrator,
-    Reads,
-    Size,
-    Stage,
-)
+from dynamicblocks.integrators.base import Carry, FieldStage, Integrator, Reads, Size, Stage
 from dynamicblocks.integrators.catalogue import (
     ADAPTIVE,
     METHODS,

@@ -17,12 +17,7 @@ def hermite_weights(x: float | Tensor, *, middle: bool) -> Row:
     if not isinstance(x, Tensor) and x in (0.0, 1.0):
         return (1.0 - x, x, 0.0, 0.0, 0.0)[: 5 if middle else 4]
     if not middle:
-        return (
-            1 + x * x * (2 * x - 3),
-            x * x * (3 - 2 * x),
-            x * (1 + x * (x - 2)),
-            x * x * (x - 1),
-        )
+        return (1 + x * x * (2 * x - 3), x * x * (3 - 2 * x), x * (1 + x * (x - 2)), x * x * (x - 1))
     return (
         1 + x * x * (-11 + x * (18 - 8 * x)),
         x * x * (-5 + x * (14 - 8 * x)),
