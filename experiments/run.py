@@ -45,9 +45,9 @@ def main() -> None:
     outcome = training.run()
     folder = RunFolder(outcome.folder)
     record = folder.record()
-    # Where the data lay is this machine's business.
+    # Where the data lay and the run was written is this machine's business.
     used = training.config.as_dict()
-    used["data"]["data_dir"] = None
+    used["data"]["data_dir"], used["output"] = None, "runs"
     result = {
         "experiment": options.name,
         "date": f"{date.today()}",
