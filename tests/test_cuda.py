@@ -12,8 +12,6 @@ import dynamicblocks as db
 from dynamicblocks.cli.main import main
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-# Seen with PyTorch 2.11: the outputs of one program's CUDA graph are overwritten by the next call.
-graphs = pytest.mark.xfail(reason="compiled loops do not run on CUDA yet", strict=False)
 INTEGRATORS = ["euler", "midpoint", "rk4", "dopri5(rtol=1e-6, atol=1e-8)", "implicit_midpoint", "reversible_heun"]
 
 
@@ -122,15 +120,15 @@ def solved(solve, device, **keywords):
     [
         (db.odeint, {}),
         (db.odeint, {"method": "rk4", "options": {"step_size": 0.1}}),
-        pytest.param(db.odeint, {"options": {"compile": True}}, marks=graphs),
+        pytest.param(db.odeint, {"options": {"compile": True}}),
         (db.odeint_adjoint, {}),
-        pytest.param(db.odeint_adjoint, {"options": {"compile": True}}, marks=graphs),
+        pytest.param(db.odeint_adjoint, {"options": {"compile": True}}),
         (db.solve, {"method": "kvaerno5"}),
         (db.solve, {"gradient": "checkpoint"}),
         (db.solve, {"gradient": "adjoint", "gradient_options": {"interpolant": True}}),
         (db.solve, {"method": "reversible_heun", "gradient": "reversible", "options": {"step_size": 0.1}}),
         (db.solve, {"batched": True}),
-        pytest.param(db.solve, {"batched": True, "compile": True}, marks=graphs),
+        pytest.param(db.solve, {"batched": True, "compile": True}),
     ],
 )
 def test_solves_are_as_on_the_cpu(solve, keywords):

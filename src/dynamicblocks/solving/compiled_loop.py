@@ -56,8 +56,8 @@ class _Program:
         ) -> tuple[Carry, Record, Attempted]:
             return made(given).attempts(carry, end, s, passed, count)
 
-        on_cpu = loop.direction.device.type == "cpu"
-        options: dict[str, Any] = {"cpp_wrapper": True} if on_cpu else {"triton.cudagraphs": True}
+        # Not the graphs of CUDA: the tensors of one call, which the next begins with, would be overwritten by it.
+        options: dict[str, Any] = {"cpp_wrapper": True} if loop.direction.device.type == "cpu" else {}
         self.begin, self.attempts = (
             torch.compile(part, fullgraph=True, dynamic=False, options=options, **_LIMIT) for part in (begin, attempts)
         )
