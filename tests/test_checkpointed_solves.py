@@ -49,9 +49,9 @@ class Net(nn.Module):
 
 def set_up(func, y0, t, method, options=(), rtol=1e-6, atol=1e-8, args=(), event=None, **known):
     """The course of a problem; ``event`` makes its event of it."""
-    problem = make_problem(func, y0, t, args)
+    problem = make_problem(func, y0, t, args, **known)
     scheme = Scheme(METHODS[method], rtol, atol, dict(options))
-    return scheme.course(problem, event=event, **known)
+    return scheme.course(problem, event=event)
 
 
 def plain(course):
@@ -284,7 +284,7 @@ def test_buffers_move_in_the_first_pass_only(method, float64):
     results = []
     for states in (None, 2, 4):
         net = Counting()
-        course = set_up(net, y0, t, method, options, rtol=1e-3, atol=1e-3, modules=[net])
+        course = set_up(net, y0, t, method, options, rtol=1e-3, atol=1e-3)
         if states is None:
             found = plain(course)
             evaluations = course.problem.field.tally.evaluations

@@ -135,3 +135,18 @@ def test_solves_refuse_what_cannot_be_before_the_first_evaluation(mode, method, 
     with pytest.raises(db.ConfigurationError, match=message):
         Setting(mode, face, "tensor", method).loss()
     assert Layer.evaluations == 0
+
+
+@pytest.mark.parametrize("integrator", ["alf", "reversible_heun"])
+@pytest.mark.parametrize("all_times", [False, True])
+def test_the_course_of_a_block_can_be_taken_back(integrator, all_times):
+    """What a mode asks of a course, a block's grid gives as well: the gradients of backpropagation."""
+    block = db.DynamicBlock(Layer, "linear(3)", db.uniform(0, 1, steps=4), integrator)
+    y = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
+    course = block.course(all_times=all_times)
+    results = [
+        torch.autograd.grad(torch.stack(mode.run(course, y).states[1:]).square().sum(), [y, *block.parameters()])
+        for mode in (db.Backprop(), db.Reversible())
+    ]
+    for one, two in zip(*results, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)

@@ -106,7 +106,7 @@ def test_random_numbers_and_buffers_that_are_read(make, float64):
     for reverse in (False, True):
         torch.manual_seed(1)
         net = make()
-        course = set_up(net, y0, t, "alf", modules=[net])
+        course = set_up(net, y0, t, "alf")
         found = reversed_back(course) if reverse else plain(course)
         buffers = [buffer.clone() for buffer in net.buffers()]
         values, got = gradients(found, [y0, *net.parameters()])
@@ -138,7 +138,7 @@ def test_statistics_of_normalisation_move_once_for_each_evaluation(float64):
     course = set_up(net, y0, t, "reversible_heun")
     _, expected = gradients(plain(course), [y0, *net.parameters()])
     count = int(net.norm.num_batches_tracked)
-    course = set_up(net, y0, t, "reversible_heun", modules=[net])
+    course = set_up(net, y0, t, "reversible_heun")
     _, got = gradients(reversed_back(course), [y0, *net.parameters()])
     assert int(net.norm.num_batches_tracked) == 2 * count == 22
     for one, other in zip(got, expected, strict=True):

@@ -41,6 +41,16 @@ class ControlledField:
         """The parts of the layer."""
         return self.controls.parts
 
+    @property
+    def tensors(self) -> list[nn.Parameter]:
+        """The weights of all controls."""
+        return list(self.controls.parameters())
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """The layers of all controls."""
+        return list(self.controls.layers)
+
     def terms(self, step: int, fraction: float) -> Terms:
         """The basis functions at a stage."""
         return self.controls.basis.terms(*self.alignment.locate(step, fraction))

@@ -107,7 +107,7 @@ class Adjoint(Gradient):
         self.check_course(course)
         assert isinstance(course, ProblemCourse)
         node = _Node(course, self.scheme(course), self.unlisted, self.interpolant)
-        inputs = each_once(course.tensors)
+        inputs = each_once(course.problem.tensors)
         event_t, states = _Adjoint.apply(node, y, course.problem.t, *inputs)  # type: ignore[no-untyped-call]
         found = list(states.unbind())
         return Outputs(found) if event_t is None else Outputs(found[:1], event_t.item(), found[1])

@@ -29,11 +29,9 @@ class Stage(Protocol):
 
     def __call__(self, c: float, y: Tensor, /) -> Tensor:
         """f(t + c h, y)."""
-        ...
 
     def part(self, name: str, c: float, y: Tensor, *extra: float | Tensor) -> Tensor:
         """A named part of the layer, at the fraction c of the step; numbers and tensors in ``extra`` are handed on."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynamicblocks.errors import ArgumentError, ArgumentTypeError, ConfigurationError
+from dynamicblocks.errors import ArgumentError, ConfigurationError
 from dynamicblocks.integrators import AdaptiveMethod, Pair, Tolerance
 from dynamicblocks.solving import options as opt
 from dynamicblocks.solving.batched_events import EventWatch
@@ -193,7 +193,7 @@ def _loop(
     return BatchedLoop(
         field,
         pair,
-        Tolerance(_tolerance(rtol, "rtol", y0), _tolerance(atol, "atol", y0), _norm(options, nesting)),
+        Tolerance(opt.tolerance(rtol, "rtol", y0), opt.tolerance(atol, "atol", y0), _norm(options, nesting)),
         opt.make_control(options) if settings is None else StepControl.of(settings),
         direction,
         places,
@@ -209,24 +209,6 @@ def _norm(options: Mapping[str, Any], nesting: Nesting) -> Callable[[Tensor], Te
     if nesting.single:
         return rows_norm
     return lambda flat: torch.stack([rows_norm(part) for _, part in leaves(nesting.nested(flat))]).amax(0)
-
-
-def _tolerance(value: object, name: str, y0: Tensor) -> float | Tensor:
-    if isinstance(value, Tensor) and value.numel() > 1:
-        try:
-            torch.broadcast_to(value, y0.shape)
-        except RuntimeError:
-            raise ArgumentError(
-                f"{name} must broadcast to the state's shape {tuple(y0.shape)}, got {tuple(value.shape)}"
-            ) from None
-        if not bool((value >= 0).all()):
-            raise ArgumentError(f"{name} must be at least 0 everywhere, got {value.min().item():g}")
-        return value.to(y0.device)
-    if not isinstance(value, (int, float, Tensor)):
-        raise ArgumentTypeError(f"{name} must be a number or a tensor, got {value!r:.80}")
-    if not float(value) >= 0:
-        raise ArgumentError(f"{name} must be at least 0, got {float(value):g}")
-    return float(value)
 
 
 def _first_step(request: SampleProblem) -> float | None:
