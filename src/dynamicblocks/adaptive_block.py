@@ -15,11 +15,11 @@ from dynamicblocks.integrators import Adaptive
 from dynamicblocks.solving import SolveError
 from dynamicblocks.solving.adaptive_course import AdaptiveCourse
 from dynamicblocks.solving.adaptive_loop import AdaptiveLoop, Hooks, Stops
-from dynamicblocks.solving.control import StepControl
 from dynamicblocks.solving.failures import Circumstances, explained
 from dynamicblocks.solving.field import Field, HostClock, Tally
 from dynamicblocks.solving.nesting import ONE_TENSOR
 from dynamicblocks.solving.problem import Problem
+from dynamicblocks.solving.step_control import StepControl
 
 
 @dataclass

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dynamicblocks.errors import ArgumentError, ConfigurationError
 from dynamicblocks.gradients import Backprop, Gradient
-from dynamicblocks.gradients.base import ProblemCourse
+from dynamicblocks.gradients.gradient import ProblemCourse
 from dynamicblocks.gradients.graph import each_once
 from dynamicblocks.integrators import Integrator, Method, as_method, foreign_options
 from dynamicblocks.solving.failures import SolveError, explained

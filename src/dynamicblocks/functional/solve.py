@@ -12,7 +12,7 @@ from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.functional.arguments import BACKPROP, check_brought, differentiated
 from dynamicblocks.gradients import Adjoint, Backprop, Gradient, as_gradient, gradients
 from dynamicblocks.gradients.adjoint_compiled import CompiledAdjoint, compiled_adjoint, with_norm
-from dynamicblocks.gradients.base import ProblemCourse
+from dynamicblocks.gradients.gradient import ProblemCourse
 from dynamicblocks.integrators import AdaptiveMethod, GridMethod, Integrator, as_method, foreign_options
 from dynamicblocks.solving.batched_loop import Status
 from dynamicblocks.solving.batched_solve import SampleProblem, solve_batched

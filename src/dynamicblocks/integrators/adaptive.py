@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError, unknown_name
-from dynamicblocks.integrators.base import Integrator, Reads, Size, Stage
 from dynamicblocks.integrators.embedded import Embedded
 from dynamicblocks.integrators.esdirk import ESDIRKS, Esdirk
+from dynamicblocks.integrators.integrator import Integrator, Reads, Size, Stage
 from dynamicblocks.integrators.pairs import PAIRS
 from dynamicblocks.integrators.tolerance import Tolerance
 from dynamicblocks.layers.parts import FIELD

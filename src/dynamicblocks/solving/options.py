@@ -11,8 +11,8 @@ from torch import Tensor
 from dynamicblocks.errors import ArgumentError, ArgumentTypeError, ConfigurationError
 from dynamicblocks.integrators import Tolerance
 from dynamicblocks.solving.adaptive_loop import Stops
-from dynamicblocks.solving.control import StepControl
 from dynamicblocks.solving.problem import Problem
+from dynamicblocks.solving.step_control import StepControl
 
 # torchdiffeq's names of what a controller of step sizes has.
 CONTROL = {

@@ -12,12 +12,12 @@ from dynamicblocks.integrators import Adaptive, AdaptiveMethod, GridMethod, Meth
 from dynamicblocks.solving import options as opt
 from dynamicblocks.solving.adaptive_course import AdaptiveCourse
 from dynamicblocks.solving.adaptive_loop import AdaptiveLoop, Hooks
-from dynamicblocks.solving.control import StepControl
 from dynamicblocks.solving.events import MAX_GRID_STEPS, least
 from dynamicblocks.solving.grid_loop import ProblemOnGrid
 from dynamicblocks.solving.outputs import Event, StepKeeper
 from dynamicblocks.solving.problem import Problem
 from dynamicblocks.solving.scipy_solver import ScipyCourse
+from dynamicblocks.solving.step_control import StepControl
 from dynamicblocks.solving.timed_steps import INTERPOLATIONS, TimedSteps
 
 Course = ProblemOnGrid | AdaptiveCourse | ScipyCourse

@@ -14,12 +14,12 @@ from torch import nn
 
 import dynamicblocks as db
 from dynamicblocks.data.batches import generator
-from dynamicblocks.discretisation import discretisation, with_discretisation
+from dynamicblocks.structure import discretisation, with_discretisation
 from dynamicblocks.training import ModelConfig, RefineConfig, TrainConfig, Training
-from dynamicblocks.training.growth import carry_momentum, growths, scatter_controls
+from dynamicblocks.training.network_changes import carry_momentum, changes_before, scatter_controls
 from dynamicblocks.training.runs import load_run
 from dynamicblocks.training.storage import read_tree
-from tests.test_training import kill_in_an_epoch
+from tests.training.test_training import kill_in_an_epoch
 
 
 def trained_net(**options):
@@ -55,7 +55,7 @@ def loss_of(net, images, labels):
 def test_doubled_controls_at_fixed_steps_keep_the_loss(integrator, controls, norm):
     net, _, images, labels = trained_net(controls=controls, integrator=integrator, norm=norm)
     deeper = db.refine(net, steps=False)
-    assert deeper.weights > net.weights
+    assert deeper.num_weights > net.num_weights
     assert loss_of(deeper, images, labels) == pytest.approx(loss_of(net, images, labels), abs=1e-6)
 
 
@@ -155,10 +155,10 @@ def test_a_training_refines_at_its_epochs_and_is_read_back_in_its_new_shape(tmp_
 
 def test_measuring_a_refinement_leaves_the_statistics_alone(tmp_path):
     training = Training(config(tmp_path, "still"))
-    training.position.epoch = 1
+    training.state.epoch = 1
     before = {name: tensor.clone() for name, tensor in training.net.named_buffers()}
     expected = dict(db.refine(training.net).named_buffers())
-    (growth,) = growths(training.config, epoch=1)
+    (growth,) = changes_before(training.config, epoch=1)
     training._grow(growth)
     after = dict(training.net.named_buffers())
     assert after.keys() == expected.keys() > before.keys()

@@ -8,7 +8,7 @@ from dynamicblocks.training.evaluation import Score
 
 
 @dataclass
-class Position:
+class TrainingState:
     """Where a training stands.
 
     ``step`` counts within the epoch; ``kept_epoch`` is the one whose weights are kept so far, ``best_loss``

@@ -7,7 +7,16 @@ from torch import nn
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients import Reversible
 from dynamicblocks.gradients.reversible import reversible_methods
-from tests.test_checkpointed_solves import Counting, Dropping, Net, checkpointed, gradients, live_bytes, plain, set_up
+from tests.gradients.test_checkpointed_solves import (
+    Counting,
+    Dropping,
+    Net,
+    checkpointed,
+    gradients,
+    live_bytes,
+    plain,
+    set_up,
+)
 
 METHODS = ["reversible_heun", "alf"]
 GRIDS = [{}, {"step_size": 0.05}, {"step_size": 0.05, "interp": "cubic"}]

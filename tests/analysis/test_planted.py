@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-EXPERIMENT = Path(__file__).parent.parent / "experiments" / "planted_rotation.py"
+EXPERIMENT = Path(__file__).parents[2] / "experiments" / "planted_rotation.py"
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ def exact(t):
     return torch.tensor([math.exp(math.sin(t)), 1 / (1 + t + (1 - math.cos(2 * t)) / 2)], dtype=double)
 
 
-def march(integrator, f, y, t0, t1, steps):
+def integrate(integrator, f, y, t0, t1, steps):
     h = (t1 - t0) / steps
     carry = integrator.begin(None, 0.0, y)
     for n in range(steps):
@@ -48,7 +48,7 @@ def test_measured_order_is_the_declared_one(tableau):
     counts = [4, 8, 16, 32] if tableau.order >= 5 else [16, 32, 64, 128]
     with torch.no_grad():
         errors = [
-            (march(ImplicitRungeKutta(tableau), field, exact(0), 0.0, 2.0, n) - exact(2)).abs().max().item()
+            (integrate(ImplicitRungeKutta(tableau), field, exact(0), 0.0, 2.0, n) - exact(2)).abs().max().item()
             for n in counts
         ]
     assert errors[-1] > 1e-13, "below rounding nothing is measured"
@@ -58,7 +58,7 @@ def test_measured_order_is_the_declared_one(tableau):
 
 @pytest.mark.parametrize("name", ["gl6", "radauIIA5"])
 def test_high_orders_reach_rounding(name):
-    error = (march(method(name), field, exact(0), 0.0, 2.0, 160) - exact(2)).abs().max().item()
+    error = (integrate(method(name), field, exact(0), 0.0, 2.0, 160) - exact(2)).abs().max().item()
     assert error < 1e-12
 
 
@@ -108,7 +108,7 @@ def test_a_stiff_problem_stays_on_its_slow_solution(tableau):
     def stiff(t, y):
         return -1e6 * (y - math.cos(t)) - math.sin(t)
 
-    y = march(ImplicitRungeKutta(tableau), stiff, torch.ones(1, dtype=double), 0.0, 1.0, 20)
+    y = integrate(ImplicitRungeKutta(tableau), stiff, torch.ones(1, dtype=double), 0.0, 1.0, 20)
     assert abs(y.item() - math.cos(1)) < 1e-3
 
 
@@ -130,7 +130,7 @@ def test_gauss_methods_keep_quadratic_invariants():
         return torch.linalg.cross(y, y / moments)
 
     y0 = torch.tensor([1.0, 0.5, -0.3], dtype=double)
-    y = march(method("gl4"), body, y0, 0.0, 20.0, 100)
+    y = integrate(method("gl4"), body, y0, 0.0, 20.0, 100)
     assert (y @ y).item() == pytest.approx((y0 @ y0).item(), abs=1e-13)
     assert (y @ (y / moments)).item() == pytest.approx((y0 @ (y0 / moments)).item(), abs=1e-13)
 

@@ -28,7 +28,7 @@ from dynamicblocks.training.runs import load_run
     ],
 )
 def test_weight_counts_are_the_published_ones(name, options, weights):
-    assert db.create_model(name, **options).weights == weights
+    assert db.create_model(name, **options).num_weights == weights
 
 
 def test_every_weight_is_used():
@@ -116,7 +116,7 @@ def test_the_published_commands_run(name, cifar, tmp_path):
     assert config["optimizer"]["weight_decay"] == (1e-4 if name == "rk4" else 5e-4)
     assert (config["data"]["batch_size"], config["seed"]) == (128, 1)
     _, _, _, net = load_run(tmp_path / name)
-    assert net.weights == (272_474 if name == "resnet" else 273_210)
+    assert net.num_weights == (272_474 if name == "resnet" else 273_210)
     assert net.blocks[0].integrator.name == {"rk4": "rk4_classic"}.get(name, "euler")
 
 

@@ -11,7 +11,7 @@ from scipy.interpolate import BSpline
 
 import dynamicblocks as db
 from dynamicblocks.controls import Basis, Controls, Location, Spectral, bases, projection_matrix
-from dynamicblocks.discretisation import discretisation, with_discretisation
+from dynamicblocks.structure import discretisation, with_discretisation
 from tests.weights_in_time import Scalar, scalar_controls
 
 

@@ -16,7 +16,7 @@ BOUNDS = [
 
 def python_calls():
     """benchmarks/python_calls.py, which is no package."""
-    path = Path(__file__).parents[1] / "benchmarks" / "python_calls.py"
+    path = Path(__file__).parents[2] / "benchmarks" / "python_calls.py"
     spec = importlib.util.spec_from_file_location("python_calls", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -61,7 +61,7 @@ def uneven(steps):
     return [2 * (x + 0.3 * math.sin(2 * math.pi * x) / (2 * math.pi)) for x in times]
 
 
-def march(integrator, f, carry, times):
+def integrate(integrator, f, carry, times):
     for t0, t1 in pairwise(times):
         carry = integrator.step(f, t0, t1 - t0, carry)
     return integrator.finish(carry)
@@ -82,7 +82,7 @@ def started_exactly(integrator, times):
     first = max(first, 0)
     past = [(times[first] - t, growth(t, grown(t))) for t in reversed(times[:first])]
     carry = integrator.begin_with(grown(times[first]), past)
-    return (march(integrator, growth, carry, times[first:]) - grown(times[-1])).abs().max().item()
+    return (integrate(integrator, growth, carry, times[first:]) - grown(times[-1])).abs().max().item()
 
 
 @pytest.mark.parametrize("order", BASHFORTH)
@@ -138,7 +138,7 @@ def test_measured_order_after_an_exact_start(implicit, order, grid):
 def test_measured_order_after_its_own_start(implicit, max_order, grid):
     integrator = Adams(implicit, max_order, **EXACTLY)
     errors = [
-        (march(integrator, field, integrator.begin(None, 0.0, exact(0)), grid(n)) - exact(2)).abs().max().item()
+        (integrate(integrator, field, integrator.begin(None, 0.0, exact(0)), grid(n)) - exact(2)).abs().max().item()
         for n in (64, 128, 256, 512)
     ]
     slopes = [math.log2(a / b) for a, b in pairwise(errors)]
@@ -154,7 +154,7 @@ def test_polynomials_are_exact(implicit):
     integrator = adams(implicit, 7, **EXACTLY)
     past = [(times[first] - t, torch.tensor(7 * t**6, dtype=double)) for t in reversed(times[:first])]
     carry = integrator.begin_with(torch.tensor(times[first] ** 7, dtype=double), past)
-    y = march(integrator, lambda t, y: torch.tensor(7 * t**6, dtype=double), carry, times[first:])
+    y = integrate(integrator, lambda t, y: torch.tensor(7 * t**6, dtype=double), carry, times[first:])
     assert y.item() == pytest.approx(2.3**7, rel=1e-12)
 
 
@@ -163,7 +163,7 @@ def test_high_orders_do_not_blow_up(implicit, h):
     """At h lambda = -0.1 and -0.3 the formulas of order 12 multiply errors by more than two a step."""
     integrator = Adams(implicit, max_iters=20)
     times = [h * n for n in range(500)]
-    y = march(integrator, lambda t, y: -10 * y, integrator.begin(None, 0.0, torch.ones(1, dtype=double)), times)
+    y = integrate(integrator, lambda t, y: -10 * y, integrator.begin(None, 0.0, torch.ones(1, dtype=double)), times)
     assert abs(y.item()) < 1e-15
 
 
@@ -173,7 +173,7 @@ def test_steps_that_grow_tenfold_do_not_blow_up(implicit):
     times = [10.0**n for n in range(-6, 1)]
     integrator = Adams(implicit, max_iters=20)
     y0 = torch.tensor([math.exp(-times[0])])
-    y = march(integrator, lambda t, y: -y, integrator.begin(None, 0.0, y0), times)
+    y = integrate(integrator, lambda t, y: -y, integrator.begin(None, 0.0, y0), times)
     assert y.item() == pytest.approx(math.exp(-1), abs=0.1)
 
 
@@ -186,7 +186,7 @@ def test_below_order_four_it_is_rk4(implicit):
     expected = exact(0)
     for t0, t1 in pairwise(times):
         expected = rk4.step(field, t0, t1 - t0, expected)
-    assert torch.equal(march(integrator, field, integrator.begin(None, 0.0, exact(0)), times), expected)
+    assert torch.equal(integrate(integrator, field, integrator.begin(None, 0.0, exact(0)), times), expected)
     assert integrator.order == 4
     assert integrator.evaluations == 4
 
@@ -195,7 +195,7 @@ def test_an_iteration_that_does_not_converge_is_reported():
     integrator = Adams(implicit=True)
     carry = integrator.begin(None, 0.0, torch.ones(1, dtype=double))
     with pytest.warns(UserWarning, match=r"Functional iteration did not converge\. Solution may be incorrect\."):
-        march(integrator, lambda t, y: -8 * y, carry, [0.5 * n for n in range(5)])
+        integrate(integrator, lambda t, y: -8 * y, carry, [0.5 * n for n in range(5)])
 
 
 def test_the_iteration_stops_at_its_tolerance():
@@ -207,7 +207,7 @@ def test_the_iteration_stops_at_its_tolerance():
             return field(t, y)
 
         integrator = Adams(implicit=True, max_order=4, **keywords)
-        march(integrator, counted, integrator.begin(None, 0.0, exact(0)), uniform(100))
+        integrate(integrator, counted, integrator.begin(None, 0.0, exact(0)), uniform(100))
         return len(seen)
 
     assert evaluations(rtol=1e-3, atol=1e-3) == 8 + 2 * 98
@@ -258,14 +258,14 @@ def test_types_and_shapes(implicit, dtype):
     y = torch.ones(2, 1, 3, dtype=dtype)
     rate = -1.0 if dtype == torch.float32 else -0.5 + 2j
     integrator = Adams(implicit, rtol=1e-6, atol=1e-7)
-    found = march(integrator, lambda t, y: rate * y, integrator.begin(None, 0.0, y), [0.02 * n for n in range(51)])
+    found = integrate(integrator, lambda t, y: rate * y, integrator.begin(None, 0.0, y), [0.02 * n for n in range(51)])
     assert found.dtype == dtype
     assert torch.allclose(found, torch.exp(torch.tensor(rate)) * y, atol=2e-6)
 
 
 def test_a_grid_that_runs_back():
     integrator = Adams(implicit=True)
-    y = march(integrator, field, integrator.begin(None, 0.0, exact(2)), uniform(100)[::-1])
+    y = integrate(integrator, field, integrator.begin(None, 0.0, exact(2)), uniform(100)[::-1])
     assert torch.allclose(y, exact(0), rtol=0, atol=1e-6)
 
 

@@ -1,6 +1,7 @@
-"""How each block of a network is discretised, as plain data: what a file of weights needs to be read back."""
+"""The structure of a network as plain data, all that a file of weights needs to be read back: blocks and twists."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -11,6 +12,7 @@ from dynamicblocks.controls import Basis, Controls, bases
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.network import named_blocks
 from dynamicblocks.surgery import Net, map_blocks
+from dynamicblocks.twisting import twist_choices, with_twists
 
 Discretisation = dict[str, dict[str, Any]]
 """For each block, by name: its basis (name, size, knots and options, if it has any), times and integrator."""
@@ -81,3 +83,22 @@ def _mismatch(net: nn.Module, described: Discretisation) -> ConfigurationError:
 
 def _copies(controls: Controls, count: int) -> list[nn.Module]:
     return [copy.deepcopy(controls.layers[0]) for _ in range(count)]
+
+
+Structure = dict[str, dict[str, Any]]
+"""The discretisation of every block, and the twist of every twisted convolution."""
+
+
+def structure(net: nn.Module) -> Structure:
+    """How the blocks of a network are discretised and which convolutions are twisted."""
+    return {"discretisation": discretisation(net), "twists": twist_choices(net)}
+
+
+def with_structure(net: Net, described: Mapping[str, dict[str, Any]]) -> Net:
+    """A copy of ``net`` of the structure described, ready for ``load_state_dict``.
+
+    Raises:
+        ConfigurationError: blocks or convolutions described are not those of the network.
+    """
+    # Blocks first: their controls are counted by their bases, and twists are named by control.
+    return with_twists(with_discretisation(net, described["discretisation"]), described.get("twists", {}))

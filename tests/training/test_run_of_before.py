@@ -23,7 +23,7 @@ import dynamicblocks as db
 from dynamicblocks.cli.main import main
 from dynamicblocks.training.runs import load_run
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 BEFORE = FIXTURES / "run_of_before"
 EXPECTED = json.loads((FIXTURES / "run_of_before.json").read_text())
 
@@ -41,7 +41,7 @@ def lines(path):
 def test_it_is_loaded_with_its_five_choices():
     _, config, data, net = load_run(BEFORE)
     assert (config.epochs, config.model.units, len(data.test)) == (2, 2, 360)
-    assert net.weights == 2430
+    assert net.num_weights == 2430
     for block in net.blocks:
         assert isinstance(block.controls.basis, db.PiecewiseLinear)
         assert (block.steps, block.integrator.shorthand, block.gradient) == (4, "midpoint", db.Checkpoint(2))

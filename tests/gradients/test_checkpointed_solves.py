@@ -30,7 +30,7 @@ METHOD_OPTIONS = {
 
 def live_bytes():
     """benchmarks/live_bytes.py, which is no package."""
-    path = Path(__file__).parents[1] / "benchmarks" / "live_bytes.py"
+    path = Path(__file__).parents[2] / "benchmarks" / "live_bytes.py"
     spec = importlib.util.spec_from_file_location("live_bytes", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

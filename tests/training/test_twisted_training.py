@@ -16,16 +16,16 @@ from torch.nn import functional as F
 
 import dynamicblocks as db
 from dynamicblocks.cli.main import main
-from dynamicblocks.form import form
 from dynamicblocks.layers import TwistConv2d
+from dynamicblocks.structure import structure
 from dynamicblocks.training import ModelConfig, OptimizerConfig, RefineConfig, TrainConfig, Training
 from dynamicblocks.training import train as train_module
 from dynamicblocks.training.config import TwistConfig
-from dynamicblocks.training.growth import Refined, Twisted, growths
+from dynamicblocks.training.network_changes import Refined, Twisted, changes_before
 from dynamicblocks.training.optimizer import learning_rate, make_optimizer, set_learning_rate
 from dynamicblocks.training.runs import load_run
 from dynamicblocks.training.storage import read_tree
-from tests.test_training import kill_in_an_epoch, train, weights_equal
+from tests.training.test_training import kill_in_an_epoch, train, weights_equal
 
 TINY = ["--model.widths", "[4,8]", "--data.batch_size", "64"]
 VECTOR = ["--twist.parametrisation", "vector"]
@@ -81,7 +81,7 @@ def test_the_weights_of_a_twisted_run_are_its_own(finished):
         )
     # One kernel more for each of three channels by three.
     added = sum(weight.numel() for name, weight in plain.named_parameters() if tuple(weight.shape[-2:]) == (3, 3))
-    assert entry["weights"] == plain.weights + added
+    assert entry["weights"] == plain.num_weights + added
     assert sum(weights[name].numel() for name in twists) == added
 
 
@@ -124,7 +124,7 @@ def test_a_twist_of_epoch_0_is_there_from_the_beginning(tmp_path, capsys):
     assert all(weights[name].shape[0] == 5 * 4 for name in twists_in(weights))
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     _, _, _, net = load_run(tmp_path / "run")
-    assert record["weights"] == net.weights
+    assert record["weights"] == net.num_weights
     assert {each.twist for each in db.twists(net).twisted} == {"full, degree 2"}
     # Its test images were read with the weights that were kept.
     assert main(["evaluate", str(tmp_path / "run")]) == 0
@@ -206,7 +206,7 @@ def test_depth_and_coefficients_grow_in_one_run(tmp_path):
     names = {each.name for each in db.twists(training.net).twisted}
     assert sum(".controls.layers.3." in name for name in names) == 2 * 3
     _, _, _, net = load_run(outcome.folder)
-    assert form(net) == form(training.net)
+    assert structure(net) == structure(training.net)
     assert all(torch.equal(net.state_dict()[name], tensor) for name, tensor in training.net.state_dict().items())
 
 
@@ -227,9 +227,9 @@ def test_what_grows_before_an_epoch():
     chosen = TrainConfig(
         epochs=9, refine=RefineConfig(epochs=(2, 4)), twist=TwistConfig(parametrisation="full", epoch=4)
     )
-    kinds = {epoch: [type(growth) for growth in growths(chosen, epoch)] for epoch in range(9)}
+    kinds = {epoch: [type(growth) for growth in changes_before(chosen, epoch)] for epoch in range(9)}
     assert {epoch: found for epoch, found in kinds.items() if found} == {2: [Refined], 4: [Refined, Twisted]}
-    assert not list(growths(TrainConfig(twist=TwistConfig(parametrisation="full")), 0))
+    assert not list(changes_before(TrainConfig(twist=TwistConfig(parametrisation="full")), 0))
 
 
 def moved(net, optimizer, count=3):
@@ -313,8 +313,8 @@ def test_a_run_stopped_after_its_twist_goes_on_to_the_same_weights(optimizer, ep
         with pytest.raises(StopError):
             broken.run()
     resumed = Training(config(tmp_path, "broken", checkpoint_steps=4, **choices), resume=tmp_path / "broken")
-    assert (resumed.position.epoch, resumed.position.step) == (1, 4)
-    assert ("twisted" in resumed.position.grown) == (epoch == 1)
+    assert (resumed.state.epoch, resumed.state.step) == (1, 4)
+    assert ("twisted" in resumed.state.grown) == (epoch == 1)
     assert twists_in(resumed.net.state_dict())
     resumed.run()
     for name, tensor in whole.net.state_dict().items():

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 import dynamicblocks as db
 from dynamicblocks.compiled_block import StepPrograms
-from dynamicblocks.form import form, in_form
 from dynamicblocks.layers import ResidualUnit
+from dynamicblocks.structure import structure, with_structure
 from dynamicblocks.twisting import stages_of, twist_choices, with_twists
 from tests.layer_tools import randomised
 from tests.twist_tools import (
@@ -222,13 +222,13 @@ def test_coefficients_vary_in_space_and_time():
 )
 def test_without_a_twist_they_have_the_weights_of_the_usual_networks(name, unit, weights):
     with torch.device("meta"):
-        assert db.create_model(name, unit=unit, stages="FFFF").weights == weights
+        assert db.create_model(name, unit=unit, stages="FFFF").num_weights == weights
 
 
 def test_a_twist_of_the_last_stage_adds_a_kernel_for_each_of_its_own():
     with torch.device("meta"):
         plain, twisted = (db.create_model("twist_resnet18", stages=stages) for stages in ("FFFF", "FFFT"))
-    assert twisted.weights - plain.weights == (256 + 3 * 512) * 512 * 9
+    assert twisted.num_weights - plain.num_weights == (256 + 3 * 512) * 512 * 9
 
 
 def plain_pairs(net, plain):
@@ -254,7 +254,7 @@ def test_with_the_same_weights_it_is_a_plain_resnet(units):
     net = db.create_model("twist_resnet18", num_classes=5, units=units, width=4, unit="a", stages="FFFF")
     net = randomised(net).eval()
     plain = HandWritten(units, (4, 8, 16, 32)).double().eval()
-    assert net.weights == sum(weight.numel() for weight in plain.parameters())
+    assert net.num_weights == sum(weight.numel() for weight in plain.parameters())
     for ours, theirs in plain_pairs(net, plain):
         theirs.load_state_dict(ours.state_dict())
     images = torch.randn(2, 3, 16, 16, dtype=torch.float64)
@@ -334,20 +334,20 @@ def test_the_form_is_plain_data_that_rebuilds_a_grown_network(choice, controls):
         return db.create_model("continuousnet", width=4, units=2, controls=controls, num_classes=3)
 
     grown = with_random_twists(db.twist(db.refine(make()), **choice)).eval()
-    described = json.loads(json.dumps(form(grown)))
-    rebuilt = in_form(make(), described)
+    described = json.loads(json.dumps(structure(grown)))
+    rebuilt = with_structure(make(), described)
     rebuilt.load_state_dict(grown.state_dict(), strict=True)
     images = torch.randn(2, 3, 8, 8)
     assert torch.equal(rebuilt.eval()(images), grown(images))
-    assert form(rebuilt) == described
+    assert structure(rebuilt) == described
     # Twisted first, refined then; and from a network that was twisted in another way.
     other_order = db.refine(db.twist(make(), **choice))
-    assert form(other_order) == described
-    from_another = in_form(db.twist(make(), parametrisation="full"), described)
+    assert structure(other_order) == described
+    from_another = with_structure(db.twist(make(), parametrisation="full"), described)
     from_another.load_state_dict(grown.state_dict(), strict=True)
     assert torch.equal(from_another.eval()(images), grown(images))
     # Files of before there were twists describe a plain network.
-    plain = in_form(make(), {"discretisation": described["discretisation"]})
+    plain = with_structure(make(), {"discretisation": described["discretisation"]})
     assert not kernels_of(plain)
 
 

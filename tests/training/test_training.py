@@ -18,8 +18,8 @@ import dynamicblocks as db
 from dynamicblocks.cli.main import main
 from dynamicblocks.training import ModelConfig, OptimizerConfig, TrainConfig, Training
 from dynamicblocks.training.optimizer import learning_rate, make_optimizer
-from dynamicblocks.training.position import Position
 from dynamicblocks.training.storage import read_tensors, read_tree, write_tensors, write_tree
+from dynamicblocks.training.training_state import TrainingState
 
 MODEL = ["--model.units", "1", "--model.layer", "preact_single"]
 SMALL = [*MODEL, "--model.widths", "[8,16]", "--data.shift", "0", "--data.batch_size", "32"]
@@ -176,7 +176,7 @@ def test_dropout_is_resumed_with_the_same_draws(tmp_path):
         patch.undo()
         patch.setattr(ModelConfig, "build", build)
         resumed = Training(small_config(tmp_path, run="broken", checkpoint_steps=3), resume=tmp_path / "broken")
-        assert resumed.position.step == 18
+        assert resumed.state.step == 18
         resumed.run()
     for name, tensor in whole.net.state_dict().items():
         assert torch.equal(tensor, resumed.net.state_dict()[name]), name
@@ -414,7 +414,7 @@ def test_the_checkpoint_is_chosen_on_validation_images(tmp_path):
 
 
 def test_the_last_weights_are_kept_where_that_is_asked(tmp_path, monkeypatch):
-    monkeypatch.setattr(Position, "improved_by", lambda position, score: position.epoch == 0)
+    monkeypatch.setattr(TrainingState, "improved_by", lambda position, score: position.epoch == 0)
     training = Training(small_config(tmp_path, epochs=3, keep="last"))
     outcome = training.run()
     assert outcome.kept_epoch == 2

@@ -148,7 +148,7 @@ def test_peak_live_bytes_are_at_most_a_quarter():
 
 
 def benchmark_module(name):
-    path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
+    path = Path(__file__).parents[2] / "benchmarks" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module

@@ -17,7 +17,7 @@ Momenta = MutableMapping[Tensor, dict[str, Any]]
 """The state of an optimiser: for each weight, its ``momentum_buffer``."""
 
 
-class Growth(Protocol):
+class NetworkChange(Protocol):
     """A change of a network in training."""
 
     @property
@@ -71,7 +71,7 @@ class Twisted:
                 carried[weight] = {key: _copied(entry) for key, entry in momenta[before[name]].items()}
 
 
-def growths(config: TrainConfig, epoch: int) -> Iterator[Growth]:
+def changes_before(config: TrainConfig, epoch: int) -> Iterator[NetworkChange]:
     """What is to change before an epoch, in this order."""
     if epoch in config.refine.epochs:
         yield Refined(config.refine, config.seed, epoch)

@@ -11,10 +11,10 @@ from scipy.integrate import solve_ivp
 from torch import nn
 
 import dynamicblocks as db
-from dynamicblocks.discretisation import discretisation, with_discretisation
 from dynamicblocks.integrators import ADAPTIVE, IMPLICIT, as_integrator
 from dynamicblocks.solving import NotFiniteStateError, StepLimitError
 from dynamicblocks.solving.adaptive_loop import AdaptiveLoop
+from dynamicblocks.structure import discretisation, with_discretisation
 from tests.layer_tools import Bend
 
 BASES = ["constant(4)", "linear(5)", "discontinuous_linear(8)", "bspline(5)", "legendre(3)"]

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 import dynamicblocks as db
-from dynamicblocks.form import form, in_form
 from dynamicblocks.network import evaluations_of, named_blocks
+from dynamicblocks.structure import structure, with_structure
 from dynamicblocks.surgery import map_blocks
 from dynamicblocks.training import HardwareConfig, ModelConfig, OptimizerConfig, TrainConfig, Training
-from dynamicblocks.training.growth import scatter_controls
+from dynamicblocks.training.network_changes import scatter_controls
 from dynamicblocks.training.runs import load_run
 from dynamicblocks.twisting import stages_of
 from tests.weights_in_time import Scalar
@@ -109,19 +109,19 @@ def test_blocks_inside_the_layers_of_a_block_are_changed_with_it(float64):
     finer = db.refine(net, 3, steps=False)
     assert [len(block.controls) for block in named_blocks(finer).values()] == [7, *[4] * 7]
     torch.testing.assert_close(finer(y), net(y), rtol=1e-12, atol=1e-12)
-    rebuilt = in_form(net, json.loads(json.dumps(form(finer))))
+    rebuilt = with_structure(net, json.loads(json.dumps(structure(finer))))
     rebuilt.load_state_dict(finer.state_dict())
     assert torch.equal(rebuilt(y), finer(y))
 
 
 @pytest.mark.parametrize("net", [plain_net(), nn.Linear(2, 3)], ids=["network", "layer"])
 def test_a_network_without_blocks_has_a_form(net):
-    other = in_form(net, json.loads(json.dumps(form(net))))
+    other = with_structure(net, json.loads(json.dumps(structure(net))))
     assert other is not net
     assert all(torch.equal(tensor, net.state_dict()[name]) for name, tensor in other.state_dict().items())
     assert db.freeze_unused_controls(net) == []
     with pytest.raises(db.ConfigurationError, match=r"the network has the blocks \[\], but \['body.0'\] are described"):
-        in_form(net, form(db.create_model("dynamicnet", widths=(2,))))
+        with_structure(net, structure(db.create_model("dynamicnet", widths=(2,))))
 
 
 @pytest.mark.parametrize(
@@ -141,10 +141,10 @@ def test_what_changes_blocks_needs_some(change):
 
 def test_the_description_must_fit_the_blocks():
     net = staged_net()
-    described = form(net)
+    described = structure(net)
     del described["discretisation"]["body.1.0.block"]
     with pytest.raises(db.ConfigurationError, match=r"blocks \['body.0.block', 'body.1.0.block'\], but \['body.0.b"):
-        in_form(net, described)
+        with_structure(net, described)
 
 
 def test_noise_reaches_nested_blocks():
