@@ -133,10 +133,9 @@ class GridCourse:
         return self.field.layers_read(range(first, last), self.integrator.reads)
 
     def probe(self, y: Tensor) -> Tensor:
-        """What the integrator reads first, at the first time."""
+        """What depends on all that is read at the first time: the field, or a step of other parts."""
         c, part = self.integrator.reads[0]
-        stage = self.field.on_step(0)
-        return stage(c, y) if part == FIELD else stage.part(part, c, y)
+        return self.field.on_step(0)(c, y) if part == FIELD else self.state(self.advance(y, 0, 1))
 
     @property
     def inputs(self) -> tuple[Tensor | None, Tensor | None]:
