@@ -13,6 +13,7 @@ from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients.checkpoint import EveryKth
 from dynamicblocks.integrators import METHODS
 from dynamicblocks.solving import StepLimitError
+from dynamicblocks.solving.make_course import make_course
 from dynamicblocks.solving.problem import make_problem
 from dynamicblocks.solving.scheme import Scheme
 
@@ -51,7 +52,7 @@ def set_up(func, y0, t, method, options=(), rtol=1e-6, atol=1e-8, args=(), event
     """The course of a problem; ``event`` makes its event of it."""
     problem = make_problem(func, y0, t, args, **known)
     scheme = Scheme(METHODS[method], rtol, atol, dict(options))
-    return scheme.course(problem, event=event)
+    return make_course(scheme, problem, event=event)
 
 
 def plain(course):

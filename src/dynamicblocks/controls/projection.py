@@ -1,20 +1,37 @@
 """Linear maps from the controls of one basis to those of another."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from dynamicblocks.controls.alignment import SAME_TIME
+from dynamicblocks.controls.alignment import SAME_TIME, Location
 from dynamicblocks.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from dynamicblocks.controls.basis import Basis, Matrix
 
 # Entries below this are rounding errors of the least-squares solve.
 NEGLIGIBLE = 1e-13
 
 
-def projection_matrix(old: "Basis", new: "Basis") -> "Matrix":
+class Functions(Protocol):
+    """What of a basis is projected."""
+
+    @property
+    def points(self) -> tuple[float, ...]:
+        """The knots."""
+
+    @property
+    def degree(self) -> int:
+        """Of the functions between them."""
+
+    def place(self, time: float, /) -> Location:
+        """The place of a time between the knots."""
+
+    def values(self, places: Sequence[Location], /) -> NDArray[np.float64]:
+        """The functions at these places, one row a place."""
+
+
+def projection_matrix(old: Functions, new: Functions) -> NDArray[np.float64]:
     r"""The least-squares projection P: controls theta of ``old`` become P theta, controls of ``new``.
 
     P theta minimises the integral over time of | sum_j psi_j(t) (P theta)_j - sum_k phi_k(t) theta_k |^2, by Gauss

@@ -24,9 +24,10 @@ from dynamicblocks.solving.batched_solve import SampleProblem
 from dynamicblocks.solving.compiled_solve import solve_compiled
 from dynamicblocks.solving.dense import Dense
 from dynamicblocks.solving.events import check_event_times, combined, event_found, rerouted
+from dynamicblocks.solving.make_course import MAX_STEPS, make_course
 from dynamicblocks.solving.outputs import StepLike
 from dynamicblocks.solving.problem import make_problem
-from dynamicblocks.solving.scheme import MAX_STEPS, Scheme
+from dynamicblocks.solving.scheme import Scheme
 
 
 def odeint(
@@ -93,10 +94,10 @@ def odeint(
     if scheme.options.get("compile"):
         return _compiled(func, y0, t, scheme, event_fn, mode)
     if event_fn is None:
-        found = run(mode, scheme.course(problem))
+        found = run(mode, make_course(scheme, problem))
         return problem.nesting.nested(torch.stack(found.states), (len(problem.times),))
     check_event_times(problem)
-    found = run(mode, scheme.course(problem, event=combined(event_fn, problem), beyond=True))
+    found = run(mode, make_course(scheme, problem, event=combined(event_fn, problem), beyond=True))
     time, state = event_found(found)
     return problem.t.new_tensor(time), problem.nesting.nested(torch.stack([problem.y0, state]), (2,))
 
@@ -198,5 +199,5 @@ def odeint_dense(
     last = t1.detach() if isinstance(t1, Tensor) else torch.tensor(t1, dtype=torch.float64)
     problem = make_problem(func, y0, torch.stack([first.reshape(()), last.reshape(()).to(first)]).to(y0.device))
     taken: list[StepLike] = []
-    run(BACKPROP, scheme.course(problem, kept=taken))
+    run(BACKPROP, make_course(scheme, problem, kept=taken))
     return Dense(taken, problem.times[1])

@@ -24,8 +24,9 @@ from dynamicblocks.gradients.adjoint_compiled import CompiledAdjoint, compiled_a
 from dynamicblocks.gradients.graph import described
 from dynamicblocks.integrators import Integrator
 from dynamicblocks.solving.events import check_event_times, combined, event_found
+from dynamicblocks.solving.make_course import MAX_STEPS, make_course
 from dynamicblocks.solving.problem import make_problem
-from dynamicblocks.solving.scheme import MAX_STEPS, Scheme
+from dynamicblocks.solving.scheme import Scheme
 
 
 def odeint_adjoint(
@@ -110,10 +111,10 @@ def odeint_adjoint(
         return _compiled(func, y0, t, forward, mode, params, event_fn)
     problem = make_problem(func, y0, t, tensors=params)
     if event_fn is None:
-        found = run(mode, forward.course(problem))
+        found = run(mode, make_course(forward, problem))
         return problem.nesting.nested(torch.stack(found.states), (len(problem.times),))
     check_event_times(problem)
-    found = run(mode, forward.course(problem, event=combined(event_fn, problem), beyond=True))
+    found = run(mode, make_course(forward, problem, event=combined(event_fn, problem), beyond=True))
     time, state = event_found(found)
     return problem.t.new_tensor(time), problem.nesting.nested(torch.stack([found.states[0], state]), (2,))
 

@@ -20,6 +20,7 @@ from dynamicblocks.solving.compiled_solve import solve_compiled
 from dynamicblocks.solving.dense import Dense
 from dynamicblocks.solving.events import combined, rerouted
 from dynamicblocks.solving.failures import SolveError, explained
+from dynamicblocks.solving.make_course import make_course
 from dynamicblocks.solving.outputs import Outputs, StepLike
 from dynamicblocks.solving.problem import Problem, make_problem
 from dynamicblocks.solving.scheme import Scheme
@@ -127,7 +128,7 @@ def solve(
     problem = make_problem(func, y0, t, args, tensors=known, timed=True)
     event = None if event_fn is None else combined(lambda t, y: event_fn(t, y, *args), problem)
     kept: list[StepLike] | None = [] if dense else None
-    course = scheme.course(problem, event=event, kept=kept)
+    course = make_course(scheme, problem, event=event, kept=kept)
     mode.check_course(course)
     return _solved(mode, course, event, kept, return_failures=on_failure == "return")
 

@@ -14,6 +14,7 @@ from dynamicblocks.integrators.interpolant import combine
 from dynamicblocks.solving.adaptive_loop import Step
 from dynamicblocks.solving.failures import SolveError, explained
 from dynamicblocks.solving.field import Clock, Field
+from dynamicblocks.solving.make_course import make_course
 from dynamicblocks.solving.nesting import Nesting, mixed_norm
 from dynamicblocks.solving.problem import Problem
 from dynamicblocks.solving.scheme import Scheme
@@ -105,7 +106,7 @@ def solve_back(
             nesting,
         )
         try:
-            solved = scheme.course(back).follow(flat).states[-1]
+            solved = make_course(scheme, back).follow(flat).states[-1]
         except SolveError as error:
             raise explained(error, flat, system) from None
         moving, *found = nesting.nested(solved)

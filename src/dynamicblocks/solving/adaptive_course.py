@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -11,9 +10,7 @@ from dynamicblocks.solving.adaptive_loop import AdaptiveLoop, Step
 from dynamicblocks.solving.outputs import Event, Outputs, StepKeeper, collect, wanted_states
 from dynamicblocks.solving.problem import Problem
 from dynamicblocks.solving.recording import Action, Recording
-
-if TYPE_CHECKING:
-    from dynamicblocks.solving.scheme import Scheme
+from dynamicblocks.solving.scheme import Scheme
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class AdaptiveCourse:
     beyond: bool = False
     kept: StepKeeper | None = None
     limit_each: bool = False
-    scheme: "Scheme | None" = None
+    scheme: Scheme | None = None
 
     @property
     def in_block(self) -> bool:

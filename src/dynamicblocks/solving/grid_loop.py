@@ -3,7 +3,7 @@
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor, nn
 
@@ -12,10 +12,8 @@ from dynamicblocks.layers.parts import FIELD, PROJECTION
 from dynamicblocks.solving.outputs import Event, Outputs, StepKeeper, collect, wanted_states
 from dynamicblocks.solving.problem import Problem
 from dynamicblocks.solving.recording import Action, Recording
+from dynamicblocks.solving.scheme import Scheme
 from dynamicblocks.solving.timed_steps import GridStep, Interpolation, TimedSteps
-
-if TYPE_CHECKING:
-    from dynamicblocks.solving.scheme import Scheme
 
 Advance = Callable[[Carry, int, int], Carry]
 """(carry, first, last) -> the carry after the steps ``first, ..., last - 1``."""
@@ -202,7 +200,7 @@ class ProblemOnGrid(GridCourse):
 
     field: TimedSteps
     problem: Problem
-    scheme: "Scheme"
+    scheme: Scheme
     interpolation: Interpolation
     event: Event | None = None
     beyond: bool = False

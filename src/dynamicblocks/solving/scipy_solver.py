@@ -1,8 +1,7 @@
 """SciPy's solvers, for comparison; without gradients."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +11,7 @@ from torch import Tensor
 from dynamicblocks.errors import SolverError
 from dynamicblocks.solving.outputs import Outputs
 from dynamicblocks.solving.problem import Problem
-
-if TYPE_CHECKING:
-    from dynamicblocks.solving.scheme import Scheme
+from dynamicblocks.solving.scheme import Scheme
 
 
 @dataclass(frozen=True)
@@ -22,10 +19,7 @@ class ScipyCourse:
     """A problem that SciPy solves, as a whole."""
 
     problem: Problem
-    rtol: Any
-    atol: Any
-    options: Mapping[str, Any]
-    scheme: "Scheme | None" = None
+    scheme: Scheme
 
     @property
     def name(self) -> str:
@@ -46,11 +40,11 @@ class ScipyCourse:
         """The states at all times of the problem."""
         if len(self.problem.times) == 1:
             return Outputs([y])
-        return Outputs(list(_solved(self.problem, y, self.rtol, self.atol, self.options).unbind()))
+        return Outputs(list(_solved(self.problem, y, self.scheme).unbind()))
 
 
-def _solved(problem: Problem, y0: Tensor, rtol: Any, atol: Any, options: Mapping[str, Any]) -> Tensor:
-    shape = y0.shape
+def _solved(problem: Problem, y0: Tensor, scheme: Scheme) -> Tensor:
+    shape, options = y0.shape, scheme.options
 
     def slope(t: float, y: np.ndarray) -> np.ndarray:
         with torch.no_grad():
@@ -68,8 +62,8 @@ def _solved(problem: Problem, y0: Tensor, rtol: Any, atol: Any, options: Mapping
         y0.detach().reshape(-1).cpu().numpy(),
         t_eval=problem.times,
         method=name,
-        rtol=_number(rtol),
-        atol=_number(atol),
+        rtol=_number(scheme.rtol),
+        atol=_number(scheme.atol),
         **limits,
     )
     if not solution.success:
