@@ -99,7 +99,7 @@ class Scheme:
             all_times=True,
             tensors=tensors,
             modules=modules,
-            field=TimedSteps(problem, points, integrator.fractions, grid, perturb=perturb),
+            field=TimedSteps(problem, points, [c for c, _ in integrator.reads], grid, perturb=perturb),
             problem=problem,
             scheme=self,
             interpolation=INTERPOLATIONS[name],
