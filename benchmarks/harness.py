@@ -2,6 +2,7 @@
 
 import argparse
 import gc
+import importlib.metadata
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,12 +11,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median, quantiles
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from dynamicblocks.training.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
+PEERS = ("torchdiffeq", "torchode", "diffrax", "jax")
 
 
 @dataclass(frozen=True)
@@ -107,9 +110,30 @@ def interleaved(runs: Mapping[str, Callable[[], object]], repeats: int = 10, war
 def _seconds(run: Callable[[], object]) -> float:
     # Garbage of one side must not be collected on the other's time.
     gc.collect()
+    settle()
     start = time.perf_counter()
     run()
+    settle()
     return time.perf_counter() - start
+
+
+def settle() -> None:
+    """Wait for what the GPU has still to do."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def device_peak(run: Callable[[], object]) -> int:
+    """The most bytes that PyTorch's allocator gave out on the GPU during ``run()``, beyond those before it.
+
+    Unlike :func:`live_bytes.peak_bytes` it includes the workspaces of kernels.
+    """
+    settle()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run()
+    settle()
+    return torch.cuda.max_memory_allocated() - before
 
 
 def make_parser(description: str | None, example: str, repeats: int) -> argparse.ArgumentParser:
@@ -124,14 +148,33 @@ def make_parser(description: str | None, example: str, repeats: int) -> argparse
     return parser
 
 
-def save(name: str, payload: Mapping[str, object]) -> Path:
-    """Write ``results/NAME.json``, dated and with what it was measured on."""
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """The choice of a device, for benchmarks that run on others than the CPU."""
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="(default: %(default)s)")
+
+
+def save(name: str, payload: Mapping[str, object], device: str = "cpu") -> Path:
+    """Write ``results/NAME.json`` (``NAME_cuda.json`` on a GPU), dated and with what it was measured on."""
     RESULTS.mkdir(exist_ok=True)
     date = datetime.now(UTC).isoformat(timespec="seconds")
     record = {"date": date, "environment": environment(), **payload}
+    if device != "cpu":
+        record["environment"]["beside"] = _beside()
+        name = f"{name}_{device}"
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return path
+
+
+def _beside() -> dict[str, object]:
+    """Versions of the libraries that are compared with, and of CUDA."""
+    found: dict[str, object] = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+    for name in PEERS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 def show(title: str, rows: Sequence[Mapping[str, object]]) -> None:

@@ -8,10 +8,11 @@ matrix products alone, what no compiler can: both are timed beside, as "field" a
 Example: python benchmarks/solver_cnf.py --repeats 5
 """
 
+import warnings
 from itertools import pairwise
 
 import torch
-from harness import Spread, make_parser, paired, save, show
+from harness import Spread, add_device, make_parser, paired, save, show
 from torch import nn
 
 import dynamicblocks as db
@@ -31,7 +32,7 @@ class Flow(nn.Module):
     def forward(self, t, state):
         z, _ = state
         h = torch.cat([z, t.expand(len(z), 1)], 1)
-        tangents = torch.eye(2, 3)[:, None].expand(2, len(z), 3)
+        tangents = torch.eye(2, 3, device=z.device)[:, None].expand(2, len(z), 3)
         for place, layer in enumerate(self.layers):
             h, tangents = layer(h), tangents @ layer.weight.T
             if place < len(self.layers) - 1:
@@ -42,7 +43,7 @@ class Flow(nn.Module):
 
 def iteration(odeint, flow, z, t, **keywords):
     flow.zero_grad()
-    states, log_p = odeint(flow, (z, torch.zeros(BATCH, 1)), t, rtol=TOLERANCE, atol=TOLERANCE, **keywords)
+    states, log_p = odeint(flow, (z, z.new_zeros(BATCH, 1)), t, rtol=TOLERANCE, atol=TOLERANCE, **keywords)
     loss = (0.5 * (states[-1] ** 2).sum(1, keepdim=True) + log_p[-1]).mean()
     loss.backward()
     return loss.detach(), [parameter.grad.clone() for parameter in flow.parameters()]
@@ -51,14 +52,15 @@ def iteration(odeint, flow, z, t, **keywords):
 def field_alone(flow, z, evaluations):
     """The evaluations that one solve makes, with their backward passes."""
     flow.zero_grad()
-    state = (z.clone().requires_grad_(), torch.zeros(BATCH, 1))
-    slopes = [flow(torch.tensor(0.5), state) for _ in range(evaluations)]
+    state = (z.clone().requires_grad_(), z.new_zeros(BATCH, 1))
+    time = torch.tensor(0.5, device=z.device)
+    slopes = [flow(time, state) for _ in range(evaluations)]
     torch.autograd.backward([part for pair in slopes for part in pair], [torch.ones_like(p) for s in slopes for p in s])
 
 
 def products_alone(flow, z, evaluations):
     """The matrix products of those: one forward and two backward, for the state and both of its tangents."""
-    hidden = [torch.zeros(rows, 64) for rows in (BATCH, 2 * BATCH)]
+    hidden = [z.new_zeros(rows, 64) for rows in (BATCH, 2 * BATCH)]
     for layer in flow.layers[1:-1]:
         for h in hidden:
             for _ in range(evaluations):
@@ -87,14 +89,15 @@ def evaluations_of(odeint, flow, z, t):
 
 def main() -> None:
     parser = make_parser(__doc__, "python benchmarks/solver_cnf.py --repeats 5", repeats=5)
+    add_device(parser)
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     import torchdiffeq
 
     torch.manual_seed(0)
-    flow, t = Flow(), torch.tensor([1.0, 0.0])
-    z = torch.randn(BATCH, 2) * torch.tensor([2.0, 0.5])
+    flow, t = Flow().to(options.device), torch.tensor([1.0, 0.0], device=options.device)
+    z = (torch.randn(BATCH, 2) * torch.tensor([2.0, 0.5])).to(options.device)
     cases = {
         "backprop": (torchdiffeq.odeint, db.odeint, {}),
         "adjoint": (torchdiffeq.odeint_adjoint, db.odeint_adjoint, {}),
@@ -109,7 +112,11 @@ def main() -> None:
     evaluations = counts["odeint"]
     rows, results = [], {}
     for name, (theirs, ours, keywords) in cases.items():
-        expected, found = iteration(theirs, flow, z, t), iteration(ours, flow, z, t, **keywords)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            expected, found = iteration(theirs, flow, z, t), iteration(ours, flow, z, t, **keywords)
+        # Such as: what could not be compiled and runs as usual.
+        told = [f"{each.message}" for each in caught if each.category is UserWarning]
         apart = max((a - b).abs().max().item() for a, b in zip(found[1], expected[1], strict=True))
         comparison = paired(
             lambda theirs=theirs: iteration(theirs, flow, z, t),
@@ -117,6 +124,8 @@ def main() -> None:
             repeats=options.repeats,
         )
         results[name] = {"largest_difference_of_gradients": apart, "torchdiffeq_over_this": comparison.as_dict()}
+        if told:
+            results[name]["warnings"] = told
         rows.append(
             {
                 "gradient": name,
@@ -145,7 +154,7 @@ def main() -> None:
             }
         )
     show("CNF, 2-D, 3 x 64 tanh, exact trace, batch 512, dopri5, 1e-5, one training iteration", rows)
-    print(f"written to {save('solver_cnf', {'setting': __doc__, 'results': results})}")
+    print(f"written to {save('solver_cnf', {'setting': __doc__, 'results': results}, options.device)}")
 
 
 if __name__ == "__main__":

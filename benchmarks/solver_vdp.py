@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from harness import Spread, make_parser, paired, save, show
+from harness import Spread, add_device, make_parser, paired, save, show
 
 import dynamicblocks as db
 
@@ -33,8 +33,12 @@ def initial(dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.rand(BATCH, 2, generator=generator, dtype=torch.float64).mul(4).sub(2).to(dtype)
 
 
-def ours() -> dict[str, Callable[[], torch.Tensor]]:
-    field, y0, t = VanDerPol(), initial(), torch.linspace(0, END, OUTPUTS)
+def setting(device: str) -> tuple[VanDerPol, torch.Tensor, torch.Tensor]:
+    return VanDerPol(), initial().to(device), torch.linspace(0, END, OUTPUTS).to(device)
+
+
+def ours(device: str) -> dict[str, Callable[[], torch.Tensor]]:
+    field, y0, t = setting(device)
     tolerances = {"rtol": TOLERANCE, "atol": TOLERANCE, "method": "dopri5"}
     return {
         "odeint": lambda: db.odeint(field, y0, t, **tolerances),
@@ -44,9 +48,9 @@ def ours() -> dict[str, Callable[[], torch.Tensor]]:
     }
 
 
-def theirs() -> dict[str, Callable[[], object]]:
+def theirs(device: str) -> dict[str, Callable[[], object]]:
     found: dict[str, Callable[[], object]] = {}
-    field, y0, t = VanDerPol(), initial(), torch.linspace(0, END, OUTPUTS)
+    field, y0, t = setting(device)
     try:
         import torchode as to
 
@@ -87,7 +91,7 @@ def theirs() -> dict[str, Callable[[], object]]:
             ).ys
 
         whole = jax.jit(jax.vmap(one))
-        states = jnp.asarray(y0.numpy())
+        states = jax.device_put(jnp.asarray(y0.cpu().numpy()), jax.devices("gpu" if device == "cuda" else "cpu")[0])
         found["diffrax"] = lambda: np.array(whole(states).block_until_ready()).transpose(1, 0, 2)
     except ImportError:
         print("diffrax is not installed: left out")
@@ -96,30 +100,35 @@ def theirs() -> dict[str, Callable[[], object]]:
 
 def main() -> None:
     parser = make_parser(__doc__, "python benchmarks/solver_vdp.py --repeats 10", repeats=10)
-    parser.add_argument("--only", nargs="+", help="some of the rows")
+    parser.add_argument("--only", nargs="+", help="some of the rows; nothing is saved")
+    add_device(parser)
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     import torchdiffeq
 
-    field, y0, t = VanDerPol(), initial(), torch.linspace(0, END, OUTPUTS)
+    field, y0, t = setting(options.device)
     torch.set_grad_enabled(False)
 
     def reference() -> torch.Tensor:
         return torchdiffeq.odeint(field, y0, t, rtol=TOLERANCE, atol=TOLERANCE, method="dopri5")
 
-    exact = db.odeint(field, initial(torch.float64), t.double(), rtol=1e-11, atol=1e-11)
+    exact = db.odeint(field, initial(torch.float64), t.cpu().double(), rtol=1e-11, atol=1e-11)
     rows, results = [], {}
-    for name, run in {**ours(), **theirs()}.items():
+    for name, run in {**ours(options.device), **theirs(options.device)}.items():
         if options.only and name not in options.only:
             continue
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            error = (torch.as_tensor(run()) - exact).abs()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            error = (torch.as_tensor(run()).cpu() - exact).abs()
+        # Such as: what could not be compiled and runs as usual.
+        told = [f"{each.message}" for each in caught if each.category is UserWarning]
         # Where the solution jumps between its branches, a small shift in time is a large error: the median tells.
         typical = error.flatten().median().item()
         comparison = paired(reference, run, repeats=options.repeats)
         results[name] = {"median_error": typical, "torchdiffeq_over_this": comparison.as_dict()}
+        if told:
+            results[name]["warnings"] = told
         rows.append(
             {
                 "solver": name,
@@ -133,7 +142,7 @@ def main() -> None:
         show("Van der Pol", rows[-1:])
     show("Van der Pol, mu = 10, batch 256, 200 outputs on [0, 10], dopri5, 1e-5, float32", rows)
     if not options.only:
-        print(f"written to {save('solver_vdp', {'setting': __doc__, 'results': results})}")
+        print(f"written to {save('solver_vdp', {'setting': __doc__, 'results': results}, options.device)}")
 
 
 if __name__ == "__main__":

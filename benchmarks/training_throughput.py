@@ -16,7 +16,7 @@ from collections.abc import Callable
 from statistics import median
 
 import torch
-from harness import make_parser, paired, save, show
+from harness import add_device, make_parser, paired, save, settle, show
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchdiffeq import odeint
@@ -56,7 +56,7 @@ class Solved(nn.Module):
         return odeint(self.field, y, self.times, method="euler")[-1]
 
 
-def networks() -> tuple[nn.Module, nn.Module]:
+def networks(device: str) -> tuple[nn.Module, nn.Module]:
     """The network here, and its twin on torchdiffeq, with the same weights."""
     torch.manual_seed(0)
     ours, theirs = (db.create_model("continuousnet", units=2) for _ in range(2))
@@ -65,22 +65,23 @@ def networks() -> tuple[nn.Module, nn.Module]:
     images = torch.randn(4, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(ours.eval()(images), theirs.eval()(images))
-    return ours.train(), theirs.train()
+    return ours.train().to(device), theirs.train().to(device)
 
 
 def training_step(net: nn.Module, hardware: HardwareConfig) -> Callable[[], object]:
     """Forward, backward and SGD on a fixed batch."""
+    device = next(net.parameters()).device
     last = hardware.channels_last is True
     memory_format = torch.channels_last if last else torch.contiguous_format
     draw = torch.Generator().manual_seed(1)
-    images = torch.randn(BATCH, 3, 32, 32, generator=draw).contiguous(memory_format=memory_format)
-    labels = torch.randint(10, (BATCH,), generator=draw)
+    images = torch.randn(BATCH, 3, 32, 32, generator=draw).to(device).contiguous(memory_format=memory_format)
+    labels = torch.randint(10, (BATCH,), generator=draw).to(device)
     net.to(memory_format=memory_format)
     model = torch.compile(net, dynamic=False) if hardware.compile is True else net
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, nesterov=True)
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=hardware.precision == "bf16-mixed"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=hardware.precision == "bf16-mixed"):
             logits = model(images)
         optimizer.zero_grad(set_to_none=True)
         F.cross_entropy(logits.float(), labels).backward()
@@ -89,22 +90,25 @@ def training_step(net: nn.Module, hardware: HardwareConfig) -> Callable[[], obje
     return step
 
 
-def input_seconds(repeats: int) -> float:
+def input_seconds(repeats: int, device: str) -> float:
     """Median time to make a batch of CIFAR's size from 50,000 images in memory."""
     images = torch.randint(0, 256, (50_000, 3, 32, 32), dtype=torch.uint8)
-    split = MemorySplit(images, torch.zeros(50_000, dtype=torch.int64))
+    split = MemorySplit(images, torch.zeros(50_000, dtype=torch.int64)).to(device)
     usual = Augmentation(shift=4, flip=True)
     batches = Batches(split, BATCH, [125.0] * 3, [60.0] * 3, augmentation=usual, channels_last=True)
     stream, found = batches.training(0), []
     for _ in range(20 + repeats):
         begin = time.perf_counter()
         next(stream)
+        settle()
         found.append(time.perf_counter() - begin)
     return median(found[20:])
 
 
 def parse() -> argparse.Namespace:
-    return make_parser(__doc__, "python benchmarks/training_throughput.py --repeats 15", repeats=15).parse_args()
+    parser = make_parser(__doc__, "python benchmarks/training_throughput.py --repeats 15", repeats=15)
+    add_device(parser)
+    return parser.parse_args()
 
 
 def main() -> None:
@@ -113,8 +117,9 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     plain = HardwareConfig(precision="32-true", channels_last=False, compile=False)
-    images, labels = torch.randn(BATCH, 3, 32, 32), torch.randint(10, (BATCH,))
-    chosen, measured = choose(HardwareConfig(), networks()[0], images, labels, STEPS)
+    device = options.device
+    images, labels = torch.randn(BATCH, 3, 32, 32).to(device), torch.randint(10, (BATCH,)).to(device)
+    chosen, measured = choose(HardwareConfig(), networks(device)[0], images, labels, STEPS)
     fast = {"channels_last": True, "compile": True}
     sides = {
         "defaults": (chosen, plain),
@@ -126,7 +131,7 @@ def main() -> None:
     }
     rows, found = [], {}
     for name, (ours, theirs) in sides.items():
-        here, there = networks()
+        here, there = networks(device)
         result = paired(training_step(there, theirs), training_step(here, ours), options.repeats, warmup=3)
         found[name] = {"here": vars(ours), "torchdiffeq": vars(theirs), **result.as_dict()}
         rows.append(
@@ -140,7 +145,7 @@ def main() -> None:
             }
         )
     show(f"Training step of the 2-2-2 Euler ContinuousNet, batch {BATCH} x 3 x 32 x 32", rows)
-    seconds = input_seconds(100)
+    seconds = input_seconds(100, device)
     step = median(found["defaults"]["seconds_b"])
     print(f"input: {1000 * seconds:.2f} ms a batch, {seconds / step:.1%} of the step at defaults ({INPUT_TARGET:.0%})")
     payload = {
@@ -151,7 +156,7 @@ def main() -> None:
         "input_ms": 1000 * seconds,
         "input_share_of_step": seconds / step,
     }
-    print(save("training_throughput", payload))
+    print(save("training_throughput", payload, device))
 
 
 if __name__ == "__main__":

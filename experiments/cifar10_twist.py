@@ -130,7 +130,7 @@ def speeds(repeats: int) -> dict[str, dict]:
         for name, step in steps.items():
             found[name].append(step())
     return {
-        name: {"images_per_second": BATCH / median(taken), "seconds": taken, "weights": _build(name).weights}
+        name: {"images_per_second": BATCH / median(taken), "seconds": taken, "weights": _build(name).num_weights}
         for name, taken in found.items()
     }
 

@@ -29,11 +29,12 @@ def row(name: str, published: list) -> str:
         result = json.loads(path.read_text())
         machine = result["hardware"]
         where = ", ".join(machine["gpus"]) or f"{machine['processor']}, {machine['torch_threads']} threads"
+        note = f"; {result['note']}" if result.get("note") else ""
         ours = [
             f"{result['weights']:,}",
             f"**{100 * result['test_accuracy']:.2f}**",
             f"{result['training_minutes']:.1f}",
-            f"seed {result['seed']}; {where}; {result['data']}",
+            f"seed {result['seed']}; {where}{note}; {result['data']}",
         ]
     link = f"[{name}](configs/{name}.yaml)"
     return "| " + " | ".join([link, f"{model}, {data}", units, refined, integrator, *told, *ours]) + " |"

@@ -26,6 +26,6 @@ def test_configurations_make_networks_of_the_published_size(name):
         net = db.refine(net)
     published = PUBLISHED[name][5]
     if published is not None:
-        assert net.weights / 1e6 == pytest.approx(published, abs=0.007)
+        assert net.num_weights / 1e6 == pytest.approx(published, abs=0.007)
     else:
         assert len(db.twists(net).twisted) > 0

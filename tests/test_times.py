@@ -62,8 +62,8 @@ def test_graded_hits_both_ends_with_growing_steps(t0, length, steps, ratio):
 def test_graded_steps_grow_by_one_factor_up_to_the_ratio(ratio):
     sizes = db.graded(-1, 3, steps=6, ratio=ratio).sizes
     assert sizes[-1] / sizes[0] == pytest.approx(ratio, rel=1e-12)
-    growths = [after / before for before, after in pairwise(sizes)]
-    assert growths == pytest.approx([ratio ** (1 / 5)] * 5, rel=1e-12)
+    changes_before = [after / before for before, after in pairwise(sizes)]
+    assert changes_before == pytest.approx([ratio ** (1 / 5)] * 5, rel=1e-12)
 
 
 def test_graded_with_ratio_one_is_uniform():

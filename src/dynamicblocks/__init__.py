@@ -28,7 +28,7 @@ from dynamicblocks.controls import (
 )
 from dynamicblocks.errors import ConfigurationError, DynamicBlocksError, SolverError, StorageError
 from dynamicblocks.functional import odeint, odeint_adjoint, odeint_dense, odeint_event, solve
-from dynamicblocks.gradients import Backprop, Checkpoint, Gradient
+from dynamicblocks.gradients import Adjoint, Backprop, Checkpoint, Gradient, Reversible
 from dynamicblocks.integrators import Adaptive, Integrator, RungeKutta, Tableau, as_integrator, list_integrators
 from dynamicblocks.models import create_model, list_models, model_options
 from dynamicblocks.network import DynamicNet
@@ -60,6 +60,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Adaptive",
+    "Adjoint",
     "Backprop",
     "Basis",
     "Chebyshev",
@@ -82,6 +83,7 @@ __all__ = [
     "PiecewiseLinear",
     "PooledConnector",
     "ResidualConnector",
+    "Reversible",
     "RungeKutta",
     "Solution",
     "SolveError",

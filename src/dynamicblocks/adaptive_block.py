@@ -15,11 +15,11 @@ from dynamicblocks.integrators import Adaptive
 from dynamicblocks.solving import SolveError
 from dynamicblocks.solving.adaptive_course import AdaptiveCourse
 from dynamicblocks.solving.adaptive_loop import AdaptiveLoop, Hooks, Stops
-from dynamicblocks.solving.control import StepControl
 from dynamicblocks.solving.failures import Circumstances, explained
 from dynamicblocks.solving.field import Field, HostClock, Tally
 from dynamicblocks.solving.nesting import ONE_TENSOR
 from dynamicblocks.solving.problem import Problem
+from dynamicblocks.solving.step_control import StepControl
 
 
 @dataclass
@@ -70,13 +70,10 @@ class AdaptiveSolve:
         t = torch.tensor(times, dtype=torch.float64)
         right_hand_side = Field(timed)
         right_hand_side.tally = self.tally
-        problem = Problem(timed, right_hand_side, HostClock(y, t[0]), y, t, list(times), ONE_TENSOR)
-        course = AdaptiveCourse(
-            problem,
-            self._loop(problem, timed, first, taken),
-            tensors=list(self.controls.parameters()),
-            modules=list(self.controls.layers),
-        )
+        weights, layers = list(self.controls.parameters()), list(self.controls.layers)
+        clock = HostClock(y, t[0])
+        problem = Problem(timed, right_hand_side, clock, y, t, list(times), ONE_TENSOR, (), weights, layers)
+        course = AdaptiveCourse(problem, self._loop(problem, timed, first, taken))
         try:
             return self.gradient.run(course, y).states
         except SolveError as error:

@@ -26,13 +26,15 @@ class DynamicBlock(nn.Module):
     Args:
         layer: the layer function f: a factory called once for each control, a string such as ``"preact_double(16)"``,
             or a module that is copied and initialised anew. It keeps the shape of its input and has
-            ``forward(y)`` or ``forward(t, y)``.
+            ``forward(y)`` or ``forward(t, y)``, where the time is named so; ``parts`` name what else of it an
+            integrator may read.
         controls: the basis of theta(t): ``PiecewiseConstant(8)``, ``"linear(5)"``, a number of constant pieces. By
             default its knots span the first time grid; from then on they stay where they are.
         times: the grid: ``uniform(0, 8, steps=8)``, ``graded(...)``, any strictly increasing sequence, a number of
             unit steps; by default one unit step for each interval of the controls.
         integrator: ``"euler"``, ``"rk4_classic"``, an :class:`~dynamicblocks.integrators.Integrator`, ...; with an
             adaptive one, such as ``"dopri5(rtol=1e-3, atol=1e-4)"``, the steps are as long as its tolerance allows.
+            One with weights is made anew for this block.
         gradient: ``"backprop"`` or ``"checkpoint"``.
         compile: compile the step: one program serves all steps that read as many controls at the same fractions, so
             deep blocks compile as fast as shallow ones. Hooks and layers that cannot be traced make the block run as

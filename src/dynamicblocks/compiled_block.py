@@ -36,7 +36,7 @@ class Read:
 
 
 @dataclass(frozen=True)
-class Structure:
+class StepStructure:
     """What steps have in common that share a program: everything but tensors.
 
     Args:
@@ -69,7 +69,12 @@ class CompiledStage:
     """The layers of a structure on one step, whose begin, size and weights of blends are tensors."""
 
     def __init__(
-        self, structure: Structure, layers: tuple[nn.Module, ...], start: Tensor, size: Tensor, weights: list[Tensor]
+        self,
+        structure: StepStructure,
+        layers: tuple[nn.Module, ...],
+        start: Tensor,
+        size: Tensor,
+        weights: list[Tensor],
     ) -> None:
         self._layers, self._start, self._size, self._weights = layers, start, size, weights
         self._reads, self._methods = dict(structure.reads), dict(structure.methods)
@@ -104,7 +109,7 @@ class CompiledStage:
 class StepPlan:
     """One step of a grid: its structure, the controls it reads, and its numbers."""
 
-    structure: Structure
+    structure: StepStructure
     controls: tuple[int, ...]
     numbers: tuple[float, ...]
 
@@ -128,7 +133,7 @@ def plan_step(field: ControlledField, integrator: Integrator, step: int) -> Step
         enters = "begin"
     elif step and integrator.restarts and field.jumps(step):
         enters = "restart"
-    return StepPlan(Structure(reads, methods, projects, enters), read, tuple(numbers))
+    return StepPlan(StepStructure(reads, methods, projects, enters), read, tuple(numbers))
 
 
 def _read(terms: Terms, controls: tuple[int, ...], numbers: list[float]) -> Read:
@@ -147,7 +152,7 @@ class StepPrograms:
 
     def __init__(self) -> None:
         self.failed = False
-        self._programs: dict[Structure, Callable[..., Any]] = {}
+        self._programs: dict[StepStructure, Callable[..., Any]] = {}
         self._numbers: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
         self._plans: list[StepPlan] | None = None
 
@@ -173,7 +178,7 @@ class StepPrograms:
                 self._numbers[key] = [torch.tensor(plan.numbers, dtype=kind, device=like.device) for plan in plans]
         return self._numbers[key]
 
-    def program(self, structure: Structure, integrator: Integrator) -> Callable[..., Any]:
+    def program(self, structure: StepStructure, integrator: Integrator) -> Callable[..., Any]:
         """The compiled step of a structure with the block's integrator."""
         if structure not in self._programs:
             step = _step_of(structure, integrator)
@@ -184,7 +189,7 @@ class StepPrograms:
 _numbered = count()
 
 
-def _step_of(structure: Structure, integrator: Integrator) -> Callable[..., Carry]:
+def _step_of(structure: StepStructure, integrator: Integrator) -> Callable[..., Carry]:
     """A function of its own: the compiler counts programs, up to a limit, for each code object."""
 
     def step(layers: tuple[nn.Module, ...], numbers: Tensor, carry: Carry) -> Carry:

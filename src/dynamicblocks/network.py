@@ -69,7 +69,7 @@ class DynamicNet(nn.Module):
         return list(named_blocks(self).values())
 
     @property
-    def weights(self) -> int:
+    def num_weights(self) -> int:
         """Number of weights."""
         return sum(weight.numel() for weight in self.parameters())
 

@@ -13,8 +13,7 @@ from torch import nn
 
 import dynamicblocks as db
 from dynamicblocks.compiled_block import StepPrograms
-from dynamicblocks.discretisation import discretisation, with_discretisation
-from dynamicblocks.form import form, in_form
+from dynamicblocks.structure import discretisation, structure, with_discretisation, with_structure
 from tests.extensions.cases import INTEGRATORS, WIDTH, assert_same, block, gradients_of, layer, moved
 from tests.extensions.leapfrog import Leapfrog
 from tests.extensions.learned_multistep import LearnedMultistep
@@ -150,7 +149,10 @@ def test_a_network_comes_back_from_its_description_and_its_file(name, state):
     torch.save(net.state_dict(), file)
     file.seek(0)
     plain = network(INTEGRATORS[name](), (0, 1, 2))
-    for rebuilt in (with_discretisation(plain, described), in_form(plain, json.loads(json.dumps(form(net))))):
+    for rebuilt in (
+        with_discretisation(plain, described),
+        with_structure(plain, json.loads(json.dumps(structure(net)))),
+    ):
         assert rebuilt.load_state_dict(torch.load(file), strict=True).missing_keys == []
         assert torch.equal(rebuilt(state), net(state))
         file.seek(0)

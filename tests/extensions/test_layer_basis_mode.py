@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import dynamicblocks as db
 from dynamicblocks.controls import Controls, projection_matrix
-from dynamicblocks.discretisation import discretisation, with_discretisation
+from dynamicblocks.structure import discretisation, with_discretisation
 from dynamicblocks.training import DataConfig, ModelConfig, TrainConfig, Training
 from dynamicblocks.training.runs import load_run
 from tests.extensions.cases import INTEGRATORS, WIDTH, assert_same, block, gradients_of

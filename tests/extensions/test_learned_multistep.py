@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import nn
 
 import dynamicblocks as db
-from dynamicblocks.discretisation import discretisation, with_discretisation
+from dynamicblocks.structure import discretisation, with_discretisation
 from dynamicblocks.training import ModelConfig, OptimizerConfig, RefineConfig, TrainConfig, Training
 from dynamicblocks.training.runs import load_run
 from tests.extensions.cases import moved

@@ -3,7 +3,7 @@
 from dynamicblocks.analysis.candidates import Candidate, candidates, halved
 from dynamicblocks.analysis.compression import Compression, changed, compress
 from dynamicblocks.analysis.figure import Panel, draw_manifestations
-from dynamicblocks.analysis.gradients import CheckedMode, GradientCheck, gradient_check
+from dynamicblocks.analysis.gradient_check import CheckedMode, GradientCheck, gradient_check
 from dynamicblocks.analysis.operator_figure import draw_fields, draw_operators
 from dynamicblocks.analysis.operators import Operators, TwistOperators, network_operators, operators
 

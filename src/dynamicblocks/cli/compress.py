@@ -18,9 +18,9 @@ from dynamicblocks.analysis.compression import INTEGRATORS
 from dynamicblocks.cli.console import make_console
 from dynamicblocks.cli.loading import LoadedRun, add_device_arguments, load
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.form import form
 from dynamicblocks.integrators import as_integrator
 from dynamicblocks.network import DynamicNet
+from dynamicblocks.structure import structure
 from dynamicblocks.training import evaluate, make_batches
 from dynamicblocks.training.environment import environment
 from dynamicblocks.training.evaluation import Score, answered, score_of
@@ -95,7 +95,7 @@ def run(options: Namespace) -> None:
         "data": one.data.note,
     }
     folder = RunFolder.create(target, one.config.as_dict(), {**environment(), "compressed_from": str(one.folder.path)})
-    folder.write_weights(found.net.state_dict(), one.config.as_dict(), form(found.net))
+    folder.write_weights(found.net.state_dict(), one.config.as_dict(), structure(found.net))
     folder.write_result(result)
     quoted = shlex.quote(str(target))
     console.print(f"Run written to {target}\nNext:\n  dynamicblocks evaluate {quoted}", highlight=False, soft_wrap=True)
@@ -152,7 +152,7 @@ def _tested(one: LoadedRun, state: str, net: DynamicNet) -> dict[str, Any]:
     return {
         "network": one.config.model.name,
         "state": state,
-        "weights": net.weights,
+        "weights": net.num_weights,
         "evaluations": net.evaluations,
         "accuracy": scores[0].accuracy,
         "loss": scores[0].loss,

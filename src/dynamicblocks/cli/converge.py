@@ -79,7 +79,7 @@ def _record(one: LoadedRun, panel: Panel) -> dict[str, Any]:
         "folder": one.folder.path.name,
         "title": panel.title,
         "trained_with": panel.trained_with,
-        "weights": one.net.weights,
+        "weights": one.net.num_weights,
         "manifestations": [asdict(each) for each in panel.found],
     }
 

@@ -27,7 +27,7 @@ Example: dynamicblocks models resnet20"""
             table = Table("network", "weights", "evaluations", title="Networks (colour images, 10 classes)")
             for name in list_models():
                 net = create_model(name)
-                table.add_row(name, f"{net.weights:,}", str(net.evaluations))
+                table.add_row(name, f"{net.num_weights:,}", str(net.evaluations))
             Console().print(table, "Options of one: dynamicblocks models NAME", sep="\n", highlight=False)
             return
         table = Table("option", "default", title=f"Options of {options.name}")

@@ -41,8 +41,8 @@ def run(options: Namespace) -> None:
     console = training.console
     console.print(training.data.note, soft_wrap=True)
     console.print(
-        f"{training.config.model.name}: {training.net.weights:,} weights, {training.net.evaluations} layer evaluations "
-        f"a pass, on {training.fabric.device}; writing to {training.folder.path}",
+        f"{training.config.model.name}: {training.net.num_weights:,} weights, {training.net.evaluations} layer "
+        f"evaluations a pass, on {training.fabric.device}; writing to {training.folder.path}",
         soft_wrap=True,
         highlight=False,
     )

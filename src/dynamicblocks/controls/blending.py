@@ -107,7 +107,7 @@ def call_blended(
                 buffers[name] = blend(own, numbers)
         else:
             buffers[name] = buffer.clone()
-    training = modules[called].training and bool(buffers)
+    training = modules[called].training and len(buffers) > 0
     before = {name: buffer.clone() for name, buffer in buffers.items()} if training else {}
     state = {**parameters, **buffers}
     output = _called(modules[called], method, state, arguments)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dynamicblocks.errors import ArgumentError, ConfigurationError
 from dynamicblocks.gradients import Backprop, Gradient
-from dynamicblocks.gradients.base import ProblemCourse
+from dynamicblocks.gradients.gradient import ProblemCourse
 from dynamicblocks.gradients.graph import each_once
 from dynamicblocks.integrators import Integrator, Method, as_method, foreign_options
 from dynamicblocks.solving.failures import SolveError, explained
@@ -74,10 +74,9 @@ def parameters_of(func: object) -> list[Tensor]:
     ]
 
 
-def differentiated(func: object, args: tuple[Any, ...] = (), params: Iterable[Tensor] = ()) -> dict[str, Any]:
-    """The tensors of a course that get gradients beside state and times, and its modules with buffers."""
-    tensors = each_once([*parameters_of(func), *tensors_in(args), *params])
-    return {"tensors": tensors, "modules": [func] if isinstance(func, nn.Module) else []}
+def differentiated(func: object, args: tuple[Any, ...] = (), params: Iterable[Tensor] = ()) -> list[Tensor]:
+    """The tensors that get gradients beside state and times, as far as they are known."""
+    return each_once([*parameters_of(func), *tensors_in(args), *params])
 
 
 def run(mode: Gradient, course: ProblemCourse) -> Outputs:

@@ -88,16 +88,15 @@ def odeint(
     """
     scheme = scheme_of(method, rtol, atol, options)
     check_torchdiffeq_state(y0)
-    problem = make_problem(func, y0, t)
     mode = BACKPROP if gradient == "backprop" else as_gradient(gradient)
+    problem = make_problem(func, y0, t, tensors=() if mode is BACKPROP else differentiated(func))
     if scheme.options.get("compile"):
         return _compiled(func, y0, t, scheme, event_fn, mode)
-    known = {} if mode is BACKPROP else differentiated(func)
     if event_fn is None:
-        found = run(mode, scheme.course(problem, **known))
+        found = run(mode, scheme.course(problem))
         return problem.nesting.nested(torch.stack(found.states), (len(problem.times),))
     check_event_times(problem)
-    found = run(mode, scheme.course(problem, event=combined(event_fn, problem), beyond=True, **known))
+    found = run(mode, scheme.course(problem, event=combined(event_fn, problem), beyond=True))
     time, state = event_found(found)
     return problem.t.new_tensor(time), problem.nesting.nested(torch.stack([problem.y0, state]), (2,))
 

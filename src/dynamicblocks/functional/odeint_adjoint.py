@@ -108,12 +108,12 @@ def odeint_adjoint(
     check_torchdiffeq_state(y0)
     if forward.options.get("compile"):
         return _compiled(func, y0, t, forward, mode, params, event_fn)
-    problem = make_problem(func, y0, t)
+    problem = make_problem(func, y0, t, tensors=params)
     if event_fn is None:
-        found = run(mode, forward.course(problem, tensors=params))
+        found = run(mode, forward.course(problem))
         return problem.nesting.nested(torch.stack(found.states), (len(problem.times),))
     check_event_times(problem)
-    found = run(mode, forward.course(problem, event=combined(event_fn, problem), beyond=True, tensors=params))
+    found = run(mode, forward.course(problem, event=combined(event_fn, problem), beyond=True))
     time, state = event_found(found)
     return problem.t.new_tensor(time), problem.nesting.nested(torch.stack([found.states[0], state]), (2,))
 

@@ -12,7 +12,7 @@ from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.functional.arguments import BACKPROP, check_brought, differentiated
 from dynamicblocks.gradients import Adjoint, Backprop, Gradient, as_gradient, gradients
 from dynamicblocks.gradients.adjoint_compiled import CompiledAdjoint, compiled_adjoint, with_norm
-from dynamicblocks.gradients.base import ProblemCourse
+from dynamicblocks.gradients.gradient import ProblemCourse
 from dynamicblocks.integrators import AdaptiveMethod, GridMethod, Integrator, as_method, foreign_options
 from dynamicblocks.solving.batched_loop import Status
 from dynamicblocks.solving.batched_solve import SampleProblem, solve_batched
@@ -123,11 +123,11 @@ def solve(
             f"gradient={gradient!r} gives states at the times of output, not dense ones; leave dense out, or use "
             "gradient='backprop'"
         )
-    problem = make_problem(func, y0, t, args, timed=True)
+    known = () if mode is BACKPROP else differentiated(func, args, params)
+    problem = make_problem(func, y0, t, args, tensors=known, timed=True)
     event = None if event_fn is None else combined(lambda t, y: event_fn(t, y, *args), problem)
     kept: list[StepLike] | None = [] if dense else None
-    known = {} if mode is BACKPROP else differentiated(func, args, params)
-    course = scheme.course(problem, event=event, kept=kept, **known)
+    course = scheme.course(problem, event=event, kept=kept)
     mode.check_course(course)
     return _solved(mode, course, event, kept, return_failures=on_failure == "return")
 

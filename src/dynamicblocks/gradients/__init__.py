@@ -2,8 +2,8 @@
 
 from dynamicblocks.gradients.adjoint import Adjoint
 from dynamicblocks.gradients.backprop import Backprop
-from dynamicblocks.gradients.base import Course, Gradient, as_gradient, gradients
 from dynamicblocks.gradients.checkpoint import Checkpoint
+from dynamicblocks.gradients.gradient import Course, Gradient, as_gradient, gradients
 from dynamicblocks.gradients.reversible import Reversible
 
 __all__ = ["Adjoint", "Backprop", "Checkpoint", "Course", "Gradient", "Reversible", "as_gradient", "gradients"]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients.adjoint_equation import StoredSteps, adjoint_norm, solve_back
-from dynamicblocks.gradients.base import Course, Gradient, ProblemCourse, gradients
+from dynamicblocks.gradients.gradient import Course, Gradient, ProblemCourse, gradients
 from dynamicblocks.gradients.graph import described, differentiable_once, each_once
 from dynamicblocks.integrators import AdaptiveMethod, Integrator, as_method, foreign_options
 from dynamicblocks.layers.parts import FIELD
@@ -20,7 +20,7 @@ from dynamicblocks.solving.outputs import Outputs
 from dynamicblocks.solving.scheme import Scheme
 from dynamicblocks.solving.scipy_solver import ScipyCourse
 
-ONCE = "the adjoint method has no second derivatives; use odeint, whose steps can be differentiated twice"
+NO_SECOND = "the adjoint method has no second derivatives; use odeint, whose steps can be differentiated twice"
 
 
 def refuse_unlisted(lost: list[Tensor]) -> None:
@@ -107,7 +107,7 @@ class Adjoint(Gradient):
         self.check_course(course)
         assert isinstance(course, ProblemCourse)
         node = _Node(course, self.scheme(course), self.unlisted, self.interpolant)
-        inputs = each_once(course.tensors)
+        inputs = each_once(course.problem.tensors)
         event_t, states = _Adjoint.apply(node, y, course.problem.t, *inputs)  # type: ignore[no-untyped-call]
         found = list(states.unbind())
         return Outputs(found) if event_t is None else Outputs(found[:1], event_t.item(), found[1])
@@ -179,4 +179,4 @@ class _Adjoint(torch.autograd.Function):
         if ctx.ended and by_t is not None:
             # The time of the event is no free variable; odeint_event gives it its gradient.
             by_t = torch.cat([by_t[:1], torch.zeros_like(by_t[1:])])
-        return None, *differentiable_once((by_y0, by_t, *by_params), by_y0, ONCE)
+        return None, *differentiable_once((by_y0, by_t, *by_params), by_y0, NO_SECOND)

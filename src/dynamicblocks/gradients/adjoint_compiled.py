@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.gradients.adjoint import ONCE
+from dynamicblocks.gradients.adjoint import NO_SECOND
 from dynamicblocks.gradients.graph import described, differentiable_once, unlisted_leaves
 from dynamicblocks.solving.batched_solve import SampleProblem
 from dynamicblocks.solving.compiled_solve import solve_compiled
@@ -77,7 +77,7 @@ def compiled_adjoint(task: CompiledAdjoint) -> Solution:
     for tolerance in (*task.forward.tolerances, *task.back.tolerances):
         if not isinstance(tolerance, (int, float)):
             raise ConfigurationError(f"tolerances must be numbers for a compiled adjoint, got {tolerance!r:.80}")
-    _check_lost(task)
+    _check_unlisted(task)
     box: list[Solution] = []
     states = _Node.apply(task, box, *tensors_in(task.like), *task.inputs)  # type: ignore[no-untyped-call]
     return replace(box[0], y=rebuilt(task.like, iter(states)))
@@ -117,7 +117,7 @@ class _Node(torch.autograd.Function):
                 # y itself goes on from the forward pass; what came back from the far end of the interval is less exact.
                 pairs = zip(tensors_in(reached), by_states, strict=True)
                 a, sums = [each[-1] + by[n - 1] for each, by in pairs], [each[-1] for each in totals]
-        return None, None, *differentiable_once((*a, *sums), by_states[0], ONCE)
+        return None, None, *differentiable_once((*a, *sums), by_states[0], NO_SECOND)
 
 
 class _AdjointEquation:
@@ -174,7 +174,7 @@ def _substituted(nested: Any, tensors: Iterator[Tensor]) -> Any:
     return nested
 
 
-def _check_lost(task: CompiledAdjoint) -> None:
+def _check_unlisted(task: CompiledAdjoint) -> None:
     """Refuse a field that uses other tensors with gradients than those that are known."""
     if not torch.is_grad_enabled():
         return

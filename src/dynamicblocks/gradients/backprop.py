@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dynamicblocks.gradients.base import Course, Gradient, gradients
+from dynamicblocks.gradients.gradient import Course, Gradient, gradients
 from dynamicblocks.solving.outputs import Outputs
 
 

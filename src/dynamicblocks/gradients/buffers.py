@@ -42,12 +42,12 @@ class KeptBuffers:
 
     Args:
         buffers: which.
-        apart: whether the copies are tensors of their own. Views of one tensor, which are made faster, count their
+        separate: whether the copies are tensors of their own. Views of one tensor, which are made faster, count their
             changes together, so a graph that saved one of them finds it changed.
     """
 
-    def __init__(self, buffers: Buffers, *, apart: bool = False) -> None:
-        self._buffers, self._apart = buffers, apart
+    def __init__(self, buffers: Buffers, *, separate: bool = False) -> None:
+        self._buffers, self._apart = buffers, separate
         live = buffers.now()
         self._outside: list[list[Tensor]] = []
         alike: dict[tuple[torch.dtype, torch.device], list[int]] = {}
@@ -129,7 +129,7 @@ class Surroundings:
         versions = [(id(buffer), buffer._version) for buffer in self._buffers.now()]
         random = RandomState.now(self._like)
         if self._last is None or versions != self._versions or not self._last.random.equals(random):
-            self._last, self._versions = Snapshot(random, KeptBuffers(self._buffers, apart=True)), versions
+            self._last, self._versions = Snapshot(random, KeptBuffers(self._buffers, separate=True)), versions
         return self._last
 
 

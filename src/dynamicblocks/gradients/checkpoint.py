@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.gradients.base import Course, Gradient, gradients
 from dynamicblocks.gradients.buffers import Buffers, KeptBuffers
+from dynamicblocks.gradients.gradient import Course, Gradient, gradients
 from dynamicblocks.gradients.tape import Around, Replayable, taped
 from dynamicblocks.integrators import Carry
 from dynamicblocks.solving.adaptive_course import AdaptiveCourse

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.gradients.base import Course, Gradient, gradients
 from dynamicblocks.gradients.buffers import RandomState
+from dynamicblocks.gradients.gradient import Course, Gradient, gradients
 from dynamicblocks.gradients.tape import Around, Replayable, taped
 from dynamicblocks.integrators import METHODS, Carry, GridMethod, ReversibleHeun
 from dynamicblocks.solving.grid_loop import GridCourse, ProblemOnGrid

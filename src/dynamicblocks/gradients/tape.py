@@ -41,13 +41,11 @@ class Keeper(Protocol):
 
     def keep(self, n: int, carry: Carry) -> None:
         """Take note of the carry before the action ``n``; on a grid also of the last one, after them all."""
-        ...
 
     def earlier(
         self, course: Replayable, actions: Sequence[Action], carries: Sequence[Carry], around: Around
     ) -> Iterator[tuple[int, Carry]]:
         """Each action with the carry before it, the last one first."""
-        ...
 
 
 def taped(course: Replayable, y0: Tensor, keeper: Keeper, mode: str) -> Outputs:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.integrators.base import FieldStage, Integrator, Reads, Size, Stage
+from dynamicblocks.integrators.integrator import FieldStage, Integrator, Reads, Size, Stage
 from dynamicblocks.integrators.runge_kutta import RungeKutta
 from dynamicblocks.integrators.tableaus import TABLEAUS
 from dynamicblocks.times import check_count

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError, unknown_name
-from dynamicblocks.integrators.base import Integrator, Reads, Size, Stage
 from dynamicblocks.integrators.embedded import Embedded
 from dynamicblocks.integrators.esdirk import ESDIRKS, Esdirk
+from dynamicblocks.integrators.integrator import Integrator, Reads, Size, Stage
 from dynamicblocks.integrators.pairs import PAIRS
 from dynamicblocks.integrators.tolerance import Tolerance
 from dynamicblocks.layers.parts import FIELD
@@ -37,7 +37,7 @@ class Adaptive(Integrator):
         first_step: length of the first step that is tried; None for that of the first step of the grid.
         min_step, max_step: bounds of the length; a step of the least length is accepted whatever its error.
         safety, grow, shrink, proportional, integral, derivative: of the controller of the lengths, see
-            :class:`~dynamicblocks.marching.StepControl`.
+            :class:`~dynamicblocks.solving.control.StepControl`.
 
     Raises:
         ConfigurationError: an unknown method, tolerances that no step can meet, an impossible bound.

@@ -12,10 +12,10 @@ from typing import Any
 from dynamicblocks.errors import ConfigurationError, unknown_name
 from dynamicblocks.integrators.adams import Adams
 from dynamicblocks.integrators.adaptive import Adaptive
-from dynamicblocks.integrators.base import Integrator
 from dynamicblocks.integrators.embedded import Embedded
 from dynamicblocks.integrators.esdirk import ESDIRKS, Esdirk
 from dynamicblocks.integrators.implicit import IMPLICIT, ImplicitRungeKutta, ImplicitTableau
+from dynamicblocks.integrators.integrator import Integrator
 from dynamicblocks.integrators.pairs import PAIRS
 from dynamicblocks.integrators.reversible import AsynchronousLeapfrog, ReversibleHeun
 from dynamicblocks.integrators.runge_kutta import RungeKutta

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dynamicblocks.integrators.base import Size, Slope
+from dynamicblocks.integrators.integrator import Size, Slope
 from dynamicblocks.integrators.interpolant import Row, hermite_weights
 from dynamicblocks.integrators.tolerance import Tolerance
 

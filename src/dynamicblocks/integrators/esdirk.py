@@ -7,8 +7,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from dynamicblocks.integrators.base import Size, Slope
 from dynamicblocks.integrators.embedded import Embedded, Trial
+from dynamicblocks.integrators.integrator import Size, Slope
 from dynamicblocks.integrators.newton_krylov import Rows, attach, newton, rms
 from dynamicblocks.integrators.runge_kutta import add_scaled
 from dynamicblocks.integrators.tolerance import Tolerance

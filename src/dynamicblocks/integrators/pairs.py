@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.integrators.base import Size, Slope
 from dynamicblocks.integrators.embedded import Embedded, Trial
+from dynamicblocks.integrators.integrator import Size, Slope
 from dynamicblocks.integrators.interpolant import Row, hermite_weights, polynomial
 from dynamicblocks.integrators.runge_kutta import add_scaled, weighted
 from dynamicblocks.integrators.tableaus import Tableau

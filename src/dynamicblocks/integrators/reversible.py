@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from dynamicblocks.integrators.base import Integrator, Reads, Size, Stage
+from dynamicblocks.integrators.integrator import Integrator, Reads, Size, Stage
 from dynamicblocks.integrators.runge_kutta import add_scaled
 from dynamicblocks.layers.parts import FIELD
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.integrators.base import Integrator, Reads, Size, Stage
+from dynamicblocks.integrators.integrator import Integrator, Reads, Size, Stage
 from dynamicblocks.integrators.tableaus import Tableau
 from dynamicblocks.layers.parts import FIELD
 

@@ -62,7 +62,7 @@ def continuousnet(
         stitch: False for a strided 1x1 convolution between blocks, and nothing before the first.
         initial: ``he`` (by fan-out, as published) or ``torch``.
 
-    >>> continuousnet(units=2).weights, continuousnet(units=2, activation_first=True).weights
+    >>> continuousnet(units=2).num_weights, continuousnet(units=2, activation_first=True).num_weights
     (273210, 273242)
     """
     check_count(units, "units")

@@ -104,7 +104,7 @@ def wide_resnet(
         integrator, gradient: see :class:`~dynamicblocks.DynamicBlock`.
         initial: ``he`` (by fan-out) or ``torch``.
 
-    >>> wide_resnet(num_classes=100).weights
+    >>> wide_resnet(num_classes=100).num_weights
     13631108
     """
     units, rest = divmod(depth - 4, 6)

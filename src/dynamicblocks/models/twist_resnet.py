@@ -57,7 +57,7 @@ def twist_resnet(
         integrator, gradient: see :class:`~dynamicblocks.DynamicBlock`.
         initial: ``torch`` (PyTorch's own draw) or ``he`` (by fan-out).
 
-    >>> twist_resnet(units=(2, 2, 2, 2), unit="a", stages="FFFF").weights
+    >>> twist_resnet(units=(2, 2, 2, 2), unit="a", stages="FFFF").num_weights
     11173962
     """
     if isinstance(units, int):

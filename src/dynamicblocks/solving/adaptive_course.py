@@ -29,8 +29,6 @@ class AdaptiveCourse:
         beyond: whether it is looked for beyond the last time.
         kept: takes the steps.
         limit_each: whether the limit of steps is one between two times of output.
-        tensors: what gets gradients, beside the state and the times.
-        modules: whose buffers the field may change.
         scheme: that made it; a block's solve has none.
     """
 
@@ -40,14 +38,22 @@ class AdaptiveCourse:
     beyond: bool = False
     kept: StepKeeper | None = None
     limit_each: bool = False
-    tensors: Sequence[Tensor] = ()
-    modules: Sequence[nn.Module] = ()
     scheme: "Scheme | None" = None
 
     @property
     def in_block(self) -> bool:
         """Whether it is the solve of a block."""
         return self.scheme is None
+
+    @property
+    def tensors(self) -> Sequence[Tensor]:
+        """What gets gradients, beside the state and the times."""
+        return self.problem.tensors
+
+    @property
+    def modules(self) -> Sequence[nn.Module]:
+        """Whose buffers the field may change."""
+        return self.problem.modules
 
     @property
     def name(self) -> str:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from dynamicblocks.integrators import Embedded, Tolerance, Trial
 from dynamicblocks.integrators.interpolant import combine
-from dynamicblocks.solving.control import StepControl
 from dynamicblocks.solving.failures import (
     Circumstances,
     NotFiniteStateError,
@@ -21,6 +20,7 @@ from dynamicblocks.solving.failures import (
     worst_entry,
 )
 from dynamicblocks.solving.field import Clock, Field
+from dynamicblocks.solving.step_control import StepControl
 
 Hook = Callable[[float, Tensor, float], object]
 

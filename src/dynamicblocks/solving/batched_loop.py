@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dynamicblocks.integrators import Embedded, Tolerance
 from dynamicblocks.integrators.interpolant import combine
-from dynamicblocks.solving.control import StepControl
+from dynamicblocks.solving.step_control import StepControl
 
 # Entries of the parts of steps that are kept before outputs are made of them.
 PENDING = 2**22
@@ -66,7 +66,7 @@ def start(s: Tensor, y: Tensor, begin: Callable[[Tensor, Tensor], tuple[Tensor, 
     return Carry(s, h, y, slope, (torch.ones_like(h), torch.ones_like(h)), ~no, no, count, count.clone())
 
 
-class Attempted(NamedTuple):
+class Summary(NamedTuple):
     """What is known of some attempts beyond the states.
 
     ``told`` is read by the host, shape (1 + K, B): its first row has 1 if any sample is still under way, plus 2 if any
@@ -156,7 +156,7 @@ class BatchedLoop:
 
     def attempts(
         self, carry: Carry, end: Tensor, s: Tensor, passed: Tensor, count: int
-    ) -> tuple[Carry, Record, Attempted]:
+    ) -> tuple[Carry, Record, Summary]:
         """Several attempts in one call.
 
         Args:
@@ -168,7 +168,7 @@ class BatchedLoop:
 
         Returns:
             Where the samples stand then, the records with a dimension in front for the attempts, and
-            :func:`look_at` them.
+            :func:`summarise` them.
         """
         records, new = [], carry
         for _ in range(count):
@@ -180,7 +180,7 @@ class BatchedLoop:
             tuple(torch.stack(each) for each in zip(*(record.parts for record in records), strict=True)),
             torch.stack([record.ratio for record in records]),
         )
-        return new, stacked, look_at(carry, new, stacked, stacked.s1, end, s, passed)
+        return new, stacked, summarise(carry, new, stacked, stacked.s1, end, s, passed)
 
     def at(self, s: Tensor, y: Tensor) -> Tensor:
         """The slope of every sample at its own time."""
@@ -290,7 +290,7 @@ def rows_norm(y: Tensor) -> Tensor:
 
 
 Stop = Callable[[Carry, Record], tuple[Tensor, Tensor] | None]
-Attempts = Callable[[Carry, Tensor, Tensor, Tensor, int], tuple[Carry, Record, Attempted]]
+Attempts = Callable[[Carry, Tensor, Tensor, Tensor, int], tuple[Carry, Record, Summary]]
 """(carry, end, s, passed, ahead) -> some attempts of all samples; ``ahead`` says about how many more will be needed."""
 
 
@@ -309,29 +309,29 @@ def run_loop(
     """
     carry, tried, ahead = start, 0, 1
     while tried < max_attempts:
-        new, record, found_out = attempts(carry, end, outputs.s, outputs.passed, ahead)
+        new, record, summary = attempts(carry, end, outputs.s, outputs.passed, ahead)
         tried += len(record.s0)
         found = None if stop is None else stop(carry, record)
         if found is not None:
             stopped, when = found
             new = new._replace(running=new.running & ~stopped)
             reached = torch.where(stopped, when, record.s1)
-            found_out = look_at(carry, new, record, reached, end, outputs.s, outputs.passed)
+            summary = summarise(carry, new, record, reached, end, outputs.s, outputs.passed)
         # The one tensor that is read back.
-        told = found_out.told.numpy(force=True)
-        summary = int(told[0, 0])
+        told = summary.told.numpy(force=True)
+        flags = int(told[0, 0])
         # First steps are short, and say little about how many will follow.
-        ahead = summary >> 2 if tried >= 3 else 1
-        if summary & 2 and new.y.requires_grad and len(record.s0) == 1:
+        ahead = flags >> 2 if tried >= 3 else 1
+        if flags & 2 and new.y.requires_grad and len(record.s0) == 1:
             # What is not finite must not enter the graph, where zero times it is no zero: nobody takes this attempt.
             carry = _shortened(carry, new, record)
             if not bool(carry.running.any()):
                 break
             continue
         outputs.take(record, told[1:])
-        outputs.passed = found_out.passed
+        outputs.passed = summary.passed
         carry = new
-        if not summary & 1:
+        if not flags & 1:
             break
     return carry
 
@@ -347,13 +347,13 @@ def _shortened(carry: Carry, new: Carry, record: Record) -> Carry:
     )
 
 
-def look_at(
+def summarise(
     carry: Carry, new: Carry, record: Record, reached: Tensor, end: Tensor, s: Tensor, passed: Tensor
-) -> Attempted:
-    """The found_out of some attempts from ``carry`` to ``new``, each of which ends at ``reached``."""
+) -> Summary:
+    """The summary of some attempts from ``carry`` to ``new``, each of which ends at ``reached``."""
     upto = torch.searchsorted(s, reached.T.contiguous(), right=True).T
     counts = (upto - torch.cat([passed[None], upto[:-1]])).clamp_min(0)
     lost = (~torch.isfinite(record.ratio) & carry.running).any()
     ahead = torch.where(new.running, (end - new.s) / new.h, 0).nan_to_num(0).clamp(0, MANY).amax().to(torch.int64)
     flags = new.running.any().to(torch.int64) + 2 * lost.to(torch.int64) + 4 * ahead
-    return Attempted(torch.cat([flags.expand(1, s.shape[0]), counts]), passed + counts.sum(0))
+    return Summary(torch.cat([flags.expand(1, s.shape[0]), counts]), passed + counts.sum(0))

@@ -8,23 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynamicblocks.errors import ArgumentError, ArgumentTypeError, ConfigurationError
+from dynamicblocks.errors import ArgumentError, ConfigurationError
 from dynamicblocks.integrators import AdaptiveMethod, Pair, Tolerance
 from dynamicblocks.solving import options as opt
 from dynamicblocks.solving.batched_events import EventWatch
 from dynamicblocks.solving.batched_loop import (
-    Attempted,
     BatchedLoop,
     BatchedOutputs,
     Carry,
     Record,
     Status,
+    Summary,
     rows_norm,
     run_loop,
     start,
 )
 from dynamicblocks.solving.compiled_loop import CompiledLoop
-from dynamicblocks.solving.control import StepControl
 from dynamicblocks.solving.dense import BatchDense
 from dynamicblocks.solving.failures import Circumstances, NotFiniteStateError, StepLimitError, StepUnderflowError
 from dynamicblocks.solving.field import Field, Tally
@@ -32,6 +31,7 @@ from dynamicblocks.solving.nesting import Nesting, leaves, rebuilt
 from dynamicblocks.solving.problem import check_state, check_times
 from dynamicblocks.solving.scheme import Scheme
 from dynamicblocks.solving.solution import Solution, Statistics
+from dynamicblocks.solving.step_control import StepControl
 
 ERRORS = {
     Status.STEP_LIMIT: StepLimitError,
@@ -87,41 +87,41 @@ class SampleProblem:
         return pair
 
 
-def solve_batched(request: SampleProblem) -> Solution:
+def solve_batched(problem: SampleProblem) -> Solution:
     """The solution of a problem, sample by sample in one loop."""
-    pair = request.pair()
-    nesting = Nesting.of(request.y0, 1)
-    y0 = nesting.flat(request.y0)
+    pair = problem.pair()
+    nesting = Nesting.of(problem.y0, 1)
+    y0 = nesting.flat(problem.y0)
     check_state(y0)
-    t = _times(request.t, len(y0), y0.device)
+    t = _times(problem.t, len(y0), y0.device)
     direction = torch.sign(t[:, -1] - t[:, 0]).detach()
     s = (t * direction[:, None]).detach()
-    field = Field(nesting.func(request.func, request.args), timed=True)
-    loop = _loop(request, nesting, pair, field, y0, direction)
+    field = Field(nesting.func(problem.func, problem.args), timed=True)
+    loop = _loop(problem, nesting, pair, field, y0, direction)
     outputs = BatchedOutputs(s, y0, pair)
-    watch = _watch(request, nesting, loop, s[:, 0], y0)
+    watch = _watch(problem, nesting, loop, s[:, 0], y0)
     records: list[Record] = []
 
-    compiled = _compiled(request, nesting, loop, watch) if request.compile else None
-    first_step = _first_step(request)
+    compiled = _compiled(problem, nesting, loop, watch) if problem.compile else None
+    first_step = _first_step(problem)
     begin = start(s[:, 0], y0, lambda s, y: (compiled or loop).begin(s, y, first_step))
 
-    def attempts(carry: Carry, end: Tensor, s: Tensor, passed: Tensor, ahead: int) -> tuple[Carry, Record, Attempted]:
+    def attempts(carry: Carry, end: Tensor, s: Tensor, passed: Tensor, ahead: int) -> tuple[Carry, Record, Summary]:
         if compiled is None:
             carry, record, found = loop.attempts(carry, end, s, passed, 1)
         else:
             carry, record, found = compiled.attempts(carry, end, s, passed, ahead)
-        if request.dense:
+        if problem.dense:
             records.append(record)
         return carry, record, found
 
-    end = run_loop(begin, s[:, -1], outputs, attempts, request.max_steps, watch)
+    end = run_loop(begin, s[:, -1], outputs, attempts, problem.max_steps, watch)
     statuses = _statuses(end, watch)
     y = outputs.states()
     evaluations = field.tally.evaluations + (0 if compiled is None else compiled.evaluations)
     tally = Tally(evaluations, int(end.accepted.sum()), int(end.rejected.sum()))
-    message = _message(statuses, end, direction, tally, request)
-    if message and not request.return_failures:
+    message = _message(statuses, end, direction, tally, problem)
+    if message and not problem.return_failures:
         worst = next(status for status in ERRORS if status in statuses)
         raise ERRORS[worst](
             message, Circumstances(_reached(end, direction, statuses), math.nan, tally, t.tolist(), list(y.unbind()))
@@ -131,7 +131,7 @@ def solve_batched(request: SampleProblem) -> Solution:
         event_t, flat = watch.result(end.y)
         event_y = nesting.nested(torch.where(loop.wide(torch.isfinite(event_t), flat), flat, math.nan))
     interpolant = None
-    if request.dense:
+    if problem.dense:
         dense = BatchDense(records, s[:, 0], end.s, direction, pair)
 
         def interpolant(at: Tensor | float) -> Any:
@@ -139,10 +139,10 @@ def solve_batched(request: SampleProblem) -> Solution:
             return nesting.nested(states, (len(states),))
 
     return Solution(
-        request.t,
+        problem.t,
         nesting.nested(y, (len(y),)),
         statuses,
-        Statistics(evaluations, end.accepted, end.rejected, None if request.compile else field.tally.seconds),
+        Statistics(evaluations, end.accepted, end.rejected, None if problem.compile else field.tally.seconds),
         interpolant,
         event_t,
         event_y,
@@ -169,20 +169,20 @@ def _times(t: object, samples: int, device: torch.device) -> Tensor:
     return t.to(device, kind).expand(samples, -1).contiguous()
 
 
-def _compiled(request: SampleProblem, nesting: Nesting, loop: BatchedLoop, watch: EventWatch | None) -> CompiledLoop:
+def _compiled(problem: SampleProblem, nesting: Nesting, loop: BatchedLoop, watch: EventWatch | None) -> CompiledLoop:
     """The loop, to be compiled."""
-    func = request.func
-    layout = repr(rebuilt(request.y0, iter(nesting.shapes)))
-    key = (loop.method.name, loop.control, request.options.get("norm"), loop.jumps, layout, request.role)
+    func = problem.func
+    layout = repr(rebuilt(problem.y0, iter(nesting.shapes)))
+    key = (loop.method.name, loop.control, problem.options.get("norm"), loop.jumps, layout, problem.role)
     return CompiledLoop(
-        loop, request.key, key, lambda args: nesting.func(func, args), request.args, single=watch is not None
+        loop, problem.key, key, lambda args: nesting.func(func, args), problem.args, single=watch is not None
     )
 
 
 def _loop(
-    request: SampleProblem, nesting: Nesting, pair: Pair, field: Field, y0: Tensor, direction: Tensor
+    problem: SampleProblem, nesting: Nesting, pair: Pair, field: Field, y0: Tensor, direction: Tensor
 ) -> BatchedLoop:
-    options, scheme = request.options, request.scheme
+    options, scheme = problem.options, problem.scheme
     settings = scheme.settings
     stops = opt.make_stops(options)
     both = sorted([*stops.kinks, *stops.jumps])
@@ -193,7 +193,7 @@ def _loop(
     return BatchedLoop(
         field,
         pair,
-        Tolerance(_tolerance(rtol, "rtol", y0), _tolerance(atol, "atol", y0), _norm(options, nesting)),
+        Tolerance(opt.tolerance(rtol, "rtol", y0), opt.tolerance(atol, "atol", y0), _norm(options, nesting)),
         opt.make_control(options) if settings is None else StepControl.of(settings),
         direction,
         places,
@@ -211,42 +211,24 @@ def _norm(options: Mapping[str, Any], nesting: Nesting) -> Callable[[Tensor], Te
     return lambda flat: torch.stack([rows_norm(part) for _, part in leaves(nesting.nested(flat))]).amax(0)
 
 
-def _tolerance(value: object, name: str, y0: Tensor) -> float | Tensor:
-    if isinstance(value, Tensor) and value.numel() > 1:
-        try:
-            torch.broadcast_to(value, y0.shape)
-        except RuntimeError:
-            raise ArgumentError(
-                f"{name} must broadcast to the state's shape {tuple(y0.shape)}, got {tuple(value.shape)}"
-            ) from None
-        if not bool((value >= 0).all()):
-            raise ArgumentError(f"{name} must be at least 0 everywhere, got {value.min().item():g}")
-        return value.to(y0.device)
-    if not isinstance(value, (int, float, Tensor)):
-        raise ArgumentTypeError(f"{name} must be a number or a tensor, got {value!r:.80}")
-    if not float(value) >= 0:
-        raise ArgumentError(f"{name} must be at least 0, got {float(value):g}")
-    return float(value)
-
-
-def _first_step(request: SampleProblem) -> float | None:
-    settings = request.scheme.settings
-    first = request.options.get("first_step") if settings is None else settings.first_step
+def _first_step(problem: SampleProblem) -> float | None:
+    settings = problem.scheme.settings
+    first = problem.options.get("first_step") if settings is None else settings.first_step
     return None if first is None else abs(float(first))
 
 
-def _watch(request: SampleProblem, nesting: Nesting, loop: BatchedLoop, s: Tensor, y0: Tensor) -> EventWatch | None:
-    function = request.event_fn
+def _watch(problem: SampleProblem, nesting: Nesting, loop: BatchedLoop, s: Tensor, y0: Tensor) -> EventWatch | None:
+    function = problem.event_fn
     if function is None:
         return None
 
     def event(t: Tensor, y: Tensor) -> Tensor:
-        value = function(t, nesting.nested(y), *request.args)
+        value = function(t, nesting.nested(y), *problem.args)
         if value.numel() != len(y):
             raise ConfigurationError(f"event_fn must return one number a sample, shape ({len(y)},), got {value.shape}")
         return value
 
-    atol = request.scheme.tolerances[1]
+    atol = problem.scheme.tolerances[1]
     accuracy = float(atol.min()) if isinstance(atol, Tensor) else float(atol)
     watch = EventWatch(loop, event, max(accuracy, 1e-12))
     watch.begin(s, y0)
@@ -267,7 +249,7 @@ def _reached(end: Carry, direction: Tensor, statuses: list[Status]) -> float:
     return min(time for time, status in zip(times, statuses, strict=True) if status in ERRORS)
 
 
-def _message(statuses: list[Status], end: Carry, direction: Tensor, tally: Tally, request: SampleProblem) -> str:
+def _message(statuses: list[Status], end: Carry, direction: Tensor, tally: Tally, problem: SampleProblem) -> str:
     """What went wrong, in words; empty if nothing did."""
     failed = [place for place, status in enumerate(statuses) if status in ERRORS]
     if not failed:
@@ -282,6 +264,6 @@ def _message(statuses: list[Status], end: Carry, direction: Tensor, tally: Tally
     more = f"; and {len(failed) - 5} more" if len(failed) > 5 else ""
     return (
         f"{len(failed)} of {len(statuses)} samples did not reach their last time after {tally.evaluations} evaluations "
-        f"(max_steps = {request.max_steps}): {shown}{more}. An implicit method (batched=False) may help stiff samples; "
+        f"(max_steps = {problem.max_steps}): {shown}{more}. An implicit method (batched=False) may help stiff samples; "
         "on_failure='return' gives what was solved"
     )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.integrators import Tolerance
-from dynamicblocks.solving.batched_loop import Attempted, BatchedLoop, Carry, Record
+from dynamicblocks.solving.batched_loop import BatchedLoop, Carry, Record, Summary
 
 # Attempts in one call where many are ahead: a call costs as much as a dozen attempts of a small field.
 ATTEMPTS = 12
@@ -53,11 +53,11 @@ class _Program:
 
         def attempts(
             given: Any, carry: Carry, end: Tensor, s: Tensor, passed: Tensor, count: int
-        ) -> tuple[Carry, Record, Attempted]:
+        ) -> tuple[Carry, Record, Summary]:
             return made(given).attempts(carry, end, s, passed, count)
 
-        on_cpu = loop.direction.device.type == "cpu"
-        options: dict[str, Any] = {"cpp_wrapper": True} if on_cpu else {"triton.cudagraphs": True}
+        # Not the graphs of CUDA: the tensors of one call, which the next begins with, would be overwritten by it.
+        options: dict[str, Any] = {"cpp_wrapper": True} if loop.direction.device.type == "cpu" else {}
         self.begin, self.attempts = (
             torch.compile(part, fullgraph=True, dynamic=False, options=options, **_LIMIT) for part in (begin, attempts)
         )
@@ -104,7 +104,7 @@ class CompiledLoop:
 
     def attempts(
         self, carry: Carry, end: Tensor, s: Tensor, passed: Tensor, ahead: int
-    ) -> tuple[Carry, Record, Attempted]:
+    ) -> tuple[Carry, Record, Summary]:
         """As :meth:`BatchedLoop.attempts`; how many depends on how many are ``ahead``."""
         # With gradients an attempt that nobody takes must not enter the graph: one at a time.
         graph = torch.is_grad_enabled() and carry.y.requires_grad

@@ -12,25 +12,25 @@ from dynamicblocks.solving.nesting import leaves, rebuilt
 from dynamicblocks.solving.solution import Solution, Statistics
 
 
-def solve_compiled(request: SampleProblem) -> Solution:
+def solve_compiled(problem: SampleProblem) -> Solution:
     """The solution of a problem without samples."""
-    if not isinstance(request.t, Tensor) or request.t.ndim != 1:
+    if not isinstance(problem.t, Tensor) or problem.t.ndim != 1:
         raise ArgumentError("t must be a one-dimensional torch.Tensor of times")
-    if request.dense:
+    if problem.dense:
         raise ConfigurationError("dense=True and compile=True do not go together; leave one out")
     found = solve_batched(
         replace(
-            request,
-            func=_one_sample(request.func),
-            role=f"{request.role}, one sample",
-            y0=_mapped(lambda y: y[None], request.y0),
-            event_fn=None if request.event_fn is None else _one_event(request.event_fn),
-            scheme=replace(request.scheme, rtol=_lifted(request.scheme.rtol), atol=_lifted(request.scheme.atol)),
+            problem,
+            func=_one_sample(problem.func),
+            role=f"{problem.role}, one sample",
+            y0=_mapped(lambda y: y[None], problem.y0),
+            event_fn=None if problem.event_fn is None else _one_event(problem.event_fn),
+            scheme=replace(problem.scheme, rtol=_lifted(problem.scheme.rtol), atol=_lifted(problem.scheme.atol)),
         )
     )
     statistics, status = found.statistics, found.status
     return Solution(
-        request.t,
+        problem.t,
         _mapped(lambda y: y[:, 0], found.y),
         status[0] if isinstance(status, list) else status,
         Statistics(statistics.evaluations, int(statistics.accepted), int(statistics.rejected), None),

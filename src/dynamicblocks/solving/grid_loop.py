@@ -27,19 +27,23 @@ class SteppedField(Protocol):
     @property
     def parts(self) -> Container[str]:
         """Names of its parts."""
-        ...
+
+    @property
+    def tensors(self) -> Sequence[Tensor]:
+        """What of it gets gradients."""
+
+    @property
+    def modules(self) -> Sequence[nn.Module]:
+        """Whose buffers it may change."""
 
     def on_step(self, step: int) -> Stage:
         """The field on one step of the grid."""
-        ...
 
     def jumps(self, step: int) -> bool:
         """Whether the field at the begin of a step is another than at the end of the one before."""
-        ...
 
-    def layers_read(self, steps: Iterable[int], reads: Reads) -> list[nn.Module]:
+    def layers_read(self, steps: Iterable[int], reads: Reads) -> Sequence[nn.Module]:
         """The modules that steps evaluate which read these fractions and parts."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,6 @@ class GridCourse:
         integrator: of the steps.
         points: of the grid.
         all_times: whether the states at all points are wanted, or the last alone.
-        tensors: what gets gradients, beside the state.
-        modules: whose buffers the field may change.
     """
 
     graph_of_steps: ClassVar[bool] = True
@@ -64,13 +66,22 @@ class GridCourse:
     integrator: Integrator
     points: Sequence[float]
     all_times: bool = False
-    tensors: Sequence[Tensor] = ()
-    modules: Sequence[nn.Module] = ()
 
     @property
     def name(self) -> str:
         """Of the integrator."""
         return self.integrator.name
+
+    @property
+    def tensors(self) -> Sequence[Tensor]:
+        """What gets gradients, beside the state and the times."""
+        own = self.integrator.parameters() if isinstance(self.integrator, nn.Module) else ()
+        return [*self.field.tensors, *own]
+
+    @property
+    def modules(self) -> Sequence[nn.Module]:
+        """Whose buffers the field may change."""
+        return self.field.modules
 
     @property
     def steps(self) -> int:
@@ -117,15 +128,14 @@ class GridCourse:
             return Outputs([y, self.state((advance or self.advance)(y, 0, self.steps))])
         return Outputs([y, *map(self.integrator.finish, self._one_by_one(y, advance))])
 
-    def modules_read(self, first: int, last: int) -> list[nn.Module]:
+    def modules_read(self, first: int, last: int) -> Sequence[nn.Module]:
         """The modules that the steps ``first, ..., last - 1`` evaluate."""
         return self.field.layers_read(range(first, last), self.integrator.reads)
 
     def probe(self, y: Tensor) -> Tensor:
-        """What the integrator reads first, at the first time."""
+        """What depends on all that is read at the first time: the field, or a step of other parts."""
         c, part = self.integrator.reads[0]
-        stage = self.field.on_step(0)
-        return stage(c, y) if part == FIELD else stage.part(part, c, y)
+        return self.field.on_step(0)(c, y) if part == FIELD else self.state(self.advance(y, 0, 1))
 
     @property
     def inputs(self) -> tuple[Tensor | None, Tensor | None]:
@@ -198,11 +208,6 @@ class ProblemOnGrid(GridCourse):
     beyond: bool = False
     kept: StepKeeper | None = None
 
-    @property
-    def grid(self) -> Tensor | None:
-        """The points as a tensor, where they carry gradients."""
-        return self.field.grid
-
     def size(self, step: int) -> Size:
         grid = self.field.grid
         return self.points[step + 1] - self.points[step] if grid is None else grid[step + 1] - grid[step]
@@ -227,13 +232,13 @@ class ProblemOnGrid(GridCourse):
 
     def _step(self, step: int, y: Tensor, after: Carry) -> GridStep:
         t0, t1 = self.points[step : step + 2]
-        begin = t0 if self.grid is None else self.grid[step]
+        begin = t0 if self.field.grid is None else self.field.grid[step]
         stage = self.field.on_step(step)
         return GridStep(t0, t1, begin, self.size(step), y, self.state(after), stage, self.interpolation)
 
     @property
     def inputs(self) -> tuple[Tensor | None, Tensor | None]:
-        return self.problem.t, self.grid
+        return self.problem.t, self.field.grid
 
     def moving(self, y0: Tensor, t: Tensor | None, grid: Tensor | None) -> "ProblemOnGrid":
         assert t is not None

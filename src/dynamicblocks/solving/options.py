@@ -11,10 +11,14 @@ from torch import Tensor
 from dynamicblocks.errors import ArgumentError, ArgumentTypeError, ConfigurationError
 from dynamicblocks.integrators import Tolerance
 from dynamicblocks.solving.adaptive_loop import Stops
-from dynamicblocks.solving.control import StepControl
 from dynamicblocks.solving.problem import Problem
+from dynamicblocks.solving.step_control import StepControl
 
-MAX_STEPS = 1_000_000
+# torchdiffeq's names of what a controller of step sizes has.
+CONTROL = {
+    "safety": "safety", "ifactor": "grow", "dfactor": "shrink", "min_step": "min_step", "max_step": "max_step",
+    "pcoeff": "proportional", "icoeff": "integral", "dcoeff": "derivative",
+}  # fmt: skip
 
 
 def numbers(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,16 +35,7 @@ def numbers(options: Mapping[str, Any]) -> dict[str, Any]:
 def make_control(options: Mapping[str, Any]) -> StepControl:
     """The controller of step sizes."""
     number = numbers(options)
-    return StepControl(
-        safety=float(number.get("safety", 0.9)),
-        grow=float(number.get("ifactor", 10.0)),
-        shrink=float(number.get("dfactor", 0.2)),
-        min_step=float(number.get("min_step", 0.0)),
-        max_step=float(number.get("max_step", math.inf)),
-        proportional=float(number.get("pcoeff", 0.0)),
-        integral=float(number.get("icoeff", 1.0)),
-        derivative=float(number.get("dcoeff", 0.0)),
-    )
+    return StepControl(**{ours: float(number[theirs]) for theirs, ours in CONTROL.items() if theirs in number})
 
 
 def make_stops(options: Mapping[str, Any], outputs: Sequence[float] = ()) -> Stops:
@@ -59,24 +54,27 @@ def make_stops(options: Mapping[str, Any], outputs: Sequence[float] = ()) -> Sto
 
 def make_tolerance(problem: Problem, rtol: object, atol: object, norm: Callable[[Any], Any] | None) -> Tolerance:
     """The tolerance of a step's error."""
-    relative, absolute = (_tolerance(problem, value, name) for value, name in ((rtol, "rtol"), (atol, "atol")))
+    nesting, y0 = problem.nesting, problem.y0
+    relative, absolute = (
+        tolerance(nesting.tolerance(each, name), name, y0) for each, name in ((rtol, "rtol"), (atol, "atol"))
+    )
     if isinstance(relative, float) and isinstance(absolute, float) and relative == absolute == 0:
         raise ArgumentError("rtol and atol cannot both be 0: no step is good enough")
-    return Tolerance(relative, absolute, problem.nesting.norm(norm))
+    return Tolerance(relative, absolute, nesting.norm(norm))
 
 
-def _tolerance(problem: Problem, value: object, name: str) -> float | Tensor:
-    value = problem.nesting.tolerance(value, name)
+def tolerance(value: object, name: str, y0: Tensor) -> float | Tensor:
+    """A tolerance that may be, for states such as ``y0``, or an error that says what is wrong with it."""
     if isinstance(value, Tensor):
         if value.requires_grad:
             raise ArgumentError(f"{name} cannot require gradient")
         if value.numel() > 1:
-            value = value.to(problem.y0.device, problem.clock.dtype)
+            value = value.to(y0.device, y0.abs().dtype if y0.is_complex() else y0.dtype)
             try:
-                torch.broadcast_to(value, problem.y0.shape)
+                torch.broadcast_to(value, y0.shape)
             except RuntimeError:
                 raise ArgumentError(
-                    f"{name} must broadcast to the state's shape {tuple(problem.y0.shape)}, got {tuple(value.shape)}"
+                    f"{name} must broadcast to the state's shape {tuple(y0.shape)}, got {tuple(value.shape)}"
                 ) from None
             if not bool((value >= 0).all()):
                 raise ArgumentError(f"{name} must be at least 0 everywhere, got {value.min().item():g}")

@@ -37,7 +37,6 @@ class StepLike(Protocol):
 
     def state(self, x: float | Tensor) -> Tensor:
         """The state at the fraction ``x`` of the step."""
-        ...
 
 
 class StepKeeper(Protocol):

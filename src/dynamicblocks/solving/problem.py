@@ -2,13 +2,13 @@
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dynamicblocks.errors import ArgumentError, ArgumentTypeError, ConfigurationError
 from dynamicblocks.integrators import Integrator
@@ -30,6 +30,8 @@ class Problem:
         times: the times as numbers.
         nesting: of the caller's state.
         args: handed on to ``func`` behind time and state.
+        tensors: what gets gradients, beside the initial state and the times.
+        modules: whose buffers the field may change.
     """
 
     func: Callable[..., Any]
@@ -40,6 +42,8 @@ class Problem:
     times: list[float]
     nesting: Nesting
     args: tuple[Any, ...] = ()
+    tensors: Sequence[Tensor] = ()
+    modules: Sequence[nn.Module] = ()
 
     @property
     def direction(self) -> float:
@@ -75,7 +79,13 @@ class Problem:
 
 
 def make_problem(
-    func: Callable[..., Any], y0: Any, t: object, args: tuple[Any, ...] = (), *, timed: bool = False
+    func: Callable[..., Any],
+    y0: Any,
+    t: object,
+    args: tuple[Any, ...] = (),
+    *,
+    tensors: Sequence[Tensor] = (),
+    timed: bool = False,
 ) -> Problem:
     """The problem, or an error that says what is wrong with it."""
     nesting = Nesting.of(y0, 0)
@@ -86,7 +96,8 @@ def make_problem(
         warnings.warn(f"t is not on the same device as y0: it is moved from {times.device} to {y.device}", stacklevel=4)
         times = times.to(y.device)
     field = Field(nesting.func(func, args), timed=timed)
-    return Problem(func, field, Clock(y, times[0]), y, times, numbers, nesting, args)
+    modules = (func,) if isinstance(func, nn.Module) else ()
+    return Problem(func, field, Clock(y, times[0]), y, times, numbers, nesting, args, tensors, modules)
 
 
 def check_state(y: Tensor) -> None:

@@ -1,23 +1,23 @@
 """By what a problem is solved: a method with its tolerances and options, which makes courses of problems."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dynamicblocks.errors import ArgumentError, ConfigurationError, unknown_name
 from dynamicblocks.integrators import Adaptive, AdaptiveMethod, GridMethod, Method, Tolerance
 from dynamicblocks.solving import options as opt
 from dynamicblocks.solving.adaptive_course import AdaptiveCourse
 from dynamicblocks.solving.adaptive_loop import AdaptiveLoop, Hooks
-from dynamicblocks.solving.control import StepControl
 from dynamicblocks.solving.events import MAX_GRID_STEPS, least
 from dynamicblocks.solving.grid_loop import ProblemOnGrid
 from dynamicblocks.solving.outputs import Event, StepKeeper
 from dynamicblocks.solving.problem import Problem
 from dynamicblocks.solving.scipy_solver import ScipyCourse
+from dynamicblocks.solving.step_control import StepControl
 from dynamicblocks.solving.timed_steps import INTERPOLATIONS, TimedSteps
 
 Course = ProblemOnGrid | AdaptiveCourse | ScipyCourse
@@ -60,8 +60,6 @@ class Scheme:
         event: Callable[[Tensor, Tensor], Tensor] | None = None,
         beyond: bool = False,
         kept: StepKeeper | None = None,
-        tensors: Sequence[Tensor] = (),
-        modules: Sequence[nn.Module] = (),
     ) -> Course:
         """The course of a problem.
 
@@ -70,7 +68,6 @@ class Scheme:
             event: a function of time and state, positive before the event that ends the solve.
             beyond: whether the event is looked for beyond the last time.
             kept: takes the steps.
-            tensors, modules: of the course.
 
         Raises:
             ConfigurationError: tolerances, options or a grid that cannot be.
@@ -80,11 +77,11 @@ class Scheme:
             watched = Event(problem, event, least(self.tolerance(problem, norm=None).atol))
         if isinstance(method, AdaptiveMethod):
             loop = self._loop(problem, method)
-            return AdaptiveCourse(problem, loop, watched, beyond, kept, self.limit_each, tensors, modules, self)
+            return AdaptiveCourse(problem, loop, watched, beyond, kept, self.limit_each, self)
         if not isinstance(method, GridMethod):
             if event is not None:
                 raise ConfigurationError(f"{method.name} finds no events; use another method")
-            return ScipyCourse(problem, self.rtol, self.atol, self.options, tensors, self)
+            return ScipyCourse(problem, self.rtol, self.atol, self.options, self)
         given = {**self.options, "rtol": self.rtol, "atol": self.atol}
         integrator = method.make(**method.chosen(given))
         problem.declare_parts(integrator)
@@ -97,8 +94,6 @@ class Scheme:
             integrator,
             points,
             all_times=True,
-            tensors=tensors,
-            modules=modules,
             field=TimedSteps(problem, points, [c for c, _ in integrator.reads], grid, perturb=perturb),
             problem=problem,
             scheme=self,

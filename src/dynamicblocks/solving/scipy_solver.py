@@ -1,6 +1,6 @@
 """SciPy's solvers, for comparison; without gradients."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,6 @@ class ScipyCourse:
     rtol: Any
     atol: Any
     options: Mapping[str, Any]
-    tensors: Sequence[Tensor] = ()
     scheme: "Scheme | None" = None
 
     @property

@@ -66,13 +66,23 @@ class TimedSteps:
         """None that the loop must heed: a caller's function has no projection that follows each step."""
         return ()
 
+    @property
+    def tensors(self) -> Sequence[Tensor]:
+        """Those of the problem."""
+        return self.problem.tensors
+
+    @property
+    def modules(self) -> Sequence[nn.Module]:
+        """Those of the problem."""
+        return self.problem.modules
+
     def jumps(self, step: int) -> bool:
         """A caller's field is smooth as far as anybody knows."""
         return False
 
-    def layers_read(self, steps: Iterable[int], reads: Reads) -> list[nn.Module]:
-        """Those of the caller's function."""
-        return [self.problem.func] if isinstance(self.problem.func, nn.Module) else []
+    def layers_read(self, steps: Iterable[int], reads: Reads) -> Sequence[nn.Module]:
+        """Those of the problem, whatever the steps."""
+        return self.problem.modules
 
     def on_step(self, step: int) -> Stage:
         """The field on one step."""

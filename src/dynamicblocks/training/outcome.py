@@ -9,8 +9,8 @@ from lightning_fabric import Fabric
 from dynamicblocks.data import Batches
 from dynamicblocks.network import DynamicNet
 from dynamicblocks.training.evaluation import Manifestation, Score, evaluate, manifestations
-from dynamicblocks.training.position import Position
 from dynamicblocks.training.run_folder import RunFolder
+from dynamicblocks.training.training_state import TrainingState
 
 # The integrators and multiples of the steps that a training shows at its end.
 SHOWN_INTEGRATORS = ("euler", "midpoint", "rk4_classic")
@@ -48,7 +48,7 @@ class Outcome:
 
 
 def conclude(
-    net: DynamicNet, validation: Batches, test: Batches, fabric: Fabric, folder: RunFolder, position: Position
+    net: DynamicNet, validation: Batches, test: Batches, fabric: Fabric, folder: RunFolder, state: TrainingState
 ) -> Outcome:
     """Read the test images, for the chosen weights and then, where they are few, for their other manifestations."""
     return Outcome(
@@ -56,9 +56,9 @@ def conclude(
         net=net,
         test=evaluate(net, test, fabric),
         validation=evaluate(net, validation, fabric),
-        kept_epoch=position.kept_epoch,
-        seconds=position.seconds,
-        weights=net.weights,
+        kept_epoch=state.kept_epoch,
+        seconds=state.seconds,
+        weights=net.num_weights,
         manifestations=manifestations(net, test, fabric, SHOWN_INTEGRATORS, SHOWN_FACTORS)
         if net.blocks and len(test.split) <= FEW_IMAGES
         else [],

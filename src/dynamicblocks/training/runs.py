@@ -9,8 +9,8 @@ from lightning_fabric import Fabric
 
 from dynamicblocks.data import ImageDataset
 from dynamicblocks.errors import ConfigurationError, StorageError
-from dynamicblocks.form import in_form
 from dynamicblocks.network import DynamicNet
+from dynamicblocks.structure import with_structure
 from dynamicblocks.training.config import TrainConfig, load_config
 from dynamicblocks.training.environment import environment
 from dynamicblocks.training.measured import Measurement
@@ -28,7 +28,7 @@ def load_run(path: Path, *, data_dir: str | None = None) -> tuple[RunFolder, Tra
     data = (config.data if data_dir is None else replace(config.data, data_dir=data_dir)).load()
     weights, described = folder.read_weights()
     try:
-        net = in_form(config.build(data), described)
+        net = with_structure(config.build(data), described)
         net.load_state_dict(weights)
     except (RuntimeError, ConfigurationError, KeyError) as error:
         raise StorageError(f"the weights in {path} do not fit the network of its configuration: {error}") from error
@@ -49,7 +49,7 @@ def begin_run(
     record = {
         **environment(),
         "started": f"{datetime.now():%Y-%m-%d %H:%M:%S}",
-        "weights": net.weights,
+        "weights": net.num_weights,
         "data": data.note,
         "device": str(fabric.device),
         "processes": fabric.world_size,

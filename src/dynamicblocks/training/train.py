@@ -12,21 +12,21 @@ from rich.console import Console
 from torch import Tensor
 
 from dynamicblocks.errors import SolverError, StorageError
-from dynamicblocks.form import form, in_form
 from dynamicblocks.network import DynamicNet
+from dynamicblocks.structure import structure, with_structure
 from dynamicblocks.training.config import TrainConfig, load_config
 from dynamicblocks.training.engine import Engine
 from dynamicblocks.training.evaluation import Score, evaluate
-from dynamicblocks.training.growth import Growth, growths
 from dynamicblocks.training.hardware import make_fabric, over_processes, random_state, set_random_state
 from dynamicblocks.training.loading import make_batches
 from dynamicblocks.training.measured import measured_config
+from dynamicblocks.training.network_changes import NetworkChange, changes_before
 from dynamicblocks.training.optimizer import learning_rate, set_learning_rate
 from dynamicblocks.training.outcome import Outcome, conclude
-from dynamicblocks.training.position import Position
 from dynamicblocks.training.progress import TrainingBar, training_bar
 from dynamicblocks.training.run_folder import RunFolder
 from dynamicblocks.training.runs import begin_run
+from dynamicblocks.training.training_state import TrainingState
 
 HALF_PRECISIONS = ("bf16-mixed", "16-mixed", "bf16-true", "16-true")
 
@@ -58,7 +58,7 @@ class Training:
         self.console = Console(quiet=True) if self.fabric.global_rank else console or Console()
         self.batches = make_batches(self.data, self.data.train, self.config, self.fabric, evaluation=False)
         self.validation = make_batches(self.data, self.data.validation, self.config, self.fabric)
-        self.position = Position()
+        self.state = TrainingState()
         self.sums = torch.zeros(3, device=self.fabric.device)
         if resume is not None:
             self.folder = RunFolder.open(resume)
@@ -89,18 +89,18 @@ class Training:
     @property
     def steps_done(self) -> int:
         """Steps that lie behind."""
-        return self.position.epoch * self.batches.steps + self.position.step
+        return self.state.epoch * self.batches.steps + self.state.step
 
     def _restore(self, net: DynamicNet, precision: str | None = None) -> None:
         """Everything as it was at the newest checkpoint, perhaps with another precision from there on."""
         state = self.folder.read_checkpoint()
         try:
             self._use_precision(precision or state["precision"])
-            net = in_form(net, state["form"])
+            net = with_structure(net, state["form"])
             net.load_state_dict(state["weights"])
             self._set_up(net)
             self.engine.optimizer.load_state_dict(state["optimizer"])
-            self.position = Position(**state["position"])
+            self.state = TrainingState(**state["position"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise StorageError(
                 f"the checkpoint in {self.folder.path} does not fit its configuration: {error}"
@@ -110,7 +110,7 @@ class Training:
             self.sums.copy_(state["sums"])
         set_random_state(state["random"])
         if self.fabric.global_rank == 0:
-            self.folder.forget_epochs(self.position.epoch)
+            self.folder.forget_epochs(self.state.epoch)
 
     def _use_precision(self, precision: str) -> None:
         if precision != self.config.hardware.precision:
@@ -122,10 +122,10 @@ class Training:
             state = {
                 "weights": self.net.state_dict(),
                 "optimizer": self.engine.optimizer.state_dict(),
-                "position": vars(self.position),
+                "position": vars(self.state),
                 "sums": sums,
                 "random": random_state(),
-                "form": form(self.net),
+                "form": structure(self.net),
                 "precision": self.config.hardware.precision,
             }
             self.folder.write_checkpoint(state)
@@ -143,22 +143,22 @@ class Training:
             bar.finish(self.total_steps)
         self.fabric.barrier()
         weights, described = self.folder.read_weights()
-        net = in_form(self.net, described)
+        net = with_structure(self.net, described)
         net.load_state_dict(weights)
         test = make_batches(self.data, self.data.test, self.config, self.fabric)
-        outcome = conclude(net, self.validation, test, self.fabric, self.folder, self.position)
+        outcome = conclude(net, self.validation, test, self.fabric, self.folder, self.state)
         if self.fabric.global_rank == 0:
             self.folder.write_result(outcome.as_result(self.config.seed))
         return outcome
 
     def _epoch(self, bar: TrainingBar) -> None:
         """The rest of the present epoch, its validation and its checkpoint."""
-        epoch, first = self.position.epoch, self.position.step
+        epoch, first = self.state.epoch, self.state.step
         begin = time.perf_counter()
-        before = self.position.seconds
+        before = self.state.seconds
         if first == 0:
-            for growth in growths(self.config, epoch):
-                self._grow(growth)
+            for change in changes_before(self.config, epoch):
+                self._change_network(change)
         self.net.train()
         rate = 0.0
         side = self.config.data.side(epoch / self.config.epochs)
@@ -173,14 +173,14 @@ class Training:
             elapsed = time.perf_counter() - begin
             seen = (step + 1 - first) * self.config.data.batch_size
             bar.step(done + 1, epoch, self.sums, seen / elapsed)
-            self.position.step = step + 1
+            self.state.step = step + 1
             every = self.config.checkpoint_steps
             if every and (step + 1) % every == 0 and step + 1 < last:
-                self.position.seconds = before + elapsed
+                self.state.seconds = before + elapsed
                 self._save(self._finite_sums())
         elapsed = time.perf_counter() - begin
         loss, correct, images_seen = self._finite_sums().tolist()
-        self.position.seconds = before + elapsed
+        self.state.seconds = before + elapsed
         score = evaluate(self.net, self.validation, self.fabric)
         entry = {
             "epoch": epoch,
@@ -190,9 +190,9 @@ class Training:
             "validation_loss": score.loss,
             "validation_accuracy": score.accuracy,
             "images_per_second": (last - first) * self.config.data.batch_size / elapsed,
-            "seconds": self.position.seconds,
+            "seconds": self.state.seconds,
         }
-        self._finish_epoch(score, {**entry, **self.position.grown})
+        self._finish_epoch(score, {**entry, **self.state.grown})
 
     def _step(self, images: Tensor, labels: Tensor) -> None:
         loss, sums = self.engine.loss(images, labels)
@@ -211,7 +211,7 @@ class Training:
 
     def _not_finite(self) -> NoReturn:
         raise NotFiniteError(
-            f"the loss is not finite in epoch {self.position.epoch + 1}, step {self.position.step + 1}; the last good "
+            f"the loss is not finite in epoch {self.state.epoch + 1}, step {self.state.step + 1}; the last good "
             f"state is in {self.folder.path}. Try a lower --optimizer.lr, --optimizer.clip 1.0, or more steps: an "
             "explicit integrator is unstable where the layer function is too steep for its step"
         )
@@ -224,44 +224,44 @@ class Training:
         bar.finish(self.steps_done)
         self.console.print(
             f"[bold red]The loss was not finite under {failed}.[/] Training goes on in float32 (32-true) from the last "
-            f"checkpoint, epoch {self.position.epoch + 1}, step {self.position.step + 1}; it will be slower.",
+            f"checkpoint, epoch {self.state.epoch + 1}, step {self.state.step + 1}; it will be slower.",
             highlight=False,
         )
-        event = {"event": "precision", "from": failed, "to": "32-true", "epoch": self.position.epoch}
-        self.folder.append("events.jsonl", {**event, "step": self.position.step})
+        event = {"event": "precision", "from": failed, "to": "32-true", "epoch": self.state.epoch}
+        self.folder.append("events.jsonl", {**event, "step": self.state.step})
 
-    def _grow(self, growth: Growth) -> None:
+    def _change_network(self, change: NetworkChange) -> None:
         """Change the network, carry its momentum over, and measure it before and after."""
         before = evaluate(self.net, self.validation, self.fabric)
         old = self.engine
-        self._set_up(growth.apply(old.net))
-        growth.carry(old.net, old.bare_optimizer.state, self.net, self.engine.bare_optimizer.state)
+        self._set_up(change.apply(old.net))
+        change.carry(old.net, old.bare_optimizer.state, self.net, self.engine.bare_optimizer.state)
         after = evaluate(self.net, self.validation, self.fabric)
         # The best weights of a smaller network are not what was asked for.
-        self.position.kept_epoch, self.position.best_loss = -1, math.inf
-        self.position.grown[growth.name] = {
-            "weights": self.net.weights,
+        self.state.kept_epoch, self.state.best_loss = -1, math.inf
+        self.state.grown[change.name] = {
+            "weights": self.net.num_weights,
             "evaluations": self.net.evaluations,
             "validation_loss": [before.loss, after.loss],
             "validation_accuracy": [before.accuracy, after.accuracy],
         }
         self.console.print(
-            f"{growth.name.capitalize()} before epoch {self.position.epoch + 1} to {self.net.weights:,} weights and "
-            f"{self.net.evaluations} evaluations; validation loss {before.loss:.4f} -> {after.loss:.4f}, accuracy "
+            f"{change.name.capitalize()} before epoch {self.state.epoch + 1} to {self.net.num_weights:,} weights "
+            f"and {self.net.evaluations} evaluations; validation loss {before.loss:.4f} -> {after.loss:.4f}, accuracy "
             f"{before.accuracy:.2%} -> {after.accuracy:.2%}",
             highlight=False,
         )
 
     def _finish_epoch(self, score: Score, entry: Mapping[str, Any]) -> None:
         """Keep the weights if they are to be kept, then move on and write the checkpoint."""
-        if self.config.keep == "last" or self.position.improved_by(score):
-            self.position.kept_epoch, self.position.best_loss = self.position.epoch, score.loss
+        if self.config.keep == "last" or self.state.improved_by(score):
+            self.state.kept_epoch, self.state.best_loss = self.state.epoch, score.loss
             if self.fabric.global_rank == 0:
-                self.folder.write_weights(self.net.state_dict(), self.config.as_dict(), form(self.net))
+                self.folder.write_weights(self.net.state_dict(), self.config.as_dict(), structure(self.net))
         if self.fabric.global_rank == 0:
             self.folder.append("metrics.jsonl", entry)
-        self.position.epoch += 1
-        self.position.step = 0
-        self.position.grown = {}
+        self.state.epoch += 1
+        self.state.step = 0
+        self.state.grown = {}
         self.sums.zero_()
         self._save(self.sums)

@@ -48,7 +48,7 @@ def twist(
     >>> import dynamicblocks as db
     >>> net = db.create_model("resnet20")
     >>> twisted = db.twist(net, stages="TTF")
-    >>> len(db.twists(twisted).twisted), twisted.weights - net.weights
+    >>> len(db.twists(twisted).twisted), twisted.num_weights - net.num_weights
     (12, 64512)
     """
     check_twist(parametrisation, degree, KERNEL_SIZE)

@@ -1,0 +1,107 @@
+"""The right-hand side f(t, y; theta(t)) on a fixed grid."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from dynamicblocks.controls.alignment import Alignment
+from dynamicblocks.controls.basis import Terms, is_one_control
+from dynamicblocks.controls.controls import Controls
+from dynamicblocks.layers.parts import FIELD, PROJECTION
+
+# Of basis functions on both sides of a knot; what differs by less differs by rounding.
+SAME = 1e-9
+
+
+class Counter(Protocol):
+    """How often the layer was evaluated."""
+
+    evaluations: int
+
+
+@dataclass(frozen=True)
+class ControlledField:
+    """Controls read along a grid: on each step, the parts of the layer as functions of the fraction of the step.
+
+    Args:
+        controls: read.
+        alignment: of the grid with their knots.
+        tally: counts evaluations, where they are not known beforehand.
+    """
+
+    controls: Controls
+    alignment: Alignment
+    tally: Counter | None = None
+
+    @property
+    def parts(self) -> Mapping[str, str]:
+        """The parts of the layer."""
+        return self.controls.parts
+
+    @property
+    def tensors(self) -> list[nn.Parameter]:
+        """The weights of all controls."""
+        return list(self.controls.parameters())
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """The layers of all controls."""
+        return list(self.controls.layers)
+
+    def terms(self, step: int, fraction: float) -> Terms:
+        """The basis functions at a stage."""
+        return self.controls.basis.terms(*self.alignment.locate(step, fraction))
+
+    def on_step(self, step: int) -> "ControlledStage":
+        """The layer on step n."""
+        return ControlledStage(self, step)
+
+    def jumps(self, step: int) -> bool:
+        """Whether theta at the begin of a step is another than at the end of the one before."""
+        before, after = dict(self.terms(step - 1, 1.0)), dict(self.terms(step, 0.0))
+        return any(abs(before.get(k, 0.0) - after.get(k, 0.0)) > SAME for k in before.keys() | after.keys())
+
+    def controls_read(self, steps: Iterable[int], reads: Iterable[tuple[float, str]]) -> set[int]:
+        """Indices of the controls that these steps read there, and for their projections."""
+        at = {fraction for fraction, _ in reads} | ({1.0} if PROJECTION in self.controls.parts else set())
+        return {index for step in steps for fraction in at for index, _ in self.terms(step, fraction)}
+
+    def layers_read(self, steps: Iterable[int], reads: Iterable[tuple[float, str]]) -> list[nn.Module]:
+        """The layers of :meth:`controls_read`."""
+        return [self.controls.layers[index] for index in sorted(self.controls_read(steps, reads))]
+
+
+class ControlledStage:
+    """The layer on one step: (c, y) -> f(t_n + c h, y; theta), and its other parts.
+
+    Args:
+        field: along the grid.
+        step: n.
+    """
+
+    def __init__(self, field: ControlledField, step: int) -> None:
+        self._field, self.step = field, step
+        self._start, self._end = field.alignment.grid.points[step : step + 2]
+        self._blended: dict[tuple[float, str, bool], dict[str, Tensor]] = {}
+
+    def __call__(self, c: float, y: Tensor) -> Tensor:
+        return self.part(FIELD, c, y)
+
+    def part(self, name: str, c: float, y: Tensor, *extra: float | Tensor) -> Tensor:
+        """A part of the layer, with theta at the fraction c; at the ends of the step the limits from inside it."""
+        field = self._field
+        controls, terms = field.controls, field.terms(self.step, c)
+        if field.tally is not None and name != PROJECTION:
+            field.tally.evaluations += 1
+        theta = None
+        if not is_one_control(terms):
+            # Methods read some times twice (rk4: the midpoint), and parts share theta: blend once. Implicit methods
+            # look for a root without a graph and then want one: what was blended without must not serve them.
+            key = (c, controls.holder[name], torch.is_grad_enabled())
+            if key not in self._blended:
+                self._blended[key] = controls.parameters_at(terms, name)
+            theta = self._blended[key]
+        return controls.evaluate(terms, self._start + c * (self._end - self._start), y, *extra, part=name, theta=theta)

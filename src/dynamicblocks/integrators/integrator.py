@@ -1,0 +1,178 @@
+"""What an integrator is."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, Self
+
+from torch import Tensor, nn
+
+from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.layers.parts import FIELD, PROJECTION
+
+Size = float | Tensor
+"""The size of a step: a number, or a tensor without dimensions where gradients with respect to it are wanted."""
+
+Carry = Any
+"""What an integrator carries from step to step: the state, with whatever memory the method needs beside it."""
+
+Slope = Callable[[float, Tensor], Tensor]
+"""(c, y) -> f(t + c h, y): a stage is named by its fraction of the step, not by a rounded time."""
+
+Reads = tuple[tuple[float, str], ...]
+"""What a step evaluates: fractions of the step, each with the part of the layer that is read there."""
+
+
+class Stage(Protocol):
+    """A right-hand side on one step, with the weights that it has there."""
+
+    def __call__(self, c: float, y: Tensor, /) -> Tensor:
+        """f(t + c h, y)."""
+
+    def part(self, name: str, c: float, y: Tensor, *extra: float | Tensor) -> Tensor:
+        """A named part of the layer, at the fraction c of the step; numbers and tensors in ``extra`` are handed on."""
+
+
+@dataclass(frozen=True)
+class FieldStage:
+    """The stage of a function that has no parts."""
+
+    slope: Slope
+
+    def __call__(self, c: float, y: Tensor) -> Tensor:
+        return self.slope(c, y)
+
+    def part(self, name: str, c: float, y: Tensor, *extra: float | Tensor) -> Tensor:
+        if name != FIELD or extra:
+            raise ConfigurationError(f"a plain function has no part {name!r}; give a layer that declares its parts")
+        return self.slope(c, y)
+
+
+class Integrator(ABC):
+    """A one-step map y(t) -> y(t + h) of a declared order.
+
+    The life of a solve is ``carry = begin(stage, h, y)`` with the stage and the size of the first step, then
+    ``carry = advance(stage, h, carry)`` for each step, then ``finish(carry)``, which gives the state; ``finish`` may be
+    called after any step. A carry has the same form from first to last: tensors and numbers, in tuples, dicts or
+    dataclasses. A one-step method carries the state itself.
+
+    An integrator with weights is an ``nn.Module`` as well. Each block has an instance of its own.
+    """
+
+    begins: ClassVar[bool] = False
+    """Whether its carry is more than the state: whether there is a ``begin``."""
+    reversible: ClassVar[bool] = False
+    """Whether steps can be taken back: whether there is an ``unstep``."""
+    restarts: ClassVar[bool] = False
+    """Whether a jump of the field between two steps concerns it: whether there is a ``restart``."""
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        cls.begins = cls.begin is not Integrator.begin
+        cls.reversible = cls.unstep is not Integrator.unstep
+        cls.restarts = cls.restart is not Integrator.restart
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The name under which it is known."""
+
+    @property
+    @abstractmethod
+    def order(self) -> int:
+        """Order of convergence of the global error."""
+
+    @property
+    @abstractmethod
+    def reads(self) -> Reads:
+        """What it evaluates in a step, in this order: a fraction of the step and a part of the layer each.
+
+        A step may read less, never more. Fractions lie between 0 and 1, both read from inside the step.
+        """
+
+    @property
+    def fractions(self) -> tuple[float, ...]:
+        """The fractions of a step at which it reads the field."""
+        return tuple(c for c, part in self.reads if part == FIELD)
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the layer in one step; the least there can be, where the cost is not fixed."""
+        return sum(1 for _, part in self.reads if part != PROJECTION)
+
+    @property
+    def fixed_cost(self) -> bool:
+        """Whether every step takes the same number of evaluations, so that they need not be counted."""
+        return True
+
+    @property
+    def solves_equations(self) -> bool:
+        """Whether a stage is the solution of an equation, for which the field is evaluated again and again."""
+        return False
+
+    @property
+    def shorthand(self) -> str:
+        """What :func:`as_integrator` makes it from: the name, with arguments where there are any."""
+        return self.name
+
+    def begin(self, stage: Stage, h: Size, y: Tensor) -> Carry:
+        """The carry before the first step, whose stage and size these are."""
+        return y
+
+    @abstractmethod
+    def advance(self, stage: Stage, h: Size, carry: Carry) -> Carry:
+        """The carry one step of size ``h`` later."""
+
+    def finish(self, carry: Carry) -> Tensor:
+        """The state that a carry holds."""
+        return carry
+
+    def amend(self, carry: Carry, change: Callable[[Tensor], Tensor]) -> Carry:
+        """The carry with its newest state y replaced by ``change(y)``."""
+        if isinstance(carry, Tensor):
+            return change(carry)
+        raise ConfigurationError(
+            f"{self.name} carries more than the state, so it needs amend(carry, change) for layers with a projection"
+        )
+
+    def unstep(self, stage: Stage, h: Size, carry: Carry) -> Carry:
+        """The carry one step earlier, where steps can be taken back; ``stage`` and ``h`` are those of that step."""
+        raise ConfigurationError(f"steps of {self.name} cannot be taken back")
+
+    def restart(self, stage: Stage, h: Size, carry: Carry) -> Carry:
+        """The carry after a jump of the field, before the step whose stage and size these are.
+
+        What a carry remembers of the field before may have to go.
+        """
+        return carry
+
+    def for_block(self, steps: int, width: int | None) -> Self:
+        """The instance of a block with so many steps, whose state has so many channels (None: not known).
+
+        One with weights makes them here, by default as a copy of what it has.
+        """
+        return copy.deepcopy(self) if isinstance(self, nn.Module) else self
+
+    def refined(self, factor: int) -> Self:
+        """The instance for a grid of which each step was cut into ``factor``; weights that it keeps are copies."""
+        return copy.deepcopy(self) if isinstance(self, nn.Module) else self
+
+    @property
+    def unused_weights(self) -> tuple[str, ...]:
+        """Names of weights of its own that no step of its block reads."""
+        return ()
+
+    def start(self, f: Callable[[float, Tensor], Tensor], t: float, h: float, y: Tensor) -> Carry:
+        """The carry before a first step of size ``h`` from time ``t`` with a field ``f(t, y)``."""
+        return self.begin(FieldStage(lambda c, at: f(t + c * h, at)), h, y)
+
+    def step(self, f: Callable[[float, Tensor], Tensor], t: float, h: float, carry: Carry) -> Carry:
+        """One step of size ``h`` from time ``t`` with a field ``f(t, y)``.
+
+        >>> import torch
+        >>> from dynamicblocks.integrators import as_integrator
+        >>> as_integrator("midpoint").step(lambda t, y: 2 * t + 0 * y, 1.0, 0.5, torch.tensor(1.0))
+        tensor(2.2500)
+        """
+        return self.advance(FieldStage(lambda c, y: f(t + c * h, y)), h, carry)

@@ -1,0 +1,112 @@
+"""Networks that change their shape while they train: what happens to weights and momentum."""
+
+import copy
+from collections.abc import Iterator, MutableMapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from dynamicblocks.data.batches import generator
+from dynamicblocks.network import DynamicNet
+from dynamicblocks.surgery import refine
+from dynamicblocks.training.config import RefineConfig, TrainConfig, TwistConfig
+
+Momenta = MutableMapping[Tensor, dict[str, Any]]
+"""The state of an optimiser: for each weight, its ``momentum_buffer``."""
+
+
+class NetworkChange(Protocol):
+    """A change of a network in training."""
+
+    @property
+    def name(self) -> str:
+        """What was done: a past participle."""
+
+    def apply(self, net: DynamicNet) -> DynamicNet:
+        """The network from now on."""
+
+    def carry(self, old: DynamicNet, momenta: Momenta, new: DynamicNet, carried: Momenta) -> None:
+        """Give the new weights the momentum of those they come from."""
+
+
+@dataclass(frozen=True)
+class Refined:
+    """More controls and steps, perhaps with noise on the copies, which is drawn for this epoch of this seed."""
+
+    config: RefineConfig
+    seed: int
+    epoch: int
+    name: str = "refined"
+
+    def apply(self, net: DynamicNet) -> DynamicNet:
+        """The network with ``factor`` times the controls and steps."""
+        finer = refine(net, self.config.factor)
+        if self.config.variance:
+            scatter_controls(finer, self.config.variance, generator(self.seed, self.epoch))
+        return finer
+
+    def carry(self, old: DynamicNet, momenta: Momenta, new: DynamicNet, carried: Momenta) -> None:
+        """Refine the momentum as the weights."""
+        carry_momentum(old, momenta, new, carried, self.config.factor)
+
+
+@dataclass(frozen=True)
+class Twisted:
+    """Convolutions whose coefficients vary over the image, at first as the same function."""
+
+    config: TwistConfig
+    name: str = "twisted"
+
+    def apply(self, net: DynamicNet) -> DynamicNet:
+        """The network with its twist."""
+        return self.config.twist(net)
+
+    def carry(self, old: DynamicNet, momenta: Momenta, new: DynamicNet, carried: Momenta) -> None:
+        """Weights of the same name go on as they were; a twist begins without momentum."""
+        before = dict(old.named_parameters())
+        for name, weight in new.named_parameters():
+            if name in before and before[name] in momenta:
+                carried[weight] = {key: _copied(entry) for key, entry in momenta[before[name]].items()}
+
+
+def changes_before(config: TrainConfig, epoch: int) -> Iterator[NetworkChange]:
+    """What is to change before an epoch, in this order."""
+    if epoch in config.refine.epochs:
+        yield Refined(config.refine, config.seed, epoch)
+    # A twist of epoch 0 is there from the beginning.
+    if epoch and config.twist.turned_on(epoch):
+        yield Twisted(config.twist)
+
+
+def _copied(entry: Any) -> Any:
+    return entry.detach().clone() if isinstance(entry, Tensor) else entry
+
+
+def carry_momentum(old: DynamicNet, momenta: Momenta, new: DynamicNet, carried: Momenta, factor: int) -> None:
+    """Give the weights of a refined network the momentum of those they come from.
+
+    Momentum is a direction in the space of weights, so it is refined as weights are: by the same linear map.
+    """
+    moving = copy.deepcopy(old)
+    with torch.no_grad():
+        for target, weight in zip(moving.parameters(), old.parameters(), strict=True):
+            momentum = momenta.get(weight, {}).get("momentum_buffer")
+            target.copy_(torch.zeros_like(target) if momentum is None else momentum)
+    refined = dict(refine(moving, factor).named_parameters())
+    for name, weight in new.named_parameters():
+        if weight.requires_grad:
+            carried[weight] = {"momentum_buffer": refined[name].detach().clone()}
+
+
+def scatter_controls(net: DynamicNet, spread: float, draw: torch.Generator) -> None:
+    """Multiply every weight of every control by 1 + ``spread`` times a normal number, in place.
+
+    Copies that start equal, with equal momentum, would otherwise part only as their gradients do.
+    """
+    with torch.no_grad():
+        for block in net.blocks:
+            for weight in block.controls.parameters():
+                noise = torch.randn(weight.shape, generator=draw).to(weight)
+                weight.mul_(1 + spread * noise)

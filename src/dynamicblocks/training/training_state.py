@@ -1,0 +1,27 @@
+"""Where a training stands."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from dynamicblocks.training.evaluation import Score
+
+
+@dataclass
+class TrainingState:
+    """Where a training stands.
+
+    ``step`` counts within the epoch; ``kept_epoch`` is the one whose weights are kept so far, ``best_loss``
+    its loss; ``grown`` says what each change of the network at the start of the epoch did.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    kept_epoch: int = -1
+    best_loss: float = math.inf
+    grown: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def improved_by(self, score: Score) -> bool:
+        """Whether a validation score beats the best so far, by loss: finer than a count of right answers."""
+        return score.loss < self.best_loss
