@@ -42,7 +42,10 @@ class Controls(nn.Module):
         self.holder = {
             part: method if isinstance(getattr(first, method), nn.Module) else "" for part, method in self.parts.items()
         }
-        self.timed = {part: takes_time(called(first, method)) for part, method in self.parts.items()}
+        self.timed = {
+            part: takes_time(called(first, method), part=part not in (FIELD, PROJECTION))
+            for part, method in self.parts.items()
+        }
         # Indices frozen because a grid does not read them, not because the user chose to.
         self._frozen_unread: set[int] = set()
 

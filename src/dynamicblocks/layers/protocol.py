@@ -31,7 +31,7 @@ class ProjectedLayer(nn.Module):
         self.projection = projection
 
 
-def takes_time(layer: nn.Module | Callable[..., Any]) -> bool:
+def takes_time(layer: nn.Module | Callable[..., Any], *, part: bool = False) -> bool:
     """Whether a layer is called as ``(t, y)`` (true) or as ``(y)`` (false).
 
     A boolean attribute ``takes_time`` of the module says so, or else the name of the first of several parameters, ``t``
@@ -40,6 +40,7 @@ def takes_time(layer: nn.Module | Callable[..., Any]) -> bool:
 
     Args:
         layer: a module, whose ``forward`` is meant, a bound method of one, or any callable.
+        part: whether it is a part of a layer, whatever it is: a submodule, or a method of what is no module.
 
     Raises:
         ConfigurationError: the signature is neither, may be either, or is not what the module declares.
@@ -64,7 +65,7 @@ def takes_time(layer: nn.Module | Callable[..., Any]) -> bool:
             ) from None
         return declared
     positional, required, most = _positions(signature)
-    is_part = module is not None and function != module.forward
+    is_part = part or (module is not None and function != module.forward)
 
     def fits(count: int) -> bool:
         return count <= most and (is_part or required <= count)

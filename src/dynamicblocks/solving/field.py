@@ -141,7 +141,7 @@ def function_parts(func: Any, args: tuple[Any, ...]) -> dict[str, Callable[..., 
     """The parts that a caller's function of (t, y, *args) declares, as functions of (t, y, *extra)."""
 
     def with_args(part: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        timed = takes_time(part)
+        timed = takes_time(part, part=True)
         return lambda t, y, *extra: part(*((t, y) if timed else (y,)), *extra, *args)
 
     return {name: with_args(called(func, method)) for name, method in parts_of(func).items() if name != FIELD}
