@@ -76,8 +76,10 @@ class DynamicBlock(nn.Module):
         self._choose(grid, self._own(as_integrator(integrator), grid), as_gradient(gradient), compile)
 
     def _own(self, integrator: Integrator, grid: Grid) -> Integrator:
-        """The instance of an integrator that is this block's own."""
-        return integrator.for_block(grid.steps, state_width(self.controls.layers[0]))
+        """The instance of an integrator that is this block's own, its weights where those of the controls are."""
+        own = integrator.for_block(grid.steps, state_width(self.controls.layers[0]))
+        like = next((weight for weight in self.controls.parameters() if weight.is_floating_point()), None)
+        return own.to(like) if isinstance(own, nn.Module) and like is not None else own
 
     def _choose(self, grid: Grid, integrator: Integrator, gradient: Gradient, compile: bool) -> None:
         self._alignment = Alignment(grid, self.controls.basis.points)
@@ -87,6 +89,12 @@ class DynamicBlock(nn.Module):
             integrator.name,
             type(self.controls.layers[0]).__name__,
         )
+        beyond = [c for c, _ in integrator.reads if not 0 <= c <= 1]
+        if beyond:
+            raise ConfigurationError(
+                f"{integrator.name} reads at the fraction {beyond[0]} of a step, where theta(t) may be another piece; "
+                "inside a block fractions lie between 0 and 1"
+            )
         gradient.check(self.controls.layers)
         gradient.check_integrator(integrator)
         if isinstance(integrator, Adaptive):
@@ -227,10 +235,19 @@ class DynamicBlock(nn.Module):
 
     def freeze_unused_integrator_weights(self) -> list[str]:
         """Stop the gradients of weights of the integrator that no step reads, and name them."""
-        unused = sorted(self.integrator.unused_weights)
+        unused, weights = set(self.integrator.unused_weights), self.integrator_weights()
+        if unused - weights.keys():
+            raise ConfigurationError(
+                f"unused_weights of {self.integrator.name} must be among {sorted(weights)}, got {sorted(unused)}"
+            )
+        # Those that were stopped here before go on; copies of the integrator remember.
+        for name in getattr(self.integrator, "_stopped", set()) - unused:
+            weights[name].requires_grad_(True)
         for name in unused:
-            self.integrator_weights()[name].requires_grad_(False)
-        return unused
+            weights[name].requires_grad_(False)
+        if weights:
+            self.integrator._stopped = unused  # type: ignore[attr-defined]
+        return sorted(unused)
 
     def _stretched(self, grid: Grid) -> Integrator:
         """The integrator for another number of steps: refined, if each step was cut into as many, else made anew."""

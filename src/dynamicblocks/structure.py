@@ -10,6 +10,7 @@ from torch import nn
 from dynamicblocks.block import DynamicBlock
 from dynamicblocks.controls import Basis, Controls, bases
 from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.integrators import Integrator, integrators
 from dynamicblocks.network import named_blocks
 from dynamicblocks.surgery import Net, map_blocks
 from dynamicblocks.twisting import twist_choices, with_twists
@@ -28,10 +29,21 @@ def discretisation(net: Net) -> Discretisation:
         name: {
             **_described(block.controls.basis),
             "times": list(block.times.points),
-            "integrator": block.integrator.shorthand,
+            "integrator": _written(block.integrator),
         }
         for name, block in named_blocks(net).items()
     }
+
+
+def _written(integrator: Integrator) -> str:
+    """The shorthand of an integrator, or a ConfigurationError for one that it would not lead back to."""
+    name = integrator.shorthand.partition("(")[0]
+    if name not in integrators:
+        raise ConfigurationError(
+            f"the integrator {integrator.shorthand!r} has no name by which a file could be read back; register it: "
+            f"dynamicblocks.integrators.integrators.register({name!r})(...)"
+        )
+    return integrator.shorthand
 
 
 def with_discretisation(net: Net, described: Discretisation) -> Net:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from dynamicblocks.block import DynamicBlock
@@ -73,6 +74,27 @@ def with_integrator(
       constant(3) x Symmetric, 12 steps on [0, 3], rk4, Backprop()
     )
     """
+    found, dropped = reintegrated(
+        net, integrator, steps=steps, steps_per_control=steps_per_control, steps_factor=steps_factor, times=times
+    )
+    if dropped:
+        warnings.warn(
+            f"weights of the integrators of before are dropped: {', '.join(dropped)}; those of the new ones begin anew",
+            stacklevel=2,
+        )
+    return found
+
+
+def reintegrated(
+    net: Net,
+    integrator: Integrator | str | None = None,
+    *,
+    steps: int | None = None,
+    steps_per_control: int | None = None,
+    steps_factor: int | None = None,
+    times: Times | None = None,
+) -> tuple[Net, list[str]]:
+    """What :func:`with_integrator` returns, and the names of weights of integrators that were dropped."""
     if sum(choice is not None for choice in (steps, steps_per_control, steps_factor, times)) > 1:
         raise ConfigurationError("give one of steps, steps_per_control, steps_factor and times, not several")
     method = None if integrator is None else as_integrator(integrator)
@@ -92,13 +114,7 @@ def with_integrator(
             dropped.extend(f"{prefix}.{weight}" for weight in block.integrator_weights())
         return other
 
-    found = _change_blocks(net, change)
-    if dropped:
-        warnings.warn(
-            f"weights of the integrators of before are dropped: {', '.join(dropped)}; those of the new ones begin anew",
-            stacklevel=2,
-        )
-    return found
+    return _change_blocks(net, change), dropped
 
 
 def with_gradient(net: Net, gradient: Gradient | str) -> Net:
@@ -185,13 +201,17 @@ def _images(batch: Tensor | Sequence[Tensor]) -> Tensor:
     return images
 
 
-def freeze_unused_controls(net: nn.Module) -> list[str]:
+def freeze_unused_controls(net: nn.Module, batch: Tensor | None = None) -> list[str]:
     """Stop the gradients of the controls that the present grids never read, in place, and name them.
 
-    And of weights of integrators that no step reads.
+    And of weights of integrators that no step reads. An optimiser then leaves them alone, and DDP does not wait for
+    them. Called again after a change of integrator or grid, it lets those go on that are read now. Weights that the
+    caller froze stay frozen.
 
-    An optimiser then leaves them alone and DDP does not wait for them. Called again after a change of integrator or
-    grid, it lets those go on that are read now. Controls that the caller froze stay frozen.
+    Args:
+        net: a network or block.
+        batch: what the network takes. With one, weights of controls are found, too, that only parts of the layer use
+            which no step reads: they get no gradient from it in a pass of a copy of the network.
     """
     names = []
     for name, block in named_blocks(net).items():
@@ -200,4 +220,21 @@ def freeze_unused_controls(net: nn.Module) -> list[str]:
         prefix = f"{name}." if name else ""
         names += [f"{prefix}controls.layers.{index}" for index in sorted(unread)]
         names += [f"{prefix}integrator.{weight}" for weight in block.freeze_unused_integrator_weights()]
-    return names
+    return names if batch is None else names + _freeze_unused_weights(net, batch)
+
+
+def _freeze_unused_weights(net: nn.Module, batch: Tensor) -> list[str]:
+    trial = copy.deepcopy(net)
+    for weight in trial.parameters():
+        weight.grad = None
+    with torch.enable_grad():
+        trial(batch).sum().backward()
+    idle = {name for name, weight in trial.named_parameters() if weight.requires_grad and weight.grad is None}
+    found = []
+    for name, block in named_blocks(net).items():
+        prefix = f"{name}.controls." if name else "controls."
+        for weight_name, _ in block.controls.named_parameters():
+            if prefix + weight_name in idle:
+                block.controls.freeze_weight(weight_name)
+                found.append(prefix + weight_name)
+    return found

@@ -23,9 +23,3 @@ class AdamsBashforth(Integrator):
 
     def restart(self, stage, h, carry):
         return carry[0], carry[1], math.inf
-
-    def finish(self, carry):
-        return carry[0]
-
-    def amend(self, carry, change):
-        return change(carry[0]), *carry[1:]

@@ -21,9 +21,3 @@ class Leapfrog(Integrator):
 
     def restart(self, stage, h, carry):
         return self.begin(stage, h, carry[0])
-
-    def finish(self, carry):
-        return carry[0]
-
-    def amend(self, carry, change):
-        return change(carry[0]), *carry[1:]

@@ -34,6 +34,3 @@ class LearnedMultistep(nn.Module, Integrator):
     def advance(self, stage, h, carry):
         u, before, n = carry
         return u + self.k[n] * (before - u) + h * stage(0.0, u), u, n + 1
-
-    def finish(self, carry):
-        return carry[0]

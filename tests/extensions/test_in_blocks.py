@@ -13,6 +13,7 @@ from torch import nn
 
 import dynamicblocks as db
 from dynamicblocks.compiled_block import StepPrograms
+from dynamicblocks.integrators import Integrator
 from dynamicblocks.structure import discretisation, structure, with_discretisation, with_structure
 from tests.extensions.cases import INTEGRATORS, WIDTH, assert_same, block, gradients_of, layer, moved
 from tests.extensions.leapfrog import Leapfrog
@@ -183,10 +184,32 @@ def test_a_projection_follows_each_step(integrator, state):
     assert_same(gradients_of(db.with_gradient(made, "checkpoint"), state), gradients_of(made, state), 1e-12)
 
 
-def test_a_projection_without_amend_is_an_error_that_says_so(state):
-    made = db.DynamicBlock(lambda: db.layers.ResidualUnit(2, "a"), 3, integrator=LearnedMultistep())
-    with pytest.raises(db.ConfigurationError, match=r"learned_multistep carries more than the state.*amend"):
-        made(torch.randn(1, 2, 4, 4))
+class InADict(Integrator):
+    """Euler, with a carry that is no tensor and no tuple."""
+
+    name = "in_a_dict"
+    order = 1
+    reads = ((0.0, "field"),)
+
+    def begin(self, stage, h, y):
+        return {"y": y}
+
+    def advance(self, stage, h, carry):
+        return {"y": carry["y"] + h * stage(0.0, carry["y"])}
+
+    def finish(self, carry):
+        return carry["y"]
+
+
+def test_the_projection_changes_the_first_entry_of_a_tuple_or_asks_for_amend(state):
+    def made(integrator):
+        torch.manual_seed(0)
+        return db.DynamicBlock(lambda: db.layers.ResidualUnit(2, "a"), 3, integrator=integrator)
+
+    y = torch.randn(1, 2, 4, 4)
+    assert torch.equal(made(LearnedMultistep()).trajectory(y)[1], made("euler").trajectory(y)[1])
+    with pytest.raises(db.ConfigurationError, match=r"in_a_dict carries a dict, so it needs finish.* and amend"):
+        made(InADict())(y)
 
 
 @pytest.mark.parametrize("controls", ["constant(3)", "linear(4)"])

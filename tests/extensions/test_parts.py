@@ -259,22 +259,21 @@ def test_controls_that_only_a_part_reads_are_read():
 @pytest.mark.parametrize("name", INTEGRATORS)
 def test_what_is_not_frozen_gets_a_gradient(name, controls):
     """A process of DistributedDataParallel waits for the gradients of all others."""
-    made = block(name, controls, (0, 1, 2, 3))
-    db.freeze_unused_controls(made)
-    missing = [each for each, gradient in gradients_of(made, torch.randn(2, 4)).items() if gradient is None]
-    if name not in ("verlet", "semi_implicit"):
-        # Of a part that these never read; see below.
-        missing = [each for each in missing if not each.endswith(".rate")]
-    assert missing == []
+    made, y = block(name, controls, (0, 1, 2, 3)), torch.randn(2, 4)
+    db.freeze_unused_controls(made, y)
+    frozen = {each for each, weight in made.named_parameters() if not weight.requires_grad}
+    missing = {each for each, gradient in gradients_of(made, y).items() if gradient is None}
+    assert missing <= frozen
 
 
 def test_weights_of_a_part_that_no_step_reads_are_frozen():
     made = db.DynamicBlock(lambda: Damped(4), 2)
-    db.freeze_unused_controls(made)
-    assert [name for name, weight in made.named_parameters() if not weight.requires_grad] == [
-        "controls.layers.0.rate",
-        "controls.layers.1.rate",
-    ]
+    rates = ["controls.layers.0.rate", "controls.layers.1.rate"]
+    assert db.freeze_unused_controls(made, torch.randn(2, 4)) == rates
+    assert [name for name, weight in made.named_parameters() if not weight.requires_grad] == rates
+    # Where a step reads that part, they go on.
+    assert db.freeze_unused_controls(made.replaced(integrator=SemiImplicit()), torch.randn(2, 4)) == []
+    assert all(weight.requires_grad for weight in made.parameters())
 
 
 def test_statistics_are_measured_through_parts(float64):

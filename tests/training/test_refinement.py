@@ -159,7 +159,7 @@ def test_measuring_a_refinement_leaves_the_statistics_alone(tmp_path):
     before = {name: tensor.clone() for name, tensor in training.net.named_buffers()}
     expected = dict(db.refine(training.net).named_buffers())
     (growth,) = changes_before(training.config, epoch=1)
-    training._grow(growth)
+    training._change_network(growth)
     after = dict(training.net.named_buffers())
     assert after.keys() == expected.keys() > before.keys()
     assert all(torch.equal(after[name], expected[name]) for name in after)

@@ -1,6 +1,6 @@
 """Calling one of several equal layers with a blend of their weights and statistics."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -124,7 +124,7 @@ def call_blended(
     return output
 
 
-class _Method(nn.Module):
+class MethodModule(nn.Module):
     """A method of a module as a module, for the tools of PyTorch that call modules with other tensors."""
 
     def __init__(self, module: nn.Module, method: str) -> None:
@@ -135,12 +135,19 @@ class _Method(nn.Module):
         return getattr(self.module, self.method)(*arguments)
 
 
+def as_modules(module: nn.Module, methods: Iterable[str]) -> None:
+    """Make these methods of a module callable by :func:`call_blended` also where a compiler traces it."""
+    # Not a submodule: it holds the module itself.
+    vars(module)["_methods"] = {method: MethodModule(module, method) for method in methods}
+
+
 def _called(module: nn.Module, method: str, state: dict[str, Tensor], arguments: tuple[object, ...]) -> Tensor:
     """A module called with other parameters and buffers; those that it replaces while it runs stand in ``state``."""
     if method == "forward":
         return functional_call(module, state, arguments)
     inside = {f"module.{name}": tensor for name, tensor in state.items()}
-    output = functional_call(_Method(module, method), inside, arguments)
+    made = vars(module).get("_methods", {}).get(method)
+    output = functional_call(MethodModule(module, method) if made is None else made, inside, arguments)
     state.update((name, inside[f"module.{name}"]) for name in state)
     return output
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dynamicblocks.controls.basis import Basis, Matrix, Terms, is_one_control
-from dynamicblocks.controls.blending import blend, blended_parameters, call_blended, is_variance
+from dynamicblocks.controls.blending import as_modules, blend, blended_parameters, call_blended, is_variance
 from dynamicblocks.controls.projection import projection_matrix
 from dynamicblocks.errors import ConfigurationError, unknown_name
 from dynamicblocks.layers.parts import FIELD, PROJECTION, called, parts_of
@@ -46,8 +46,12 @@ class Controls(nn.Module):
             part: takes_time(called(first, method), part=part not in (FIELD, PROJECTION))
             for part, method in self.parts.items()
         }
+        methods = [method for part, method in self.parts.items() if not self.holder[part] and method != "forward"]
+        for layer in self.layers if methods else ():
+            as_modules(layer, methods)
         # Indices frozen because a grid does not read them, not because the user chose to.
         self._frozen_unread: set[int] = set()
+        self._frozen_weights: set[str] = set()
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -174,8 +178,16 @@ class Controls(nn.Module):
                 total = total + distance * entries.sum()
         return total
 
+    def freeze_weight(self, name: str) -> None:
+        """Stop the gradient of a weight that nothing uses, until :meth:`freeze_unread` looks again."""
+        self.get_parameter(name).requires_grad_(False)
+        self._frozen_weights.add(name)
+
     def freeze_unread(self, unread: set[int]) -> None:
         """Stop gradients of the controls that nothing reads, and let those go on that were stopped for it before."""
+        for name in self._frozen_weights:
+            self.get_parameter(name).requires_grad_(True)
+        self._frozen_weights = set()
         for index, layer in enumerate(self.layers):
             if index in unread:
                 layer.requires_grad_(False)

@@ -119,10 +119,12 @@ def check_continuous(course: ProblemCourse, *, interpolant: bool) -> None:
         raise ConfigurationError(
             f"the adjoint with a stored interpolant needs an adaptive method such as dopri5, got {course.name}"
         )
-    if isinstance(course, ProblemOnGrid) and any(part != FIELD for _, part in course.integrator.reads):
+    if not isinstance(course, ProblemOnGrid):
+        return
+    if any(part != FIELD for _, part in course.integrator.reads) or isinstance(course.integrator, nn.Module):
         raise ConfigurationError(
-            f"the adjoint equation is that of the field alone, and {course.name} reads other parts of it; use "
-            "gradient='backprop' or 'checkpoint'"
+            f"the adjoint equation is that of the field alone, and {course.name} reads other parts, or has weights of "
+            "its own; use gradient='backprop' or 'checkpoint'"
         )
 
 

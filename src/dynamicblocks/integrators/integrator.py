@@ -125,15 +125,17 @@ class Integrator(ABC):
         """The carry one step of size ``h`` later."""
 
     def finish(self, carry: Carry) -> Tensor:
-        """The state that a carry holds."""
-        return carry
+        """The state that a carry holds: by default the carry, or the first entry of a tuple."""
+        return carry[0] if isinstance(carry, tuple) else carry
 
     def amend(self, carry: Carry, change: Callable[[Tensor], Tensor]) -> Carry:
-        """The carry with its newest state y replaced by ``change(y)``."""
+        """The carry with its newest state y replaced by ``change(y)``: what :meth:`finish` reads by default."""
+        if type(carry) is tuple:
+            return change(carry[0]), *carry[1:]
         if isinstance(carry, Tensor):
             return change(carry)
         raise ConfigurationError(
-            f"{self.name} carries more than the state, so it needs amend(carry, change) for layers with a projection"
+            f"{self.name} carries a {type(carry).__name__}, so it needs finish(carry) and amend(carry, change)"
         )
 
     def unstep(self, stage: Stage, h: Size, carry: Carry) -> Carry:

@@ -58,17 +58,21 @@ def make_course(
         return ScipyCourse(problem, scheme)
     given = {**scheme.options, "rtol": scheme.rtol, "atol": scheme.atol}
     integrator = method.make(**method.chosen(given))
-    problem.declare_parts(integrator)
     name = scheme.options.get("interp", "linear")
     if name not in INTERPOLATIONS:
         raise unknown_name("interpolation method (option interp)", str(name), INTERPOLATIONS)
+    if name == "cubic" and not integrator.fractions:
+        raise ConfigurationError(f"interp='cubic' needs slopes, and {integrator.name} reads no field; use 'linear'")
+    problem.declare_parts(integrator)
     points, grid = _endless(scheme, problem) if beyond else _grid(scheme, problem)
+    if not method.given:
+        integrator = integrator.for_block(len(points) - 1, None)
     perturb = bool(scheme.options.get("perturb", False))
     return ProblemOnGrid(
         integrator,
         points,
         all_times=True,
-        field=TimedSteps(problem, points, integrator.fractions, grid, perturb=perturb),
+        field=TimedSteps(problem, points, [c for c, _ in integrator.reads], grid, perturb=perturb),
         problem=problem,
         scheme=scheme,
         interpolation=INTERPOLATIONS[name],

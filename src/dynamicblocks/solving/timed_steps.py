@@ -1,6 +1,6 @@
 """A caller's field on the steps of a grid, and the states between the ends of such a step."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -43,6 +43,9 @@ class TimedSteps:
         perturb: whether stages at the ends of a step see the nearest time inside it, for fields that jump there.
     """
 
+    parts: Container[str] = ()
+    """None that the loop must heed: a caller's function has no projection that follows each step."""
+
     def __init__(
         self,
         problem: Problem,
@@ -53,6 +56,7 @@ class TimedSteps:
         perturb: bool = False,
     ) -> None:
         self.problem, self.points, self.grid, self.perturb = problem, points, grid, perturb
+        self.tensors, self.modules = problem.tensors, problem.modules
         self._fractions = tuple(dict.fromkeys(fractions))
         self._chunk = -1
         self._made: list[dict[float, Tensor]] = []
@@ -60,21 +64,6 @@ class TimedSteps:
     def moved(self, problem: Problem, grid: Tensor | None) -> "TimedSteps":
         """The same along a grid of these values."""
         return TimedSteps(problem, self.points, self._fractions, grid, perturb=self.perturb)
-
-    @property
-    def parts(self) -> Sequence[str]:
-        """None that the loop must heed: a caller's function has no projection that follows each step."""
-        return ()
-
-    @property
-    def tensors(self) -> Sequence[Tensor]:
-        """Those of the problem."""
-        return self.problem.tensors
-
-    @property
-    def modules(self) -> Sequence[nn.Module]:
-        """Those of the problem."""
-        return self.problem.modules
 
     def jumps(self, step: int) -> bool:
         """A caller's field is smooth as far as anybody knows."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dynamicblocks.data import Batches
 from dynamicblocks.network import DynamicNet
-from dynamicblocks.surgery import with_integrator
+from dynamicblocks.surgery import reintegrated
 from dynamicblocks.training.hardware import over_processes
 
 
@@ -102,7 +102,7 @@ def manifestations(
     found = []
     for integrator in integrators:
         for factor in factors:
-            other = with_integrator(net, integrator, steps_factor=factor)
+            other, _ = reintegrated(net, integrator, steps_factor=factor)
             score = evaluate(other, batches, fabric)
             found.append(
                 Manifestation(
