@@ -82,7 +82,6 @@ def differentiated(func: object, args: tuple[Any, ...] = (), params: Iterable[Te
 def run(mode: Gradient, course: ProblemCourse) -> Outputs:
     """The states that a course wants; an error tells its causes."""
     problem = course.problem
-    mode.check_course(course)
     try:
         return mode.run(course, problem.y0)
     except SolveError as error:

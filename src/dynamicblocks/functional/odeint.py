@@ -18,7 +18,7 @@ from dynamicblocks.functional.arguments import (
     run,
     scheme_of,
 )
-from dynamicblocks.gradients import Gradient, as_gradient
+from dynamicblocks.gradients import Backprop, Gradient, as_gradient
 from dynamicblocks.integrators import METHODS, AdaptiveMethod, Integrator
 from dynamicblocks.solving.batched_solve import SampleProblem
 from dynamicblocks.solving.compiled_solve import solve_compiled
@@ -107,7 +107,7 @@ def _compiled(
 ) -> Any:
     if event_fn is not None:
         raise ConfigurationError("an event and the option compile do not go together in odeint; use solve")
-    if mode is not BACKPROP:
+    if not isinstance(mode, Backprop):
         raise ConfigurationError(f"a compiled loop makes its gradients by 'backprop', got {mode!r}; use solve")
     if any(hasattr(func, f"callback_{name}") for name in ("step", "accept_step", "reject_step")):
         warnings.warn("a compiled loop does not call the callbacks of func", stacklevel=3)

@@ -129,7 +129,6 @@ def solve(
     event = None if event_fn is None else combined(lambda t, y: event_fn(t, y, *args), problem)
     kept: list[StepLike] | None = [] if dense else None
     course = make_course(scheme, problem, event=event, kept=kept)
-    mode.check_course(course)
     return _solved(mode, course, event, kept, return_failures=on_failure == "return")
 
 

@@ -73,10 +73,10 @@ class Checkpoint(Gradient):
     def run(self, course: Course, y: Tensor) -> Outputs:
         if isinstance(course, GridCourse) and course.graph_of_steps:
             return course.follow(y, partial(self.advance, course))
-        assert not isinstance(course, ScipyCourse)  # refused beside it
         in_block = isinstance(course, AdaptiveCourse) and course.in_block
         if not in_block:
             self.check_course(course)
+        assert not isinstance(course, ScipyCourse)
         states = max(2, self.states or (USUAL_IN_BLOCKS if in_block else USUAL))
         return taped(course, y, EveryKth(states), "checkpoint")
 

@@ -42,7 +42,7 @@ class Gradient:
             )
 
     def check_course(self, course: Course) -> None:
-        """Raise a ConfigurationError if this mode cannot run a course of a caller's problem."""
+        """Raise a ConfigurationError if this mode cannot run a course; :meth:`run` begins with it."""
         if not isinstance(course, GridCourse) and type(self).run is Gradient.run:
             raise ConfigurationError(f"{self!r} runs the steps of a grid, but {course.name} has none of its own")
 
@@ -52,6 +52,7 @@ class Gradient:
 
     def run(self, course: Course, y: Tensor) -> Outputs:
         """The states that a course wants, from the first one, with what a backward pass needs."""
+        self.check_course(course)
         assert isinstance(course, GridCourse)
         return course.follow(y, partial(self.advance, course))
 
