@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError, SolverError
 from dynamicblocks.gradients import Gradient, as_gradient, gradients
+from dynamicblocks.gradients.buffers import Buffers, KeptBuffers
 from dynamicblocks.integrators import Adaptive
 from dynamicblocks.network import named_blocks
 from dynamicblocks.surgery import map_blocks
@@ -188,18 +189,12 @@ class _Check:
 
         Clones take the place of the buffers, which a backward pass may still need as they are.
         """
-        places = [(module._buffers, name) for module in model.modules() for name in module._buffers]
-        kept = [buffers[name] for buffers, name in places]
+        kept = KeptBuffers(Buffers([model]), separate=True)
         devices = {each.device for each in (*self.inputs, *model.parameters()) if each.device.type == "cuda"}
         with torch.random.fork_rng([device.index or 0 for device in devices]):
             torch.manual_seed(self.seed)
-            for (buffers, name), buffer in zip(places, kept, strict=True):
-                buffers[name] = None if buffer is None else buffer.clone()
-            try:
+            with kept:
                 yield
-            finally:
-                for (buffers, name), buffer in zip(places, kept, strict=True):
-                    buffers[name] = buffer
 
     def differences(self, model: nn.Module, tensors: list[Tensor], along: list[list[Tensor]]) -> list[float]:
         """Central differences of the loss along each direction; the tensors come back as they were."""

@@ -102,7 +102,7 @@ def solve_batched(problem: SampleProblem) -> Solution:
     watch = _watch(problem, nesting, loop, s[:, 0], y0)
     records: list[Record] = []
 
-    compiled = _compiled(problem, nesting, loop, watch) if problem.compile else None
+    compiled = _compiled(problem, nesting, loop, watch, field.tally) if problem.compile else None
     first_step = _first_step(problem)
     begin = start(s[:, 0], y0, lambda s, y: (compiled or loop).begin(s, y, first_step))
 
@@ -118,8 +118,8 @@ def solve_batched(problem: SampleProblem) -> Solution:
     end = run_loop(begin, s[:, -1], outputs, attempts, problem.max_steps, watch)
     statuses = _statuses(end, watch)
     y = outputs.states()
-    evaluations = field.tally.evaluations + (0 if compiled is None else compiled.evaluations)
-    tally = Tally(evaluations, int(end.accepted.sum()), int(end.rejected.sum()))
+    tally = field.tally
+    tally.accepted, tally.rejected = int(end.accepted.sum()), int(end.rejected.sum())
     message = _message(statuses, end, direction, tally, problem)
     if message and not problem.return_failures:
         worst = next(status for status in ERRORS if status in statuses)
@@ -142,7 +142,7 @@ def solve_batched(problem: SampleProblem) -> Solution:
         problem.t,
         nesting.nested(y, (len(y),)),
         statuses,
-        Statistics(evaluations, end.accepted, end.rejected, None if problem.compile else field.tally.seconds),
+        Statistics(tally.evaluations, end.accepted, end.rejected, None if problem.compile else tally.seconds),
         interpolant,
         event_t,
         event_y,
@@ -169,13 +169,15 @@ def _times(t: object, samples: int, device: torch.device) -> Tensor:
     return t.to(device, kind).expand(samples, -1).contiguous()
 
 
-def _compiled(problem: SampleProblem, nesting: Nesting, loop: BatchedLoop, watch: EventWatch | None) -> CompiledLoop:
+def _compiled(
+    problem: SampleProblem, nesting: Nesting, loop: BatchedLoop, watch: EventWatch | None, tally: Tally
+) -> CompiledLoop:
     """The loop, to be compiled."""
     func = problem.func
     layout = repr(rebuilt(problem.y0, iter(nesting.shapes)))
     key = (loop.method.name, loop.control, problem.options.get("norm"), loop.jumps, layout, problem.role)
     return CompiledLoop(
-        loop, problem.key, key, lambda args: nesting.func(func, args), problem.args, single=watch is not None
+        loop, tally, problem.key, key, lambda args: nesting.func(func, args), problem.args, single=watch is not None
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.integrators import Tolerance
 from dynamicblocks.solving.batched_loop import BatchedLoop, Carry, Record, Summary
+from dynamicblocks.solving.field import Tally
 
 # Attempts in one call where many are ahead: a call costs as much as a dozen attempts of a small field.
 ATTEMPTS = 12
@@ -78,6 +79,7 @@ class CompiledLoop:
 
     Args:
         loop: what is compiled.
+        tally: counts evaluations in compiled calls, too.
         func: the caller's function.
         key: everything else that is compiled in.
         build: makes the field of the loop from ``args``.
@@ -88,9 +90,10 @@ class CompiledLoop:
         UserWarning: it could not be compiled, and why; the loop then runs as it is.
     """
 
-    def __init__(self, loop: BatchedLoop, func: Any, key: Hashable, build: Build, args: Any, *, single: bool) -> None:
-        self.loop, self.single = loop, single
-        self.evaluations = 0  # in compiled calls
+    def __init__(
+        self, loop: BatchedLoop, tally: Tally, func: Any, key: Hashable, build: Build, args: Any, *, single: bool
+    ) -> None:
+        self.loop, self.tally, self.single = loop, tally, single
         self._program = _program(loop, func, key, build)
         self._given = (loop.direction, loop.stops, (loop.tolerance.rtol, loop.tolerance.atol), args)
 
@@ -99,7 +102,7 @@ class CompiledLoop:
         found = self._run(self._program.begin, s, y, first_step)
         if found is None:
             return self.loop.begin(s, y, first_step)
-        self.evaluations += 1 if first_step is not None else 2
+        self.tally.evaluations += 1 if first_step is not None else 2
         return found
 
     def attempts(
@@ -113,7 +116,7 @@ class CompiledLoop:
         found = self._run(self._program.attempts, carry, end, s, passed, count)
         if found is None:
             return self.loop.attempts(carry, end, s, passed, 1)
-        self.evaluations += count * (len(self.loop.method.fractions) - 1 + self.loop.jumps)
+        self.tally.evaluations += count * (len(self.loop.method.fractions) - 1 + self.loop.jumps)
         return found
 
     def _run(self, part: Callable[..., Any], *arguments: Any) -> Any:
