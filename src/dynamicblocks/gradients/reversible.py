@@ -44,7 +44,8 @@ class Reversible(Gradient):
                 f"({', '.join(reversible_methods())}), got {course.name}; gradient='checkpoint' needs little memory "
                 "with any method"
             )
-        if _shares_slopes(course) and isinstance(course, ProblemOnGrid) and course.field.perturb:
+        shares = isinstance(course.integrator, ReversibleHeun) and course.integrator.reuse
+        if shares and isinstance(course, ProblemOnGrid) and course.field.perturb:
             raise ConfigurationError(
                 "gradient='reversible' cannot take back steps of reversible_heun with perturb=True: a slope would "
                 "serve two steps, which see the field at different times. Use alf"
@@ -62,10 +63,6 @@ class Reversible(Gradient):
                 "slopes serve two steps. Use alf, or gradient='checkpoint'"
             )
         return found
-
-
-def _shares_slopes(course: GridCourse) -> bool:
-    return isinstance(course.integrator, ReversibleHeun) and course.integrator.reuse
 
 
 def reversible_methods() -> list[str]:

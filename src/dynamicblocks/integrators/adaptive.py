@@ -15,6 +15,9 @@ from dynamicblocks.integrators.tolerance import Tolerance
 from dynamicblocks.layers.parts import FIELD
 from dynamicblocks.times import check_count
 
+BEYOND = (
+    "reads the field beyond the end of its steps, where theta(t) may be another piece; blocks have kencarp4, kvaerno3"
+)
 _EMBEDDED: dict[str, Embedded] = {
     **{pair.name: pair for pair in PAIRS},
     **{tableau.name: Esdirk(tableau) for tableau in ESDIRKS},
@@ -64,10 +67,7 @@ class Adaptive(Integrator):
         if not isinstance(self.method, Embedded) and self.method not in _EMBEDDED:
             raise unknown_name("adaptive method", str(self.method), _EMBEDDED)
         if max(self.embedded.fractions) > 1:
-            raise ConfigurationError(
-                f"{self.name} reads the field beyond the end of its steps, where theta(t) may be another piece; inside "
-                "a block use kencarp4 or kvaerno3"
-            )
+            raise ConfigurationError(f"{self.name} {BEYOND}")
         for name in ("rtol", "atol"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:

@@ -11,7 +11,7 @@ from typing import Any
 
 from dynamicblocks.errors import ConfigurationError, unknown_name
 from dynamicblocks.integrators.adams import Adams
-from dynamicblocks.integrators.adaptive import Adaptive
+from dynamicblocks.integrators.adaptive import BEYOND, Adaptive
 from dynamicblocks.integrators.embedded import Embedded
 from dynamicblocks.integrators.esdirk import ESDIRKS, Esdirk
 from dynamicblocks.integrators.implicit import IMPLICIT, ImplicitRungeKutta, ImplicitTableau
@@ -86,14 +86,13 @@ def _implicit(tableau: ImplicitTableau) -> Callable[..., Integrator]:
 
 def _all() -> Iterator[Method]:
     for pair in PAIRS:
-        yield AdaptiveMethod(pair.name, CONTROL_OPTIONS, make=partial(_same, pair), block=partial(Adaptive, pair.name))
-    for esdirk in ESDIRKS:
-        beyond = (
-            f"{esdirk.name} reads the field beyond the end of its steps, where theta(t) may be another piece; inside "
+        yield AdaptiveMethod(
+            pair.name, CONTROL_OPTIONS, make=lambda pair=pair: pair, block=partial(Adaptive, pair.name)
         )
+    for esdirk in ESDIRKS:
         yield AdaptiveMethod(
             esdirk.name, CONTROL_OPTIONS, ("max_iters",), make=partial(Esdirk, esdirk),
-            block=partial(Adaptive, esdirk.name) if max(esdirk.c) <= 1 else f"{beyond}a block use kencarp4 or kvaerno3",
+            block=partial(Adaptive, esdirk.name) if max(esdirk.c) <= 1 else f"{esdirk.name} {BEYOND}",
         )  # fmt: skip
     for tableau in TABLEAUS:
         explicit = partial(RungeKutta, tableau)
@@ -116,10 +115,6 @@ def _all() -> Iterator[Method]:
         "scipy_solver solves with SciPy, without gradients, so no block can be trained with it; use dopri5 or kencarp4"
     )
     yield Method("scipy_solver", SCIPY_OPTIONS, block=why)
-
-
-def _same(method: Embedded) -> Embedded:
-    return method
 
 
 METHODS: dict[str, Method] = {method.name: method for method in _all()}
