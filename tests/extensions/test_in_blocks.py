@@ -212,7 +212,7 @@ def test_the_projection_changes_the_first_entry_of_a_tuple_or_asks_for_amend(sta
         made(InADict())(y)
 
 
-@pytest.mark.parametrize("controls", ["constant(3)", "linear(4)"])
+@pytest.mark.parametrize("controls", [pytest.param("constant(3)", marks=pytest.mark.slow), "linear(4)"])
 @every
 def test_compiled_steps_give_the_numbers_of_the_eager_loop(name, controls, monkeypatch):
     torch._dynamo.reset()

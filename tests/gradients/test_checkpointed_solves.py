@@ -374,6 +374,7 @@ def test_memory_grows_with_the_levels_only(method):
     assert peak(method, 128) > 30 * many
 
 
+@pytest.mark.slow
 def test_memory_of_implicit_steps():
     # What Krylov spaces take depends on the step, too.
     assert peak("kvaerno3", 64) > 7 * peak("kvaerno3", 64, 4)

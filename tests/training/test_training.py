@@ -120,7 +120,7 @@ def kill_in_an_epoch(command, folder, env):
     assert not (folder / "result.json").exists()
 
 
-@pytest.mark.parametrize("controls", ["constant", "linear"])
+@pytest.mark.parametrize("controls", [pytest.param("constant", marks=pytest.mark.slow), "linear"])
 def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(controls, tmp_path):
     flags = [
         *SMALL[2:],

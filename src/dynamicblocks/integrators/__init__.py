@@ -2,7 +2,11 @@
 
 from dynamicblocks.integrators.adams import Adams
 from dynamicblocks.integrators.adaptive import Adaptive
-from dynamicblocks.integrators.catalogue import (
+from dynamicblocks.integrators.embedded import Embedded, Trial
+from dynamicblocks.integrators.esdirk import ESDIRKS, Esdirk
+from dynamicblocks.integrators.implicit import IMPLICIT, ImplicitRungeKutta
+from dynamicblocks.integrators.integrator import Carry, FieldStage, Integrator, Reads, Size, Stage
+from dynamicblocks.integrators.methods import (
     ADAPTIVE,
     METHODS,
     AdaptiveMethod,
@@ -14,10 +18,6 @@ from dynamicblocks.integrators.catalogue import (
     integrators,
     list_integrators,
 )
-from dynamicblocks.integrators.embedded import Embedded, Trial
-from dynamicblocks.integrators.esdirk import ESDIRKS, Esdirk
-from dynamicblocks.integrators.implicit import IMPLICIT, ImplicitRungeKutta
-from dynamicblocks.integrators.integrator import Carry, FieldStage, Integrator, Reads, Size, Stage
 from dynamicblocks.integrators.pairs import PAIRS, Pair
 from dynamicblocks.integrators.reversible import AsynchronousLeapfrog, ReversibleHeun
 from dynamicblocks.integrators.runge_kutta import RungeKutta
