@@ -18,6 +18,7 @@ from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients import Checkpoint, Gradient
 from dynamicblocks.integrators import Carry, Integrator, Reads, Size, Stage
 from dynamicblocks.layers.parts import FIELD, PROJECTION, called
+from dynamicblocks.solving.grid_loop import GridCourse
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def plan_step(field: ControlledField, integrator: Integrator, step: int) -> Step
     controls = field.controls
     start, end = field.alignment.grid.points[step : step + 2]
     places = dict.fromkeys(integrator.reads)
-    projects = PROJECTION in controls.parts and all(part != PROJECTION for _, part in places)
+    projects = GridCourse(field, integrator, field.alignment.grid.points).projects
     if projects:
         places[1.0, PROJECTION] = None
     terms = {place: field.terms(step, place[0]) for place in places}
