@@ -75,7 +75,7 @@ class AdaptiveSolve:
         problem = Problem(timed, right_hand_side, clock, y, t, list(times), ONE_TENSOR, (), weights, layers)
         course = AdaptiveCourse(problem, self._loop(problem, timed, first, taken))
         try:
-            return self.gradient.run(course, y).states
+            return list(self.gradient.run(course, y).states)
         except SolveError as error:
             raise self._located(explained(error, y, self.controls)) from None
 

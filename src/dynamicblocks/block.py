@@ -148,7 +148,7 @@ class DynamicBlock(nn.Module):
     def _states(self, y: Tensor, *, all_times: bool) -> list[Tensor]:
         y = self._state(y)
         if self.integrator.fixed_cost:
-            return self.gradient.run(self.course(all_times=all_times), y).states
+            return list(self.gradient.run(self.course(all_times=all_times), y).states)
         return self._counted(y, all_times=all_times)
 
     # The number of steps or iterations depends on values; a compiled caller calls this as it is.
@@ -166,7 +166,7 @@ class DynamicBlock(nn.Module):
             self._evaluations = solve.tally.evaluations
             return states
         tally = Tally()
-        states = self.gradient.run(self.course(all_times=all_times, tally=tally), y).states
+        states = list(self.gradient.run(self.course(all_times=all_times, tally=tally), y).states)
         self._evaluations = tally.evaluations
         return states
 

@@ -1,7 +1,7 @@
 """Time grids: the instants t_0 < t_1 < ... < t_N at which a block holds a state."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -13,6 +13,9 @@ from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.registry import Registry
 
 grids: "Registry[Grid]" = Registry("time grid")
+
+MAX_STEPS = 1_000_000
+"""Most steps of a grid that a number or a size of steps makes, where the caller allows no others."""
 
 
 def check_increasing(points: Sequence[float], what: str) -> tuple[float, ...]:
@@ -38,6 +41,16 @@ def check_count(value: int, what: str, least: int = 1) -> int:
     """Return ``value``, or raise: a whole number of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigurationError(f"{what} must be a whole number of at least {least}, got {value!r}")
+    return value
+
+
+def check_steps(value: int, what: str = "steps") -> int:
+    """Return ``value``, or raise: a number of steps that a grid can have."""
+    if check_count(value, what) > MAX_STEPS:
+        raise ConfigurationError(
+            f"{what} must be at most {MAX_STEPS:,}, got {value:,}: each step is a time that is held, and an evaluation "
+            "of the field; take fewer and longer steps"
+        )
     return value
 
 
@@ -96,6 +109,7 @@ class Grid:
         (0.0, 0.5, 1.0, 2.5, 4.0)
         """
         check_count(factor, "the refinement factor")
+        check_steps(self.steps * factor, f"steps refined by {factor:,}")
         return Grid(subdivide(self.points, factor))
 
 
@@ -112,7 +126,7 @@ def uniform(t0: float, t1: float, *, steps: int) -> Grid:
     >>> uniform(0, 1, steps=4).points
     (0.0, 0.25, 0.5, 0.75, 1.0)
     """
-    check_count(steps, "steps")
+    check_steps(steps)
     t0, t1 = check_increasing((t0, t1), "times")
     # t1 itself ends the grid: t0 + (t1 - t0) may round to a neighbour of it.
     return Grid((*(t0 + (t1 - t0) * n / steps for n in range(steps)), t1))
@@ -125,14 +139,23 @@ def graded(t0: float, t1: float, *, steps: int, ratio: float) -> Grid:
     >>> graded(0, 7, steps=3, ratio=4).sizes
     (1.0, 2.0, 4.0)
     """
-    check_count(steps, "steps")
+    check_steps(steps)
     t0, t1 = check_increasing((t0, t1), "times")
     if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not (math.isfinite(ratio) and ratio > 0):
         raise ConfigurationError(f"ratio (last step over first) must be positive and finite, got {ratio!r}")
     growth = ratio ** (1 / (steps - 1)) if steps > 1 else 1.0
-    lengths = [growth**n for n in range(steps)]
-    ends = [t0 + (t1 - t0) * math.fsum(lengths[: n + 1]) / math.fsum(lengths) for n in range(steps - 1)]
+    sums = _running_sums(growth**n for n in range(steps))
+    ends = [t0 + (t1 - t0) * each / sums[-1] for each in sums[:-1]]
     return Grid((t0, *ends, t1))
+
+
+def _running_sums(values: Iterable[float]) -> list[float]:
+    """The sums of the first values, each rounded once."""
+    sums, rest = [0.0], 0.0
+    for value in values:
+        rest = math.fsum((sums[-1], rest, value, -(total := math.fsum((sums[-1], rest, value)))))
+        sums.append(total)
+    return sums[1:]
 
 
 Times = Grid | Sequence[float] | NDArray[np.floating] | Tensor | int | str
@@ -156,7 +179,7 @@ def as_grid(times: Times) -> Grid:
             raise ConfigurationError(f"times must be one-dimensional, got a tensor of shape {tuple(times.shape)}")
         return Grid(tuple(times.tolist()))
     if isinstance(times, int) and not isinstance(times, bool):
-        return uniform(0.0, float(times), steps=check_count(times, "steps"))
+        return uniform(0.0, float(times), steps=check_steps(times))
     if isinstance(times, Sequence | np.ndarray):
         return Grid(tuple(times))  # type: ignore[arg-type]
     raise ConfigurationError(

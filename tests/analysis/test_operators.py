@@ -259,3 +259,8 @@ def test_the_command_on_networks_without_such_kernels(monkeypatch, capsys):
     monkeypatch.setattr(command, "load_run", lambda path, data_dir: (None, None, None, nn.Conv2d(1, 1, 5)))
     assert main(["operators", "runs/one"]) == 2
     assert "expected a network with 3x3 convolutions, but Conv2d has only of 5x5" in capsys.readouterr().err
+
+
+def test_many_kernels_are_shown_in_one_line():
+    found = operators(torch.randn(16, 8, 3, 3))
+    assert repr(found) == "Operators(coefficients: float32 (16, 8, 9))"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dynamicblocks.errors import ConfigurationError, unknown_name
 from dynamicblocks.layers import TwistConv2d
 from dynamicblocks.layers.coordinates import monomials
+from dynamicblocks.solving.summary import described
 
 NAMES = ("1", "dx", "dy", "dxx", "dxy", "dyy", "dxxy", "dxyy", "dxxyy")
 ORDERS = (0, 1, 1, 2, 2, 2, 3, 3, 4)
@@ -22,7 +23,7 @@ MOMENTS = ((1.0, 1.0, 1.0), (-1.0, 0.0, 1.0), (0.5, 0.0, 0.5))
 TERMS = ("X", "Y", "X^2", "XY", "Y^2")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Operators:
     r"""3x3 kernels as sums of differential operators: K = c_1 1 + c_dx d/dx + c_dy d/dy + c_dxx d²/dx² + ...
 
@@ -81,6 +82,10 @@ class Operators:
     def size(self) -> Tensor:
         """Root mean square of each coefficient over the kernels: (9,)."""
         return self.coefficients.detach().reshape(-1, 9).square().mean(0).sqrt()
+
+    def __repr__(self) -> str:
+        """One line; ``print`` gives the table."""
+        return f"{type(self).__name__}(coefficients: {described(self.coefficients)})"
 
     def __str__(self) -> str:
         if self.coefficients.ndim == 1:

@@ -24,7 +24,8 @@ from dynamicblocks.solving.batched_solve import SampleProblem
 from dynamicblocks.solving.compiled_solve import solve_compiled
 from dynamicblocks.solving.dense import Dense
 from dynamicblocks.solving.events import check_event_times, combined, event_found, rerouted
-from dynamicblocks.solving.make_course import MAX_STEPS, make_course
+from dynamicblocks.solving.make_course import make_course
+from dynamicblocks.solving.options import step_limit
 from dynamicblocks.solving.outputs import StepLike
 from dynamicblocks.solving.problem import make_problem
 from dynamicblocks.solving.scheme import Scheme
@@ -69,8 +70,11 @@ def odeint(
             takes long; callbacks are not called, and times get no gradient.
 
             Methods on a grid: ``step_size``, or ``grid_constructor`` (func, y0, t) -> grid; by default the grid is
-            ``t``. ``interp``: "linear" or "cubic", between the grid's points. ``perturb``: see func at the ends of
-            a step from inside it.
+            ``t``. ``max_num_steps``: the most that these two may make (1,000,000). ``interp``: "linear" or "cubic",
+            between the grid's points. ``perturb``: see func at the ends of a step from inside it.
+
+            ``scipy_solver``: ``solver``, a name of SciPy's, ``min_step``, ``max_step``, and ``max_num_steps``, there
+            the most evaluations of func between two times of output (1,000,000).
         event_fn: (t, y) -> tensor; the solve ends when one of its entries becomes zero. Then ``t`` has two times: a
             begin, and another that gives the direction.
         gradient: how the backward pass is made, as in :func:`~dynamicblocks.solve`.
@@ -95,7 +99,7 @@ def odeint(
         return _compiled(func, y0, t, scheme, event_fn, mode)
     if event_fn is None:
         found = run(mode, make_course(scheme, problem))
-        return problem.nesting.nested(torch.stack(found.states), (len(problem.times),))
+        return problem.nesting.nested(found.stacked(), (len(problem.times),))
     check_event_times(problem)
     found = run(mode, make_course(scheme, problem, event=combined(event_fn, problem), beyond=True))
     time, state = event_found(found)
@@ -111,7 +115,7 @@ def _compiled(
         raise ConfigurationError(f"a compiled loop makes its gradients by 'backprop', got {mode!r}; use solve")
     if any(hasattr(func, f"callback_{name}") for name in ("step", "accept_step", "reject_step")):
         warnings.warn("a compiled loop does not call the callbacks of func", stacklevel=3)
-    steps = int(scheme.options.get("max_num_steps", MAX_STEPS))
+    steps = step_limit(scheme.options)
     return solve_compiled(SampleProblem(func, y0, t, (), scheme, steps, func, compile=True)).y
 
 

@@ -24,7 +24,8 @@ from dynamicblocks.gradients.adjoint_compiled import CompiledAdjoint, compiled_a
 from dynamicblocks.gradients.graph import described
 from dynamicblocks.integrators import Integrator
 from dynamicblocks.solving.events import check_event_times, combined, event_found
-from dynamicblocks.solving.make_course import MAX_STEPS, make_course
+from dynamicblocks.solving.make_course import make_course
+from dynamicblocks.solving.options import step_limit
 from dynamicblocks.solving.problem import make_problem
 from dynamicblocks.solving.scheme import Scheme
 
@@ -112,7 +113,7 @@ def odeint_adjoint(
     problem = make_problem(func, y0, t, tensors=params)
     if event_fn is None:
         found = run(mode, make_course(forward, problem))
-        return problem.nesting.nested(torch.stack(found.states), (len(problem.times),))
+        return problem.nesting.nested(found.stacked(), (len(problem.times),))
     check_event_times(problem)
     found = run(mode, make_course(forward, problem, event=combined(event_fn, problem), beyond=True))
     time, state = event_found(found)
@@ -134,7 +135,7 @@ def _compiled(
     known = {id(each) for each in func.parameters()} if isinstance(func, nn.Module) else set()
     if any(id(each) not in known for each in params):
         raise ConfigurationError("a compiled adjoint differentiates for the parameters of func, an nn.Module, alone")
-    return compiled_adjoint(CompiledAdjoint(func, (), y0, t, forward, with_norm(back), MAX_STEPS)).y
+    return compiled_adjoint(CompiledAdjoint(func, (), y0, t, forward, with_norm(back), step_limit(forward.options))).y
 
 
 def _warn_of_unlisted(lost: list[Tensor]) -> None:

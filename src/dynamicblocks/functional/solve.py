@@ -21,10 +21,12 @@ from dynamicblocks.solving.dense import Dense
 from dynamicblocks.solving.events import combined, rerouted
 from dynamicblocks.solving.failures import SolveError, explained
 from dynamicblocks.solving.make_course import make_course
+from dynamicblocks.solving.options import step_limit
 from dynamicblocks.solving.outputs import Outputs, StepLike
 from dynamicblocks.solving.problem import Problem, make_problem
 from dynamicblocks.solving.scheme import Scheme
 from dynamicblocks.solving.solution import Solution, Statistics, status_of
+from dynamicblocks.times import check_count
 
 RTOL, ATOL, MAX_STEPS = 1e-5, 1e-7, 10_000
 ON_FAILURE = ("raise", "return")
@@ -46,7 +48,7 @@ def solve(
     batched: bool = False,
     dense: bool = False,
     compile: bool = False,
-    max_steps: int = MAX_STEPS,
+    max_steps: int | None = None,
     on_failure: str = "raise",
 ) -> Solution:
     """Solve dy/dt = func(t, y, *args), y(t[0]) = y0, and say what it took.
@@ -76,7 +78,8 @@ def solve(
         compile: compile the loop, several attempts in one call: the first solve takes long, those after it little.
             Explicit adaptive methods, ``backprop`` and ``adjoint``; what cannot be compiled runs as usual, with a
             warning.
-        max_steps: most steps, accepted or not, of the solve or of each sample; adaptive methods only.
+        max_steps: most steps: of an adaptive method, accepted or not, in the solve or of each sample (10,000 by
+            default); of a method on a grid, those that ``step_size`` or ``grid_constructor`` may make (1,000,000).
         on_failure: "raise" a :class:`~dynamicblocks.SolveError`, or "return" what was solved, with its status.
 
     Returns:
@@ -95,7 +98,7 @@ def solve(
     chosen = as_method(method)
     given = dict(options or {})
     check_brought(
-        chosen, rtol=(rtol, RTOL), atol=(atol, ATOL), options=(given or None, None), max_steps=(max_steps, MAX_STEPS)
+        chosen, rtol=(rtol, RTOL), atol=(atol, ATOL), options=(given or None, None), max_steps=(max_steps, None)
     )
     foreign = foreign_options(chosen, given)
     if foreign:
@@ -107,16 +110,16 @@ def solve(
     mode = _mode(gradient, asked, params)
     if on_failure not in ON_FAILURE:
         raise ConfigurationError(f"on_failure must be one of {', '.join(map(repr, ON_FAILURE))}, got {on_failure!r}")
-    if max_steps < 1:
-        raise ConfigurationError(f"max_steps must be at least 1, got {max_steps}")
+    if max_steps is not None:
+        given = {"max_num_steps": check_count(max_steps, "max_steps"), **given}
     scheme = Scheme(chosen, rtol, atol, given)
     if batched or compile or (isinstance(t, Tensor) and t.ndim == 2):
-        most = max_steps if scheme.settings is None else scheme.settings.max_steps
+        most = step_limit(given, MAX_STEPS) if scheme.settings is None else scheme.settings.max_steps
         request = SampleProblem(func, y0, t, args, scheme, most, func, event_fn, dense, on_failure == "return", compile)
         own = batched or (isinstance(t, Tensor) and t.ndim == 2)
         return _of_samples(request, mode, gradient) if own else _compiled(request, mode, gradient, params)
     if isinstance(chosen, AdaptiveMethod) and not chosen.given:
-        scheme = replace(scheme, options={"max_num_steps": max_steps, **given})
+        scheme = replace(scheme, options={"max_num_steps": MAX_STEPS, **given})
     if not isinstance(chosen, AdaptiveMethod | GridMethod):
         raise ConfigurationError(f"solve has no method {chosen.name}; odeint has")
     if dense and not isinstance(mode, Backprop):
@@ -201,9 +204,9 @@ def _solved(
             raise failure from None
         message, status = str(failure), status_of(error)
         found = Outputs(list(error.circumstances.states))
-    states = found.states
-    lost = len(problem.times) - len(states)
-    y = torch.stack([*states, *([torch.full_like(states[0], torch.nan)] * lost)])
+    y, lost = found.stacked(), len(problem.times) - len(found.states)
+    if lost:
+        y = torch.cat([y, torch.full_like(y[:1], torch.nan).expand(lost, *y.shape[1:])])
     event_t = event_y = interpolant = None
     if event is not None:
         event_t, event_y = _event(problem, event, found)

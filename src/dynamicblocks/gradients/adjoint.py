@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from dynamicblocks.layers.parts import FIELD
 from dynamicblocks.solving.adaptive_course import AdaptiveCourse
 from dynamicblocks.solving.events import event_found
 from dynamicblocks.solving.grid_loop import ProblemOnGrid
+from dynamicblocks.solving.options import check_step_size
 from dynamicblocks.solving.outputs import Outputs
 from dynamicblocks.solving.scheme import Scheme
 from dynamicblocks.solving.scipy_solver import ScipyCourse
@@ -72,7 +74,11 @@ class Adjoint(Gradient):
                 "with odeint_interface=odeint_adjoint"
             )
         check_continuous(course, interpolant=self.interpolant)
-        self.scheme(course)
+        back, times = self.scheme(course), course.problem.times
+        if back.options.get("step_size") is not None:
+            # Now, not when the backward pass begins.
+            longest = max((abs(after - before) for before, after in pairwise(times)), default=0.0)
+            check_step_size(course.problem, back.options, longest)
 
     def scheme(self, course: ProblemCourse) -> Scheme:
         """By what the adjoint equation of a course is solved."""
@@ -109,8 +115,7 @@ class Adjoint(Gradient):
         node = _Node(course, self.scheme(course), self.unlisted, self.interpolant)
         inputs = each_once(course.problem.tensors)
         event_t, states = _Adjoint.apply(node, y, course.problem.t, *inputs)  # type: ignore[no-untyped-call]
-        found = list(states.unbind())
-        return Outputs(found) if event_t is None else Outputs(found[:1], event_t.item(), found[1])
+        return Outputs(states) if event_t is None else Outputs(states[:1], event_t.item(), states[1])
 
 
 def check_continuous(course: ProblemCourse, *, interpolant: bool) -> None:
@@ -144,7 +149,7 @@ class _Node:
             course = replace(course, kept=stored)
         found = course.follow(y0)
         if isinstance(course, ScipyCourse) or course.event is None:
-            return None, torch.stack(found.states)
+            return None, found.stacked()
         time, state = event_found(found)
         return time, torch.stack([y0, state])
 

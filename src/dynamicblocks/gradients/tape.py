@@ -78,20 +78,24 @@ def taped(course: Replayable, y0: Tensor, keeper: Keeper, mode: str) -> Outputs:
             found = still.record(y0.detach(), recording)
         except SolveError as error:
             failure, found = error, Outputs(list(error.circumstances.states))
-    actions = recording.actions
-    outputs = [*found.states[1:], *([] if found.event_state is None else [found.event_state])]
-    if actions and outputs:
+    actions, before = recording.actions, found.states
+    outputs, ended = found.stacked()[1:], found.event_state
+    if ended is not None:
+        outputs = torch.cat([outputs, ended[None]])
+    if actions and len(outputs):
         actions[-1].event = found.event_time
         steady = all(action.around is begun for action in actions) and surroundings.now() is begun
-        tape = Tape(
-            still, keeper, actions, len(inputs), mode, autocast, begun if steady else None, torch.stack(outputs)
-        )
-        outputs = list(_Taped.apply(tape, y0, t, grid, *inputs).unbind())  # type: ignore[no-untyped-call]
-    found.states = [y0, *outputs[: len(found.states) - 1]]
-    if found.event_state is not None:
+        tape = Tape(still, keeper, actions, len(inputs), mode, autocast, begun if steady else None, outputs)
+        outputs = _Taped.apply(tape, y0, t, grid, *inputs)  # type: ignore[no-untyped-call]
+        states = outputs[: len(before) - 1]
+        # Few large states are not copied into one tensor.
+        found.states = [y0, *states.unbind()] if isinstance(before, list) else torch.cat([y0[None], states])
+    else:
+        found.states = [y0]
+    if ended is not None:
         found.event_state = outputs[-1] if actions else y0
     if failure is not None:
-        failure.circumstances.states = found.states
+        failure.circumstances.states = list(found.states)
         raise failure
     return found
 
@@ -185,7 +189,7 @@ def _backward(
     by_carry: list[Tensor | None] = []
     for n, carry in tape.keeper.earlier(course, tape.actions, carries, tape.around):
         action = tape.actions[n]
-        by_states = [by_outputs[place - 1] for place in action.places]
+        by_states = [by_outputs[action.places.start - 1 : action.places.stop - 1]] if action.places else []
         by_states += [] if action.event is None else [by_outputs[-1]]
         if not by_states and all(each is None for each in by_carry):
             continue

@@ -64,7 +64,7 @@ class AdaptiveCourse:
         passed = self._begin_count if self.limit_each and not self.beyond else None
         return collect(problem, y, steps, self.event, beyond=self.beyond, passed=passed, kept=self.kept)
 
-    def _begin_count(self) -> None:
+    def _begin_count(self, _passed: int) -> None:
         self.loop.taken = 0
 
     def probe(self, y: Tensor) -> Tensor:
@@ -87,8 +87,8 @@ class AdaptiveCourse:
         """As :meth:`follow`, and take note of each action and of the carry before it."""
         loop = replace(self.loop)
 
-        def passed() -> None:
-            recording.passed()
+        def passed(count: int) -> None:
+            recording.passed(count)
             if self.limit_each:
                 loop.taken = 0
 

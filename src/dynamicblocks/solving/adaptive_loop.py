@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dynamicblocks.integrators import Embedded, Tolerance, Trial
-from dynamicblocks.integrators.interpolant import combine
+from dynamicblocks.integrators.interpolant import Row, combine
 from dynamicblocks.solving.failures import (
     Circumstances,
     NotFiniteStateError,
@@ -30,7 +31,7 @@ class Stops:
     """Times that steps must meet.
 
     Args:
-        kinks: where the field is not smooth.
+        kinks: where the field is not smooth; increasing, as the jumps are.
         jumps: where it jumps, so that the slope before is not the slope after.
         resume: whether the step after a jump may be as long as was planned before the one that the jump cut short;
             else it grows anew from the short one.
@@ -44,11 +45,19 @@ class Stops:
         """The first stop after ``t`` and up to ``t1``, and whether the field jumps there."""
         if not self.kinks and not self.jumps:
             return None
-        low, high = min(t, t1), max(t, t1)
         # A step that happens to end at a jump needs the slope behind it, too.
-        inside = [(stop, False) for stop in self.kinks if stop != t and low <= stop <= high]
-        inside += [(stop, True) for stop in self.jumps if stop != t and low <= stop <= high]
-        return min(inside, key=lambda stop: abs(stop[0] - t)) if inside else None
+        inside = [(_first(times, t, t1), jump) for times, jump in ((self.kinks, False), (self.jumps, True))]
+        found = [(stop, jump) for stop, jump in inside if stop is not None]
+        return min(found, key=lambda stop: abs(stop[0] - t)) if found else None
+
+
+def _first(times: Sequence[float], t: float, t1: float) -> float | None:
+    """The first of increasing times after ``t`` and up to ``t1``, which may be before it."""
+    place = bisect_right(times, t) if t1 > t else bisect_left(times, t) - 1
+    if not 0 <= place < len(times):
+        return None
+    time = times[place]
+    return time if (time <= t1 if t1 > t else time >= t1) else None
 
 
 @dataclass(frozen=True)
@@ -99,12 +108,20 @@ class Step:
         """The state at the fraction ``x`` of the step."""
         if not isinstance(x, Tensor) and x == 1:
             return self.y1
+        return combine(self.method.weights(x), self.parts())
+
+    def parts(self) -> list[Tensor]:
+        """What the method's interpolant is a weighted sum of."""
         if self._parts is None:
             trial = self.trial
             # They are kept: a first look without gradients must not take them from a second.
             with torch.set_grad_enabled(trial.y1.requires_grad):
                 self._parts = trial.parts(self.y0, self.h)
-        return combine(self.method.weights(x), self._parts)
+        return self._parts
+
+    def weights(self, x: float | Tensor) -> Row:
+        """The weights of the parts in the state at the fraction ``x``."""
+        return self.method.weights(x)
 
 
 @dataclass

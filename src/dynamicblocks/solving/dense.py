@@ -1,8 +1,9 @@
 """Solutions as functions of time."""
 
-from bisect import bisect_left
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -11,10 +12,11 @@ from dynamicblocks.errors import ArgumentError
 from dynamicblocks.integrators import Embedded
 from dynamicblocks.integrators.interpolant import combine
 from dynamicblocks.solving.batched_loop import Record
-from dynamicblocks.solving.outputs import StepLike
+from dynamicblocks.solving.outputs import ENTRIES, StepLike, states_at
+from dynamicblocks.solving.summary import described
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dense:
     """The solution on the steps that were taken, by the interpolant of each.
 
@@ -29,42 +31,49 @@ class Dense:
     steps: Sequence[StepLike]
     end: float
 
+    def __repr__(self) -> str:
+        """One line, however many steps there are."""
+        begin, state = self.steps[0].t0, described(self.steps[0].y0)
+        return f"{type(self).__name__}(from {begin:.6g} to {self.end:.6g}, {len(self.steps)} steps, state: {state})"
+
+    @cached_property
+    def _ends(self) -> tuple[Tensor, Tensor]:
+        """Begins and ends of the steps, on the CPU."""
+        ends = torch.tensor([(step.t0, step.t1) for step in self.steps], dtype=torch.float64)
+        return ends[:, 0].contiguous(), ends[:, 1].contiguous()
+
     def __call__(self, t: Tensor | float) -> Tensor:
         """The states at times of any shape, shape (*times, *state)."""
         like = self.steps[0].y0
-        times = t if isinstance(t, Tensor) else torch.tensor(t, device=like.device)
-        numbers = times.detach().reshape(-1).tolist()
+        times = t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
+        asked = times.reshape(-1)
+        numbers = asked.detach().cpu().double()
         begin, forward = self.steps[0].t0, self.end >= self.steps[0].t0
         low, high = sorted((begin, self.end))
         # Times of lower precision may round to just outside.
         slack = 1e-6 * (high - low)
-        outside = [time for time in numbers if not low - slack <= time <= high + slack]
-        if outside:
-            raise ArgumentError(
-                f"the solution reaches from {begin:.9g} to {self.end:.9g}, got the time {outside[0]:.9g}"
-            )
-        ends = [step.t1 if forward else -step.t1 for step in self.steps]
-        groups: dict[int, list[int]] = {}
-        for place, time in enumerate(numbers):
-            index = min(bisect_left(ends, time if forward else -time), len(ends) - 1)
-            groups.setdefault(index, []).append(place)
-        found = (
-            torch.empty(0) if not groups else torch.cat([self._on(n, places, times) for n, places in groups.items()])
-        )
-        order = [place for places in groups.values() for place in places]
-        where = torch.tensor(sorted(range(len(order)), key=order.__getitem__), device=like.device, dtype=torch.long)
-        return found[where].reshape(*times.shape, *like.shape)
+        outside = ~((numbers >= low - slack) & (numbers <= high + slack))
+        if bool(outside.any()):
+            time = float(numbers[outside][0])
+            raise ArgumentError(f"the solution reaches from {begin:.9g} to {self.end:.9g}, got the time {time:.9g}")
+        if not len(numbers):
+            return like.new_empty((*times.shape, *like.shape))
+        begins, ends = self._ends
+        found = torch.searchsorted(ends if forward else -ends, numbers if forward else -numbers)
+        index, order = found.clamp_max(len(ends) - 1).sort(stable=True)
+        x = (numbers[order] - begins[index]) / (ends[index] - begins[index])
+        if asked.requires_grad:
+            moved = (asked - asked.detach())[order.to(asked.device)].to(like.device, like.abs().dtype)
+            x = x.to(moved) + moved / (ends[index] - begins[index]).to(moved)
+        # Many at once, but no more than stay in the caches.
+        most = max(1, ENTRIES // max(1, like.numel()))
+        states = torch.cat([self._on(index[n : n + most], x[n : n + most]) for n in range(0, len(x), most)])
+        return states[order.argsort().to(like.device)].reshape(*times.shape, *like.shape)
 
-    def _on(self, index: int, places: list[int], times: Tensor) -> Tensor:
-        """The states at some of the times, all of which lie on one step."""
-        step = self.steps[index]
-        kind = step.y0.real.dtype if step.y0.is_complex() else step.y0.dtype
-        chosen = times.reshape(-1)[places]
-        x = torch.tensor([(time - step.t0) / (step.t1 - step.t0) for time in chosen.detach().tolist()], dtype=kind)
-        x = x.to(step.y0.device)
-        if chosen.requires_grad:
-            x = x + ((chosen - chosen.detach()) / (step.t1 - step.t0)).to(x)
-        return step.state(x.reshape(-1, *(1 for _ in step.y0.shape)))
+    def _on(self, index: Tensor, x: Tensor) -> Tensor:
+        """The states at fractions of steps, in the order of these."""
+        counts = Counter(index.tolist())
+        return states_at([self.steps[n] for n in counts], [*counts.values()], x)
 
 
 class BatchDense:
@@ -85,6 +94,11 @@ class BatchDense:
         self.s1 = torch.cat([record.s1 for record in records])
         self.parts = [torch.cat(each) for each in zip(*(record.parts for record in records), strict=True)]
         self.begin, self.end, self.direction, self.method = begin, end, direction, method
+
+    def __repr__(self) -> str:
+        """One line, however many steps there are."""
+        state = described(self.parts[0][0])
+        return f"{type(self).__name__}({len(self.begin)} samples, {len(self.s0)} attempts, states: {state})"
 
     def __call__(self, t: Tensor | float) -> Tensor:
         """The states at times of shape (), (Q,) for all samples, or (B, Q): shape (Q, B, *state)."""

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from dynamicblocks.errors import SolverError
 from dynamicblocks.solving.field import Tally
+from dynamicblocks.solving.summary import described
 
 
-@dataclass
+@dataclass(repr=False)
 class Circumstances:
     """Where a solve stood when it failed.
 
@@ -26,6 +27,11 @@ class Circumstances:
     tally: Tally
     times: Sequence[float] = field(default_factory=list)
     states: Sequence[Tensor] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        """One line, whatever the size of the states."""
+        solved = f"{len(self.states)} states of {described(self.states[0])}" if len(self.states) else "no states"
+        return f"{type(self).__name__}(t={self.t:.9g}, h={self.h:.3g}, {self.tally}, {solved} solved)"
 
 
 class SolveError(SolverError, AssertionError):

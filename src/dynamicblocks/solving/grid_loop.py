@@ -161,13 +161,13 @@ class GridCourse:
     def _recorded(self, y: Tensor, advance: Advance, recording: Recording) -> Outputs:
         found = self.follow(y, advance)
         for action in recording.actions if self.all_times else recording.actions[-1:]:
-            recording.passed(action)
+            recording.passed(1, action)
         return found
 
     def run(self, n: int, action: Action, carry: Carry) -> tuple[Carry, list[Tensor]]:
         """The carry after the action ``n``, and the states that are wanted of it."""
         after = self.advance(carry, n, n + 1)
-        return after, [self.state(after)] * len(action.places)
+        return after, [self.state(after)[None]] * len(action.places)
 
     def _one_by_one(self, carry: Carry, advance: Advance | None) -> Iterator[Carry]:
         """The carry after each step, made by ``advance`` in the place of the course."""
@@ -210,7 +210,9 @@ class ProblemOnGrid(GridCourse):
         grid = self.field.grid
         return self.points[step + 1] - self.points[step] if grid is None else grid[step + 1] - grid[step]
 
-    def follow(self, y: Tensor, advance: Advance | None = None, *, passed: Callable[[], None] | None = None) -> Outputs:
+    def follow(
+        self, y: Tensor, advance: Advance | None = None, *, passed: Callable[[int], None] | None = None
+    ) -> Outputs:
         plain = self.event is None and self.kept is None and self.problem.hook("callback_step") is None
         if plain and passed is None and self.points is self.problem.times:
             # All states of the grid are outputs.

@@ -23,9 +23,6 @@ from dynamicblocks.solving.timed_steps import INTERPOLATIONS, TimedSteps
 Course = ProblemOnGrid | AdaptiveCourse | ScipyCourse
 """A caller's problem as steps that can be run."""
 
-MAX_STEPS = 1_000_000
-"""Most steps of an adaptive solve, where the caller names no number."""
-
 
 def make_course(
     scheme: Scheme,
@@ -99,7 +96,7 @@ def _loop(scheme: Scheme, problem: Problem, method: AdaptiveMethod) -> AdaptiveL
         opt.make_control(options) if settings is None else StepControl.of(settings),
         opt.make_stops(options, problem.times[1:] if embedded.meets_outputs else []),
         None if first is None else abs(float(first)),
-        int(number.get("max_num_steps", MAX_STEPS)) if settings is None else settings.max_steps,
+        opt.step_limit(options) if settings is None else settings.max_steps,
         Hooks(*(problem.hook(f"callback_{name}") for name in ("step", "accept_step", "reject_step"))),
     )
 
@@ -118,6 +115,7 @@ def _endless(scheme: Scheme, problem: Problem) -> tuple[list[float], Tensor | No
         raise ArgumentError(
             f"{scheme.method.name} finds an event with the option step_size only: the step at which it looks"
         )
+    opt.check_step_moves(opt.step_size(scheme.options), problem.times[0], problem.t.dtype)
     size, t0 = opt.step_size(scheme.options) * problem.direction, problem.t[0]
     points = [problem.times[0] + n * size for n in range(MAX_GRID_STEPS + 1)]
     return points, t0 + size * torch.arange(len(points)).to(problem.t) if t0.requires_grad else None

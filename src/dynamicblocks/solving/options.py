@@ -13,6 +13,7 @@ from dynamicblocks.integrators import Tolerance
 from dynamicblocks.solving.adaptive_loop import Stops
 from dynamicblocks.solving.problem import Problem
 from dynamicblocks.solving.step_control import StepControl
+from dynamicblocks.times import MAX_STEPS
 
 # torchdiffeq's names of what a controller of step sizes has.
 CONTROL = {
@@ -90,13 +91,11 @@ def tolerance(value: object, name: str, y0: Tensor) -> float | Tensor:
 def make_grid(problem: Problem, options: Mapping[str, Any]) -> Tensor:
     """The grid that the options ask for: the times themselves, steps of one size, or what a function makes of them."""
     size, constructor = options.get("step_size"), options.get("grid_constructor")
-    t = problem.t
+    t, most = problem.t, step_limit(options)
     if size is not None and constructor is not None:
         raise ConfigurationError("step_size and grid_constructor are mutually exclusive arguments.")
     if size is not None:
-        length = abs(problem.times[-1] - problem.times[0])
-        # A remainder that only rounding made is no step of its own.
-        steps = max(1, math.ceil(length / step_size(options) - 1e-6))
+        steps = check_step_size(problem, options, abs(problem.times[-1] - problem.times[0]))
         inner = torch.arange(steps, dtype=t.dtype, device=t.device) * (size * problem.direction) + t[0]
         return torch.cat([inner, t[-1:]]) if len(t) > 1 else t
     if constructor is None:
@@ -104,7 +103,23 @@ def make_grid(problem: Problem, options: Mapping[str, Any]) -> Tensor:
     grid = constructor(problem.func, problem.nesting.nested(problem.y0), t)
     if not isinstance(grid, Tensor) or grid.ndim != 1:
         raise ArgumentTypeError(f"grid_constructor must return a one-dimensional tensor of times, got {grid!r:.80}")
+    if len(grid) - 1 > most:
+        raise ConfigurationError(
+            f"grid_constructor made a grid of {len(grid) - 1:,} steps, and at most {most:,} are allowed: let it make "
+            f"longer steps, or {_ALLOW}"
+        )
     return grid.to(t.device)
+
+
+_ALLOW = "allow more with the option max_num_steps (max_steps in solve)"
+
+
+def step_limit(options: Mapping[str, Any], usual: int = MAX_STEPS) -> int:
+    """The option ``max_num_steps``, a whole number of at least 1."""
+    most = numbers({"max_num_steps": options.get("max_num_steps", usual)})["max_num_steps"]
+    if most is None or not most >= 1 or most != most // 1:
+        raise ConfigurationError(f"max_num_steps must be a whole number of at least 1, got {most}")
+    return int(most)
 
 
 def step_size(options: Mapping[str, Any]) -> float:
@@ -113,6 +128,32 @@ def step_size(options: Mapping[str, Any]) -> float:
     if not 0 < size < float("inf"):
         raise ConfigurationError(f"step_size must be positive and finite, got {size}; time may run back all the same")
     return size
+
+
+def check_step_size(problem: Problem, options: Mapping[str, Any], length: float) -> int:
+    """The number of steps of the option ``step_size`` in a time of this length, or an error that there are too many."""
+    size, most = step_size(options), step_limit(options)
+    # A remainder that only rounding made is no step of its own.
+    steps = length / size - 1e-6
+    if steps > most:
+        raise ConfigurationError(
+            f"step_size = {size:g} makes {steps:.3g} steps in a time of {length:g}, and at most {most:,} are allowed: "
+            f"take a longer step_size, or an adaptive method such as dopri5, or {_ALLOW}"
+        )
+    if steps > 1:
+        check_step_moves(size, problem.times[0], problem.t.dtype)
+        check_step_moves(size, problem.times[-1], problem.t.dtype)
+    return max(1, math.ceil(steps))
+
+
+def check_step_moves(size: float, time: float, kind: torch.dtype) -> None:
+    """Raise a ConfigurationError if a step is shorter than times of that type are apart."""
+    spacing = torch.finfo(kind).eps * 2.0 ** (math.frexp(time)[1] - 1) if time else 0.0
+    if size < spacing:
+        raise ConfigurationError(
+            f"step_size = {size:g} does not change the time: near t = {time:.9g} times of {kind} are {spacing:.3g} "
+            "apart. Take a longer step_size, give t in double precision, or let it begin near zero"
+        )
 
 
 def check_grid(points: Sequence[float], times: Sequence[float], direction: float) -> None:

@@ -1,7 +1,7 @@
 """The states at times of output, and at an event, from the steps of a loop."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -9,9 +9,17 @@ import torch
 from torch import Tensor
 
 from dynamicblocks.integrators import Size
+from dynamicblocks.integrators.interpolant import Row, combine
 from dynamicblocks.solving.failures import SolveError
 from dynamicblocks.solving.problem import Problem
 from dynamicblocks.solving.recording import Action
+
+# States of no more entries are made many at once: there a call costs more than what it computes.
+SMALL = 2**12
+# So many are made at once that their entries stay in the caches.
+ENTRIES = 2**18
+# Fewer are made one by one.
+FEW = 4
 
 
 class StepLike(Protocol):
@@ -37,6 +45,12 @@ class StepLike(Protocol):
 
     def state(self, x: float | Tensor) -> Tensor:
         """The state at the fraction ``x`` of the step."""
+
+    def parts(self) -> Sequence[Tensor]:
+        """What a state on the step is a weighted sum of; made once."""
+
+    def weights(self, x: float | Tensor) -> Row:
+        """The weights of the parts in the state at the fraction ``x``; ``x`` may hold many fractions."""
 
 
 class StepKeeper(Protocol):
@@ -86,11 +100,19 @@ class Event:
 
 @dataclass
 class Outputs:
-    """What was found on the way: states at the first of the times, and perhaps an event that ended it."""
+    """What was found on the way: states at the first of the times, and perhaps an event that ended it.
 
-    states: list[Tensor] = field(default_factory=list)
+    Args:
+        states: one by one, or in one tensor with a dimension in front.
+    """
+
+    states: list[Tensor] | Tensor = field(default_factory=list)
     event_time: float | None = None
     event_state: Tensor | None = None
+
+    def stacked(self) -> Tensor:
+        """The states in one tensor."""
+        return self.states if isinstance(self.states, Tensor) else torch.stack(self.states)
 
 
 def collect(
@@ -100,7 +122,7 @@ def collect(
     event: Event | None = None,
     *,
     beyond: bool = False,
-    passed: Callable[[], None] | None = None,
+    passed: Callable[[int], None] | None = None,
     kept: StepKeeper | None = None,
 ) -> Outputs:
     """Follow the steps to the last time, or to the event.
@@ -111,47 +133,109 @@ def collect(
         steps: from the first time on.
         event: ends the solve.
         beyond: whether an event is looked for beyond the last time, too.
-        passed: called when a time of output was passed.
+        passed: called when times of output were passed, with their number.
         kept: takes the steps.
 
     Raises:
         SolveError: as the loop does, with the states found till then.
     """
-    found = Outputs([y0])
-    times = problem.times
+    times, direction = problem.times, problem.direction
     if event is not None and event.happened(times[0], y0):
-        found.event_time, found.event_state = times[0], y0
-        return found
+        return Outputs([y0], times[0], y0)
     if len(times) == 1 and not beyond:
-        return found
+        return Outputs([y0])
+    states, event_time, event_state, count = _States(problem, y0), None, None, 1
     try:
         for step in steps:
             if kept is not None:
                 kept.append(step)
-            found.event_time = None if event is None else event.on(step, None if beyond else times[-1])
-            reach = step.t1 if found.event_time is None else found.event_time
-            _pass(problem, step, reach, found.states, passed)
-            if found.event_time is not None:
-                found.event_state = state_at(problem, step, found.event_time)
+            event_time = None if event is None else event.on(step, None if beyond else times[-1])
+            reach, first = step.t1 if event_time is None else event_time, count
+            while count < len(times) and (times[count] - reach) * direction <= 0:
+                count += 1
+            if count > first:
+                states.take(step, first, count)
+                if passed is not None:
+                    passed(count - first)
+            if event_time is not None:
+                event_state = state_at(problem, step, event_time)
                 break
-            if len(found.states) == len(times) and not beyond:
+            if count == len(times) and not beyond:
                 break
     except SolveError as error:
-        error.circumstances.times = times[: len(found.states)]
-        error.circumstances.states = found.states
+        error.circumstances.times = times[:count]
+        error.circumstances.states = list(states.found())
         raise
-    return found
+    return Outputs(states.found(), event_time, event_state)
 
 
-def _pass(
-    problem: Problem, step: StepLike, reach: float, states: list[Tensor], passed: Callable[[], None] | None
-) -> None:
-    times, direction = problem.times, problem.direction
-    while len(states) < len(times) and (times[len(states)] - reach) * direction <= 0:
-        place = len(states)
-        states.append(state_at(problem, step, times[place], problem.t[place]))
-        if passed is not None:
-            passed()
+class _States:
+    """The states at the times of output. Small ones are made many at once, on one step or on many.
+
+    Args:
+        problem: has the times.
+        y0: the state at the first of them.
+    """
+
+    def __init__(self, problem: Problem, y0: Tensor) -> None:
+        self._problem = problem
+        # Where times have gradients, a state at the end of a step moves with its time as well.
+        self._moving = problem.t.requires_grad
+        entries = y0.numel()
+        self._most = ENTRIES // max(entries, 1) if entries <= SMALL else 1
+        self._made: list[Tensor] = []
+        # Since then: states with their places, and steps with the first and last places of those to be made.
+        self._known: dict[int, Tensor] = {0: y0}
+        self._wanted: list[tuple[StepLike, int, int]] = []
+        self._waiting = 0
+
+    def take(self, step: StepLike, first: int, last: int) -> None:
+        """The states at the times of the places ``first, ..., last - 1``, which lie on this step."""
+        if self._most == 1:
+            for place in range(first, last):
+                self._known[place] = self._one(step, place)
+            return
+        if self._problem.times[last - 1] == step.t1 and not self._moving:
+            last -= 1
+            self._known[last] = step.y1
+        if first < last:
+            # Made now, for a slope that is read later would be one out of turn.
+            step.parts()
+        while first < last:
+            part = min(last, first + self._most - self._waiting)
+            self._wanted.append((step, first, part))
+            self._waiting, first = self._waiting + part - first, part
+            if self._waiting == self._most:
+                self._flush()
+
+    def found(self) -> list[Tensor] | Tensor:
+        """All states."""
+        if not self._made and self._waiting < FEW:
+            self._make_each()
+            return [self._known[place] for place in range(len(self._known))]
+        if self._known or self._wanted:
+            self._flush()
+        return self._made[0] if len(self._made) == 1 else torch.cat(self._made)
+
+    def _one(self, step: StepLike, place: int) -> Tensor:
+        return state_at(self._problem, step, self._problem.times[place], self._problem.t[place])
+
+    def _make_each(self) -> None:
+        for step, first, last in self._wanted:
+            self._known.update((place, self._one(step, place)) for place in range(first, last))
+        self._wanted, self._waiting = [], 0
+
+    def _flush(self) -> None:
+        """Make what is wanted, in the order of the times."""
+        known, wanted = self._known, self._wanted
+        self._known, self._wanted, self._waiting = {}, [], 0
+        blocks = [states_on(self._problem, wanted)] if wanted else []
+        if known:
+            blocks.append(torch.stack(list(known.values())))
+        if len(blocks) == 2:
+            places = torch.tensor([place for _, first, last in wanted for place in range(first, last)] + [*known])
+            blocks = [torch.cat(blocks)[places.argsort().to(blocks[0].device)]]
+        self._made += blocks
 
 
 def state_at(problem: Problem, step: StepLike, time: float, t: Tensor | None = None) -> Tensor:
@@ -168,7 +252,54 @@ def state_at(problem: Problem, step: StepLike, time: float, t: Tensor | None = N
     return step.state(x + moved / length)
 
 
+def states_on(problem: Problem, wanted: Sequence[tuple[StepLike, int, int]]) -> Tensor:
+    """The states at the times of some places on each of some steps, (step, first place, last place + 1)."""
+    steps, counts = [step for step, _, _ in wanted], [last - first for _, first, last in wanted]
+    t0, t1 = _repeated([step.t0 for step in steps], counts), _repeated([step.t1 for step in steps], counts)
+    times = torch.tensor([time for _, first, last in wanted for time in problem.times[first:last]], dtype=t0.dtype)
+    x = torch.where(times == t1, 1.0, (times - t0) / (t1 - t0))
+    if not problem.t.requires_grad:
+        return states_at(steps, counts, x)
+    kind, device = problem.clock.dtype, problem.t.device
+    moved = torch.cat([problem.t[first:last] for _, first, last in wanted])
+    moved = (moved - moved.detach()).to(kind)
+    for ends, rate in (([step.begin for step in steps], None), ([step.h for step in steps], x.to(device, kind))):
+        tensors = [each for each in ends if isinstance(each, Tensor)]
+        if tensors:
+            each = torch.stack(tensors)
+            change = (each - each.detach()).to(kind).repeat_interleave(torch.tensor(counts, device=device))
+            moved = moved - (change if rate is None else rate * change)
+    return states_at(steps, counts, x.to(device, kind) + moved / (t1 - t0).to(device, kind))
+
+
+def states_at(steps: Sequence[StepLike], counts: Sequence[int], x: Tensor) -> Tensor:
+    """The states at the fractions ``x`` of steps of one solve, so many on each: shape (sum of counts, *state)."""
+    like = steps[0].y0
+    kind = like.real.dtype if like.is_complex() else like.dtype
+    # Weights are differences of larger numbers: in the precision of ``x``, which is that of times.
+    wide = (-1, *(1 for _ in like.shape))
+    row = tuple(
+        each.to(like.device, kind).reshape(wide) if isinstance(each, Tensor) else each for each in steps[0].weights(x)
+    )
+    parts = [torch.stack(each) for each in zip(*(step.parts() for step in steps), strict=True)]
+    if len(x) > len(steps) > 1:
+        which = torch.arange(len(steps)).repeat_interleave(torch.tensor(counts)).to(like.device)
+        parts = [part.index_select(0, which) for part in parts]
+    return combine(row, parts)
+
+
+def _repeated(values: Sequence[float], counts: Sequence[int]) -> Tensor:
+    """Numbers on the CPU, each so often."""
+    return torch.tensor(values, dtype=torch.float64).repeat_interleave(torch.tensor(counts))
+
+
 def wanted_states(problem: Problem, action: Action, step: StepLike) -> list[Tensor]:
-    """The states that are wanted of a step that is taken again."""
-    found = [state_at(problem, step, problem.times[place], problem.t[place]) for place in action.places]
+    """The states that are wanted of a step that is taken again: at the times in one tensor, and at an event."""
+    places = action.places
+    found = []
+    if len(places) >= FEW and step.y0.numel() <= SMALL:
+        found = [states_on(problem, [(step, places.start, places.stop)])]
+    elif places:
+        one_by_one = [state_at(problem, step, problem.times[place], problem.t[place]) for place in places]
+        found = [torch.stack(one_by_one)]
     return found if action.event is None else [*found, state_at(problem, step, action.event)]

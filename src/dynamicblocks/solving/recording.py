@@ -24,7 +24,7 @@ class Action:
     t0: float
     t1: float | None
     around: Context
-    places: list[int] = field(default_factory=list)
+    places: range = range(0)
     event: float | None = None
 
 
@@ -47,7 +47,7 @@ class Recording:
         self.keep(len(self.actions), carry)
         self.actions.append(action)
 
-    def passed(self, action: Action | None = None) -> None:
-        """Take note that the next time of output lies on an action, by default the last."""
-        (self.actions[-1] if action is None else action).places.append(self.outputs)
-        self.outputs += 1
+    def passed(self, count: int, action: Action | None = None) -> None:
+        """Take note that so many times of output, the next ones, lie on an action, by default the last."""
+        begin, self.outputs = self.outputs, self.outputs + count
+        (self.actions[-1] if action is None else action).places = range(begin, self.outputs)

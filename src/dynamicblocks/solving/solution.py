@@ -1,13 +1,15 @@
 """What a solve returns."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dynamicblocks.solving.batched_loop import Status
 from dynamicblocks.solving.failures import NotFiniteStateError, SolveError, StepLimitError, StepUnderflowError
+from dynamicblocks.solving.summary import counted, described, shortened
 
 
 def status_of(error: SolveError) -> Status:
@@ -20,7 +22,7 @@ def status_of(error: SolveError) -> Status:
     return kinds[type(error)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Statistics:
     """What a solve cost.
 
@@ -35,8 +37,13 @@ class Statistics:
     rejected: int | Tensor
     seconds_in_field: float | None
 
+    def __repr__(self) -> str:
+        """One line, however many samples there are."""
+        values = ", ".join(f"{each.name}={counted(getattr(self, each.name))}" for each in fields(self))
+        return f"{type(self).__name__}({values})"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Solution:
     """The states of an initial value problem.
 
@@ -64,3 +71,38 @@ class Solution:
         """Whether every sample came to its last time, or to its event."""
         found = self.status if isinstance(self.status, list) else [self.status]
         return all(each in (Status.DONE, Status.EVENT) for each in found)
+
+    def __repr__(self) -> str:
+        """A summary of a few lines, whatever the size of the states."""
+        lines = [f"{_times(self.t)}", f"y: {described(self.y)}", _statuses(self.status), repr(self.statistics)]
+        if self.event_t is not None:
+            lines.append(f"event: {_events(self.event_t)}, event_y: {described(self.event_y)}")
+        if self.interpolant is not None:
+            lines.append("interpolant: dense")
+        if self.message:
+            lines.append(f"message: {shortened(self.message)}")
+        return f"{type(self).__name__}(\n  " + "\n  ".join(lines) + "\n)"
+
+
+def _times(t: Tensor) -> str:
+    """How many times, and from where to where."""
+    if t.ndim == 1:
+        return f"t: {len(t)} from {t[0].item():.6g} to {t[-1].item():.6g}"
+    first, last = (f"{each.min().item():.6g}..{each.max().item():.6g}" for each in (t[:, 0], t[:, -1]))
+    return f"t: {t.shape[1]} for each of {len(t)} samples, from {first} to {last}"
+
+
+def _statuses(status: Status | list[Status]) -> str:
+    if not isinstance(status, list):
+        return f"status: {status.name}"
+    counts = {each: status.count(each) for each in sorted(set(status))}
+    return f"status of {len(status)} samples: " + ", ".join(f"{number} {each.name}" for each, number in counts.items())
+
+
+def _events(times: Tensor) -> str:
+    """When events were, or that there was none."""
+    met = times.detach()[torch.isfinite(times)]
+    if times.ndim == 0:
+        return f"at t = {times.item():.9g}" if len(met.reshape(-1)) else "none"
+    found = f" from t = {met.min().item():.6g} to {met.max().item():.6g}" if len(met) else ""
+    return f"{len(met)} of {len(times)} samples{found}"

@@ -1,14 +1,16 @@
 """A caller's field on the steps of a grid, and the states between the ends of such a step."""
 
 from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
+from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from dynamicblocks.integrators import Reads, Size, Stage
-from dynamicblocks.integrators.interpolant import combine, hermite_weights
+from dynamicblocks.integrators.interpolant import Row, combine, hermite_weights
 from dynamicblocks.solving.problem import Problem
 
 # Times are made for so many steps at once.
@@ -128,26 +130,47 @@ class GridStep:
     y1: Tensor
     stage: Stage
     interpolation: "Interpolation"
+    _parts: list[Tensor] | None = field(default=None, repr=False)
+    _with_graph: bool = field(default_factory=torch.is_grad_enabled, repr=False)
 
     def state(self, x: float | Tensor) -> Tensor:
         """The state at the fraction ``x`` of the step."""
         if not isinstance(x, Tensor) and x in (0.0, 1.0):
             return self.y1 if x else self.y0
-        return self.interpolation(self, x)
+        return combine(self.weights(x), self.parts())
+
+    def parts(self) -> list[Tensor]:
+        """What the interpolation is a weighted sum of."""
+        if self._parts is None:
+            # They are kept: a first look without gradients must not take them from a second.
+            with torch.set_grad_enabled(self._with_graph):
+                self._parts = self.interpolation.parts(self)
+        return self._parts
+
+    def weights(self, x: float | Tensor) -> Row:
+        """The weights of the parts in the state at the fraction ``x``."""
+        return self.interpolation.weights(x)
 
 
-Interpolation = Callable[[GridStep, float | Tensor], Tensor]
+class Interpolation(NamedTuple):
+    """States between the points of a grid: the parts of a step, and their weights at a fraction of it."""
+
+    parts: Callable[[GridStep], list[Tensor]]
+    weights: Callable[[float | Tensor], Row]
 
 
-def linear(step: GridStep, x: float | Tensor) -> Tensor:
-    """The straight line between both ends."""
-    return step.y0 + x * (step.y1 - step.y0)
+def _linear(step: GridStep) -> list[Tensor]:
+    return [step.y0, step.y1 - step.y0]
 
 
-def cubic(step: GridStep, x: float | Tensor) -> Tensor:
-    """The cubic polynomial with the states and slopes at both ends."""
+def _cubic(step: GridStep) -> list[Tensor]:
     slopes = [step.stage(c, y) * step.h for c, y in ((0.0, step.y0), (1.0, step.y1))]
-    return combine(hermite_weights(x, middle=False), [step.y0, step.y1, *slopes])
+    return [step.y0, step.y1, *slopes]
 
 
-INTERPOLATIONS: dict[str, Interpolation] = {"linear": linear, "cubic": cubic}
+INTERPOLATIONS: dict[str, Interpolation] = {
+    # The straight line between both ends.
+    "linear": Interpolation(_linear, lambda x: (1.0, x)),
+    # The cubic polynomial with the states and slopes at both ends.
+    "cubic": Interpolation(_cubic, partial(hermite_weights, middle=False)),
+}
