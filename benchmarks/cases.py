@@ -167,6 +167,7 @@ CASES = {
     "solver_cnf-backprop": Case(partial(solver_cnf, db.odeint)),
     "solver_cnf-adjoint": Case(partial(solver_cnf, db.odeint_adjoint)),
     "checkpoint_memory-euler": Case(partial(checkpoint_memory, (32, 64, 16, 16), "constant", "euler"), True),
+    "checkpoint_memory-euler-linear": Case(partial(checkpoint_memory, (32, 64, 16, 16), "linear", "euler"), True),
     "checkpoint_memory-rk4-linear": Case(partial(checkpoint_memory, (16, 32, 16, 16), "linear", "rk4_classic"), True),
     "checkpoint_memory-euler-small": Case(partial(checkpoint_memory, (16, 32, 16, 16), "constant", "euler"), True),
     "odeint-grid": Case(odeint_grid),

@@ -70,9 +70,11 @@ def apart(found: list[torch.Tensor], exact: list[torch.Tensor]) -> float:
     return (torch.stack([(a - b).square().sum() for a, b in zip(found, exact, strict=True)]).sum().sqrt() / norm).item()
 
 
-def measure(name: str, repeats: int, segments_of: list[str], device: str) -> list[dict[str, object]]:
+def measure(
+    name: str, repeats: int, segments_of: list[str], device: str, controls: str | None
+) -> list[dict[str, object]]:
     """Checkpoint modes against backpropagation."""
-    case = CASES[name]
+    case = CASES[name] if controls is None else CASES[name]._replace(controls=controls)
     block = block_of(case, device)
     backprop = passes(block, case, "backprop", device)
     backprop()
@@ -94,6 +96,7 @@ def measure(name: str, repeats: int, segments_of: list[str], device: str) -> lis
             {
                 "case": name,
                 "state": case.state,
+                "controls": case.controls,
                 "segments": segments,
                 "backprop_bytes": whole,
                 "checkpoint_bytes": peak,
@@ -114,6 +117,7 @@ def row(result: dict[str, object]) -> dict[str, object]:
     return {
         "case": result["case"],
         "state": " x ".join(map(str, result["state"])),
+        "controls": result["controls"],
         "segments": result["segments"],
         "backprop MiB": f"{result['backprop_bytes'] / 2**20:.1f}",
         "checkpoint MiB": f"{result['checkpoint_bytes'] / 2**20:.1f}",
@@ -128,6 +132,7 @@ def parse() -> argparse.Namespace:
     parser = make_parser(__doc__, "python benchmarks/checkpoint_memory.py --cases euler --repeats 10", repeats=6)
     parser.add_argument("--cases", nargs="+", choices=[*CASES], default=[*CASES], help="blocks (default: all)")
     parser.add_argument("--segments", nargs="+", default=["sqrt", "1"], help="numbers of segments (default: sqrt 1)")
+    parser.add_argument("--controls", help="of every block, such as 'linear' (default: those of the case)")
     add_device(parser)
     return parser.parse_args()
 
@@ -137,7 +142,7 @@ def main() -> None:
     options = parse()
     if options.threads:
         torch.set_num_threads(options.threads)
-    chosen = (options.repeats, options.segments, options.device)
+    chosen = (options.repeats, options.segments, options.device, options.controls)
     results = [result for name in options.cases for result in measure(name, *chosen)]
     targets = ", ".join(f"{what} {ratio:g}" for what, ratio in TARGETS.items())
     show(f"Checkpoint over backprop, {STEPS} steps; targets: {targets}", [row(r) for r in results])

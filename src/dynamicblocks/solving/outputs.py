@@ -18,6 +18,8 @@ from dynamicblocks.solving.recording import Action
 SMALL = 2**12
 # So many are made at once that their entries stay in the caches.
 ENTRIES = 2**18
+# Of so many steps at most, which hold all that their methods found.
+STEPS = 2**10
 # Fewer are made one by one.
 FEW = 4
 
@@ -195,9 +197,8 @@ class _States:
             for place in range(first, last):
                 self._known[place] = self._one(step, place)
             return
-        if self._problem.times[last - 1] == step.t1 and not self._moving:
-            last -= 1
-            self._known[last] = step.y1
+        at_end = self._problem.times[last - 1] == step.t1 and not self._moving
+        last -= at_end
         if first < last:
             # Made now, for a slope that is read later would be one out of turn.
             step.parts()
@@ -205,8 +206,10 @@ class _States:
             part = min(last, first + self._most - self._waiting)
             self._wanted.append((step, first, part))
             self._waiting, first = self._waiting + part - first, part
-            if self._waiting == self._most:
+            if self._waiting == self._most or len(self._wanted) == STEPS:
                 self._flush()
+        if at_end:
+            self._known[last] = step.y1
 
     def found(self) -> list[Tensor] | Tensor:
         """All states."""
@@ -279,7 +282,8 @@ def states_at(steps: Sequence[StepLike], counts: Sequence[int], x: Tensor) -> Te
     # Weights are differences of larger numbers: in the precision of ``x``, which is that of times.
     wide = (-1, *(1 for _ in like.shape))
     row = tuple(
-        each.to(like.device, kind).reshape(wide) if isinstance(each, Tensor) else each for each in steps[0].weights(x)
+        each.to(kind).to(like.device).reshape(wide) if isinstance(each, Tensor) else each
+        for each in steps[0].weights(x)
     )
     parts = [torch.stack(each) for each in zip(*(step.parts() for step in steps), strict=True)]
     if len(x) > len(steps) > 1:
