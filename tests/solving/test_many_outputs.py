@@ -74,10 +74,7 @@ def test_the_gradient_of_every_time_is_the_slope_there(float64):
 @pytest.mark.parametrize("method", ["dopri5", "rk4"])
 def test_outputs_at_the_ends_of_steps_are_the_states_there_to_the_last_bit(method, float64):
     t = torch.linspace(0, 1, 51)
-    if method == "dopri5":
-        options = {"step_t": t[10::10]}
-    else:
-        options = {"grid_constructor": lambda f, y, t: t[::10]}
+    options = {"step_t": t[10::10]} if method == "dopri5" else {"grid_constructor": lambda f, y, t: t[::10]}
     steps = {}
 
     def field(t, y):

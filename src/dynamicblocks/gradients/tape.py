@@ -79,7 +79,9 @@ def taped(course: Replayable, y0: Tensor, keeper: Keeper, mode: str) -> Outputs:
         except SolveError as error:
             failure, found = error, Outputs(list(error.circumstances.states))
     actions, before = recording.actions, found.states
-    outputs, ended = found.stacked()[1:], found.event_state
+    ended, outputs = found.event_state, before[1:]
+    if isinstance(outputs, list):
+        outputs = torch.stack(outputs) if outputs else y0.new_empty((0, *y0.shape))
     if ended is not None:
         outputs = torch.cat([outputs, ended[None]])
     if actions and len(outputs):
