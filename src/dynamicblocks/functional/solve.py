@@ -26,7 +26,6 @@ from dynamicblocks.solving.outputs import Outputs, StepLike
 from dynamicblocks.solving.problem import Problem, make_problem
 from dynamicblocks.solving.scheme import Scheme
 from dynamicblocks.solving.solution import Solution, Statistics, status_of
-from dynamicblocks.times import check_count
 
 RTOL, ATOL, MAX_STEPS = 1e-5, 1e-7, 10_000
 ON_FAILURE = ("raise", "return")
@@ -111,7 +110,9 @@ def solve(
     if on_failure not in ON_FAILURE:
         raise ConfigurationError(f"on_failure must be one of {', '.join(map(repr, ON_FAILURE))}, got {on_failure!r}")
     if max_steps is not None:
-        given = {"max_num_steps": check_count(max_steps, "max_steps"), **given}
+        if max_steps < 1:
+            raise ConfigurationError(f"max_steps must be at least 1, got {max_steps}")
+        given = {"max_num_steps": max_steps, **given}
     scheme = Scheme(chosen, rtol, atol, given)
     if batched or compile or (isinstance(t, Tensor) and t.ndim == 2):
         most = step_limit(given, MAX_STEPS) if scheme.settings is None else scheme.settings.max_steps
