@@ -18,7 +18,7 @@ from dynamicblocks.errors import ConfigurationError, SolverError
 from dynamicblocks.integrators import METHODS, AdaptiveMethod
 
 # Most evaluations of a solve over ten intervals, of at most STEPS attempted steps each interval.
-MOST = 5_000
+MOST = 10_000
 STEPS = 50
 HALF = 0.5
 Y0 = torch.tensor([1.0, 2.0], dtype=torch.float64)
