@@ -9,6 +9,7 @@ from torch import nn
 
 import dynamicblocks as db
 from dynamicblocks.layers import Branch
+from dynamicblocks.structure import structure, with_structure
 from tests.blocks.random_configurations import configurations, is_wrong, outcome
 
 
@@ -145,6 +146,20 @@ def test_equations_are_not_solved_in_half_precision(integrator):
             assert block(IMAGES).dtype == torch.float32
     with pytest.raises(db.ConfigurationError, match=r"more digits than torch.bfloat16 has; .* torch.autocast"):
         block.bfloat16()(IMAGES.bfloat16())
+
+
+def test_a_trained_network_is_evaluated_with_an_integrator_that_could_not_train_it():
+    net = db.create_model("dynamicnet", widths=(4, 4), units=1)
+    images = torch.randn(2, 3, 8, 8)
+    net(images)
+    other = db.with_integrator(net.eval(), "gl4")
+    expected = other(images)
+    described = structure(other)
+    read = with_structure(db.create_model("dynamicnet", widths=(4, 4), units=1), described)
+    read.load_state_dict(other.state_dict())
+    torch.testing.assert_close(read.eval()(images), expected)
+    with pytest.raises(db.ConfigurationError, match="moves its running statistics"):
+        read.train()(images)
 
 
 def test_what_is_not_a_number_goes_through():
