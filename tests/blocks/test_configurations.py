@@ -216,7 +216,7 @@ def test_errors_of_a_layer_of_ones_own_are_left_as_they_are():
         (lambda: db.DynamicBlock("symmetric(4, hidden=0)", 2), "hidden must be .* got 0"),
         (lambda: db.DynamicBlock("symmetric(4, kernel_size='3')", 2), "kernel_size must be odd .* got '3'"),
         (lambda: db.DynamicBlock("residual_unit(2.5)", 2), "width must be .* got 2.5"),
-        (lambda: db.DynamicBlock("symmetric(4, norm='group(groups=0)')", 2), "groups must be .* got 0"),
+        (lambda: db.DynamicBlock("symmetric(4, norm='group(groups=0)')", 2), "0 groups do not divide 4 channels"),
         (lambda: Branch("conv", 4, 4, stride=0), "stride must be .* got 0"),
         (lambda: db.ResidualConnector(4, 8, step="1"), "step must be zero or more"),
         (lambda: db.Head(4, 2.5), "num_classes must be .* got 2.5"),

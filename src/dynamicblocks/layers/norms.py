@@ -67,8 +67,8 @@ norms.register("tv")(TVNorm)
 @norms.register("group")
 def group_norm(width: int, groups: int | None = None) -> nn.GroupNorm:
     """Group normalisation; by default the largest number of groups up to 8 that divides ``width``."""
-    groups = math.gcd(width, 8) if groups is None else check_count(groups, "groups")
-    if width % groups:
+    groups = math.gcd(width, 8) if groups is None else groups
+    if not isinstance(groups, int) or groups < 1 or width % groups:
         raise ConfigurationError(f"group normalisation: {groups} groups do not divide {width} channels")
     return nn.GroupNorm(groups, width)
 
