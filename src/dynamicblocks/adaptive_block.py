@@ -138,18 +138,30 @@ def check_choices(integrator: Adaptive) -> None:
     StepControl.of(integrator)
 
 
+# What may be done with a network that was trained otherwise.
+_EVALUATED = (
+    "a network trained with another integrator may be evaluated with this one: with_integrator(net.eval(), ...)"
+)
+
+
 def check_deterministic(layers: nn.ModuleList, what: str) -> None:
     """Raise a ConfigurationError for layers in training that draw anew in each evaluation."""
     for name, module in layers.named_modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0:
+        if module.training and _draws(module):
             raise ConfigurationError(
                 f"{type(module).__name__} (layer {name}) draws anew in each evaluation, so for {what} there is no "
-                "equation to solve; call eval(), set p=0, put it between blocks, or use an explicit integrator on the "
-                "grid such as 'rk4'"
+                "equation to solve; set p=0, put it between blocks, or use an explicit integrator on the grid such as "
+                f"'rk4'; {_EVALUATED}"
             )
 
 
-_NORMS = "use a norm without running statistics (group, tv), call eval(), or take an explicit integrator"
+def _draws(module: nn.Module) -> bool:
+    """Whether a module in training is one of PyTorch's that draw random numbers."""
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return module.p > 0
+    # Of attention and recurrent modules.
+    share = getattr(module, "dropout", 0.0)
+    return isinstance(module, nn.RReLU) or (isinstance(share, float) and share > 0)
 
 
 def check_still(layers: nn.ModuleList, what: str) -> None:
@@ -158,5 +170,6 @@ def check_still(layers: nn.ModuleList, what: str) -> None:
         if module.training and getattr(module, "running_mean", None) is not None:
             raise ConfigurationError(
                 f"{type(module).__name__} (layer {name}) moves its running statistics in each evaluation, and {what} "
-                f"evaluates it again and again in its iterations; {_NORMS}"
+                "evaluates it again and again in its iterations; use a norm without running statistics (group, tv) or "
+                f"an explicit integrator; {_EVALUATED}"
             )

@@ -12,10 +12,13 @@ from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients import Gradient, as_gradient
 from dynamicblocks.integrators import Adaptive, Integrator, as_integrator
 from dynamicblocks.layers import LayerSource, independent_layers, state_width
+from dynamicblocks.layers.inputs import check_input, image_width, telling_causes
 from dynamicblocks.layers.parts import check_parts
 from dynamicblocks.solving.field import Tally
 from dynamicblocks.solving.grid_loop import GridCourse
 from dynamicblocks.times import Grid, Times, as_grid, uniform
+
+HALF = (torch.float16, torch.bfloat16)
 
 
 class DynamicBlock(nn.Module):
@@ -74,6 +77,8 @@ class DynamicBlock(nn.Module):
         basis = basis.over(grid)
         self.controls = Controls(independent_layers(layer, basis.count), basis)
         self._choose(grid, self._own(as_integrator(integrator), grid), as_gradient(gradient), compile)
+        # New layers are there to be trained. Surgery may give trained ones an integrator for evaluation alone.
+        self._check_equation()
 
     def _own(self, integrator: Integrator, grid: Grid) -> Integrator:
         """The instance of an integrator that is this block's own, its weights where those of the controls are."""
@@ -145,6 +150,7 @@ class DynamicBlock(nn.Module):
         """
         return torch.stack(self._states(y, all_times=True))
 
+    @telling_causes
     def _states(self, y: Tensor, *, all_times: bool) -> list[Tensor]:
         y = self._state(y)
         if self.integrator.fixed_cost:
@@ -156,10 +162,12 @@ class DynamicBlock(nn.Module):
     def _counted(self, y: Tensor, *, all_times: bool) -> list[Tensor]:
         """The states at every time, or the last one, with a count of the evaluations."""
         integrator = self.integrator
-        if integrator.solves_equations:
-            check_still(self.controls.layers, integrator.name)
-        if integrator.solves_equations or isinstance(integrator, Adaptive):
-            check_deterministic(self.controls.layers, integrator.name)
+        self._check_equation()
+        if integrator.solves_equations and y.dtype in HALF:
+            raise ConfigurationError(
+                f"{integrator.name} solves its equations to more digits than {y.dtype} has; keep weights and state in "
+                "float32 and let torch.autocast choose where half precision serves, or use an explicit integrator"
+            )
         if isinstance(integrator, Adaptive):
             solve = AdaptiveSolve(self.controls, self._alignment, integrator, self.gradient, self._title)
             states = solve.states(y, all_times=all_times)
@@ -170,12 +178,23 @@ class DynamicBlock(nn.Module):
         self._evaluations = tally.evaluations
         return states
 
+    def _check_equation(self) -> None:
+        """Raise a ConfigurationError where layers, in the mode that they are in, leave the integrator no equation."""
+        integrator, layers = self.integrator, self.controls.layers
+        if integrator.solves_equations:
+            check_still(layers, integrator.name)
+        if integrator.solves_equations or isinstance(integrator, Adaptive):
+            check_deterministic(layers, integrator.name)
+
     def _state(self, y: Tensor) -> Tensor:
         if not isinstance(y, Tensor) or not y.is_floating_point():
             what = y.dtype if isinstance(y, Tensor) else type(y).__name__
-            raise ConfigurationError(f"the state must be a floating-point tensor, got {what}")
+            raise ConfigurationError(f"the state must be a floating-point tensor, got {what}; use y.float()")
+        if not torch.compiler.is_compiling():
+            layer = self.controls.layers[0]
+            check_input(layer, y, image_width(layer), "a state")
         # Sums of many small steps need more digits than half precision has.
-        if y.dtype in (torch.float16, torch.bfloat16) and torch.is_autocast_enabled(y.device.type):
+        if y.dtype in HALF and torch.is_autocast_enabled(y.device.type):
             return y.float()
         return y
 

@@ -246,9 +246,12 @@ class CompiledSteps(Integrator):
                     warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor")
                     return programs.program(plan.structure, self._inner)(layers, numbers, carry)
             except Exception as error:
+                # A state that the layers cannot take is an error here, too, and no fault of the program's.
+                after = plan.structure.step(self._inner, stage, h, carry)
                 programs.failed = True
                 lines = f"{type(error).__name__}: {error}".splitlines()
-                warnings.warn(f"{self._title} was not compiled and runs as usual: {lines[0]:.300}", stacklevel=8)
+                warnings.warn(f"{self._title} was not compiled and runs as usual: {lines[0]:.300}", stacklevel=9)
+                return after
         return plan.structure.step(self._inner, stage, h, carry)
 
 

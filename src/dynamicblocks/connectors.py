@@ -9,7 +9,9 @@ from torch.nn import functional as F
 from dynamicblocks.errors import ConfigurationError, unknown_name
 from dynamicblocks.layers import Branch, Conv2d, unit_order
 from dynamicblocks.layers.activations import ActivationSpec
+from dynamicblocks.layers.inputs import check_input, telling_causes
 from dynamicblocks.layers.norms import NormSpec, make_norm
+from dynamicblocks.times import check_amount, check_count
 
 Pool = Literal["average", "max", "none"]
 POOLS: dict[str, type[nn.Module]] = {"average": nn.AvgPool2d, "max": nn.MaxPool2d}
@@ -62,11 +64,9 @@ class Opening(Branch):
         )
         self.in_channels = in_channels
 
+    @telling_causes
     def forward(self, images: Tensor) -> Tensor:
-        if images.ndim != 4 or images.shape[1] != self.in_channels:
-            raise ConfigurationError(
-                f"expected images of shape (batch, {self.in_channels}, height, width), got {tuple(images.shape)}"
-            )
+        check_input(self, images, self.in_channels, "images")
         return super().forward(images)  # type: ignore[no-untyped-call]
 
 
@@ -101,6 +101,16 @@ class PooledConnector(nn.Sequential):
             kernel_size=kernel_size,
         )
         self.pool = make_pool(pool)
+
+    @telling_causes
+    def forward(self, y: Tensor) -> Tensor:
+        check_input(self, y, self.branch.width, "a state")
+        if not isinstance(self.pool, nn.Identity) and min(y.shape[-2:]) < 2:
+            raise ConfigurationError(
+                f"pooling over 2 x 2 pixels leaves nothing of a state of shape {tuple(y.shape)}; take larger images, "
+                "fewer blocks, or pool='none'"
+            )
+        return super().forward(y)  # type: ignore[no-untyped-call]
 
 
 class PaddedShortcut(nn.Module):
@@ -155,7 +165,8 @@ class ResidualConnector(nn.Module):
     ) -> None:
         super().__init__()
         order = unit_order(unit, skipinit)
-        self.step = step
+        check_count(stride, "stride")
+        self.step = check_amount(step, "step")
         self.branch = Branch(
             order.branch,
             in_channels,
@@ -169,7 +180,9 @@ class ResidualConnector(nn.Module):
         self.shortcut = _shortcut(shortcut, in_channels, out_channels, stride, norm, shortcut_bias)
         self.projection = Branch(order.projection, out_channels, out_channels, norm=norm, activation=activation)
 
+    @telling_causes
     def forward(self, y: Tensor) -> Tensor:
+        check_input(self, y, self.branch.width, "a state")
         return self.projection(torch.add(self.shortcut(y), self.branch(y), alpha=self.step))
 
 
@@ -202,7 +215,9 @@ class Head(nn.Module):
     ) -> None:
         super().__init__()
         self.branch = Branch(order, width, width, norm=norm, activation=activation)
-        self.linear = nn.Linear(width, num_classes)
+        self.linear = nn.Linear(width, check_count(num_classes, "num_classes"))
 
+    @telling_causes
     def forward(self, y: Tensor) -> Tensor:
+        check_input(self, y, self.linear.in_features, "a state")
         return self.linear(self.branch(y).mean(dim=(-2, -1)))

@@ -27,7 +27,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigurationErr
     unknown integrator 'rk44'; did you mean 'rk4'? Known: euler, rk4
     """
     names = sorted(known)
-    nearest = get_close_matches(name, names, n=1)
+    nearest = get_close_matches(str(name), names, n=1)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
     return ConfigurationError(f"unknown {kind} {name!r}{hint} Known: {', '.join(names)}")
 

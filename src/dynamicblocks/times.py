@@ -54,10 +54,17 @@ def check_steps(value: int, what: str = "steps") -> int:
     return value
 
 
+def check_counts(values: Sequence[int], what: str) -> tuple[int, ...]:
+    """Return ``values`` as a tuple, or raise: whole numbers of at least 1, one or more of them."""
+    if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+        raise ConfigurationError(f"{what} must be a list of whole numbers such as (16, 32), got {values!r}")
+    return tuple(check_count(value, f"each of {what}") for value in values)
+
+
 def check_amount(value: float, what: str) -> float:
     """Return ``value``, or raise: a finite number, zero or more."""
-    if not 0 <= value < math.inf:
-        raise ConfigurationError(f"{what} must be zero or more and finite, got {value}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ConfigurationError(f"{what} must be zero or more and finite, got {value!r}")
     return value
 
 

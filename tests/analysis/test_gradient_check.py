@@ -145,3 +145,49 @@ def test_a_mode_that_cannot_be_used_is_a_note_that_names_the_block():
 def test_what_cannot_be_checked_is_an_error(model, batch, options, message):
     with pytest.raises(db.ConfigurationError, match=message):
         db.gradient_check(model, batch, **options)
+
+
+def last_line(found):
+    return str(found).splitlines()[-1]
+
+
+def test_the_last_line_says_whether_gradients_agree_and_how_far_they_are_apart():
+    block = db.DynamicBlock(lambda: nn.Sequential(nn.Linear(3, 3), nn.Tanh()), 2)
+    found = db.gradient_check(block, torch.randn(4, 3))
+    worst = max(found.modes, key=lambda row: row.worst)
+    assert last_line(found).startswith("The gradients agree with finite differences")
+    assert f"{worst.worst:.1e} ({worst.mode}" in last_line(found)
+    assert "do not agree" in found.verdict(tolerance=0.0)
+
+
+def test_the_last_line_says_what_to_do_about_a_wrong_layer():
+    line = last_line(db.gradient_check(db.DynamicBlock(Wrong, 2), torch.randn(4, 3)))
+    assert line.startswith("The gradients of as given, backprop, checkpoint do not agree")
+    assert "input)" in line
+    assert "another seed" in line
+    assert "torch.autograd.Function" in line
+
+
+def test_the_last_line_says_what_to_do_about_a_wrong_mode():
+    block = db.DynamicBlock(lambda: nn.Sequential(nn.Linear(3, 3), nn.Tanh()), 2)
+    line = last_line(db.gradient_check(block, torch.randn(4, 3), modes=["backprop", WrongMode()]))
+    assert "WrongMode" in line
+    assert "5.0e-01" in line
+    assert "the layers are right, as backprop shows" in line
+
+
+def test_the_last_line_says_what_to_do_about_adaptive_steps_and_numbers_that_are_none():
+    layer = lambda: nn.Sequential(nn.Linear(3, 3), nn.Tanh())  # noqa: E731
+    loose = db.DynamicBlock(layer, "linear(3)", 2, "bosh3(rtol=1e-1, atol=1e-1)")
+    found = db.gradient_check(loose, torch.randn(4, 3), modes=[])
+    assert "rtol and atol" in found.verdict(tolerance=1e-12)
+
+    class Root(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.tensor(-4.0))
+
+        def forward(self, y):
+            return self.weight.sqrt() * y
+
+    assert "detect_anomaly" in last_line(db.gradient_check(Root(), torch.randn(2, 3)))

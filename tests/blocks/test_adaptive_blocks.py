@@ -349,19 +349,40 @@ def test_an_own_gradient_mode_runs_grids_only():
 
 
 @pytest.mark.parametrize("integrator", ["dopri5", "kvaerno3", "implicit_midpoint"])
-def test_dropout_in_training_is_no_equation(integrator):
-    block = db.DynamicBlock(lambda: nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)), 2, integrator=integrator)
+@pytest.mark.parametrize("drawing", [nn.Dropout(0.5), nn.AlphaDropout(0.1), nn.RReLU(), nn.RNN(3, 3, 2, dropout=0.2)])
+def test_what_draws_in_training_is_no_equation(drawing, integrator):
+    class Drawing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.drawing = nn.Linear(3, 3), copy.deepcopy(drawing)
+
+        def forward(self, y):
+            drawn = self.drawing(self.linear(y))
+            return drawn[0] if isinstance(drawn, tuple) else drawn
+
+    with pytest.raises(db.ConfigurationError, match=f"{type(drawing).__name__} .* draws anew in each evaluation"):
+        db.DynamicBlock(Drawing, 2, integrator=integrator)
+    block = db.with_integrator(db.DynamicBlock(Drawing, 2).eval(), integrator)
+    assert block(torch.randn(2, 3)).shape == (2, 3)
     with pytest.raises(db.ConfigurationError, match="draws anew in each evaluation"):
-        block(torch.randn(2, 3))
-    block.eval()(torch.randn(2, 3))
+        block.train()(torch.randn(2, 3))
+
+
+def test_dropout_that_draws_nothing_is_a_layer_like_others():
+    block = db.DynamicBlock(lambda: nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.0)), 2, integrator="dopri5")
+    assert block(torch.randn(2, 3)).shape == (2, 3)
 
 
 @pytest.mark.parametrize("integrator", ["kvaerno3", "implicit_midpoint"])
 def test_implicit_methods_refuse_statistics_that_each_iteration_would_move(integrator):
-    block = db.DynamicBlock(Normed, 2, integrator=integrator)
+    with pytest.raises(db.ConfigurationError, match="moves its running statistics"):
+        db.DynamicBlock(Normed, 2, integrator=integrator)
+    block = db.with_integrator(db.DynamicBlock(Normed, 2), integrator)
     with pytest.raises(db.ConfigurationError, match="moves its running statistics"):
         block(torch.randn(4, 3))
-    block.eval()(torch.randn(4, 3))
+    assert block.eval()(torch.randn(4, 3)).shape == (4, 3)
+    # A layer made for evaluation moves nothing.
+    assert db.DynamicBlock(lambda: Normed().eval(), 2, integrator=integrator)(torch.randn(4, 3)).shape == (4, 3)
 
 
 # Implicit and reversible methods on the grid

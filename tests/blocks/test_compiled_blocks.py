@@ -158,8 +158,17 @@ def test_what_cannot_be_traced_runs_as_usual_with_one_warning():
 
 def test_a_layer_that_changes_the_shape_is_the_error_it_always_is():
     compiled = db.DynamicBlock(lambda: nn.Linear(3, 1), 2, compile=True)
-    with pytest.raises(db.ConfigurationError, match="must keep the shape"), pytest.warns(UserWarning, match="not comp"):
+    with pytest.raises(db.ConfigurationError, match="must keep the shape"):
         compiled(torch.randn(2, 3))
+
+
+def test_a_state_that_layers_cannot_take_is_no_reason_to_give_up_compiling():
+    block, compiled = pair(integrator="euler", layer=lambda: nn.Linear(3, 3), steps=2)
+    with pytest.raises(db.ConfigurationError, match=r"Linear has weights of torch.float32 .* torch.float64"):
+        compiled(torch.randn(2, 3, dtype=torch.float64))
+    y = torch.randn(2, 3)
+    torch.testing.assert_close(compiled(y), block(y))
+    assert not compiled._programs.failed
 
 
 def test_a_compiler_around_the_network_takes_the_whole_loop():

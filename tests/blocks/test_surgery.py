@@ -119,7 +119,7 @@ def test_models_by_name():
         db.create_model("resnet", depth=21)
     with pytest.raises(db.ConfigurationError, match="unknown connector 'poled'; did you mean 'pooled'"):
         db.create_model("dynamicnet", connector="poled")
-    with pytest.raises(db.ConfigurationError, match="at least one width"):
+    with pytest.raises(db.ConfigurationError, match="widths must be a list of whole numbers"):
         db.create_model("dynamicnet", widths=())
 
 

@@ -164,7 +164,7 @@ def test_a_twist_resnet_is_trained_from_the_command_line(tmp_path):
         ([*VECTOR, "--twist.where", "nothing"], "there is nothing to twist"),
         (["--optimizer.schedule", "xexp", "--optimizer.peak", "0"], "optimizer.peak must lie between 0 and 1, got 0.0"),
         (["--optimizer.peak", "1.5"], "optimizer.peak must lie between 0 and 1, got 1.5"),
-        (["--model.name", "twist_resnet18", "--model.units", "2"], "units must name a number for each stage"),
+        (["--model.name", "twist_resnet18", "--model.units", "2"], "units must be a list of whole numbers"),
         (["--model.name", "twist_resnet18", "--model.stages", "TT"], "each of 4 stages, got 'TT'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -20,6 +20,9 @@ from dynamicblocks.times import check_count
 AS_GIVEN = "as given"
 # Central differences of step h err by h^2 and by rounding over h: with float64 least at the cube root of its precision.
 STEP = 6e-6
+# Relative; a right gradient is far below it in double precision, a wrong one far above.
+TOLERANCE = 1e-5
+ADAPTIVE = "an adaptive integrator's steps change with the weights; errors up to its tolerance are due to that"
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,15 @@ class CheckedMode:
         found = [each for each in (self.parameters, self.input) if each is not None]
         return math.nan if any(math.isnan(each) for each in found) else max(found, default=0.0)
 
+    @property
+    def place(self) -> str:
+        """What the larger error belongs to: parameters or input."""
+        return "input" if self.input is not None and not (self.parameters or 0.0) >= self.input else "parameters"
+
 
 @dataclass(frozen=True)
 class GradientCheck:
-    """What :func:`gradient_check` found; printed, it is a table."""
+    """What :func:`gradient_check` found; printed, it is a table, and below it one line that says what it means."""
 
     modes: tuple[CheckedMode, ...]
 
@@ -57,16 +65,44 @@ class GradientCheck:
                 return row
         raise KeyError(f"{mode!r} was not checked; checked: {', '.join(row.mode for row in self.modes)}")
 
-    def passed(self, tolerance: float = 1e-5) -> bool:
+    def passed(self, tolerance: float = TOLERANCE) -> bool:
         """Whether all errors of the modes that can be used are below a tolerance."""
         return all(row.worst < tolerance for row in self.modes)
+
+    def verdict(self, tolerance: float = TOLERANCE) -> str:
+        """One line: whether the gradients agree with finite differences, how far they are apart, and what to do."""
+        worst = max(self.modes, key=lambda row: math.inf if math.isnan(row.worst) else row.worst)
+        unused = [row.mode for row in self.modes if row.parameters is None and row.input is None]
+        left_out = f"; {' and '.join(unused)} could not be used, see the note" if unused else ""
+        far = f"the largest relative error is {worst.worst:.1e} ({worst.mode}, {worst.place})"
+        if self.passed(tolerance):
+            return f"The gradients agree with finite differences: {far}, below {tolerance:.0e}{left_out}."
+        wrong = [row.mode for row in self.modes if not row.worst < tolerance]
+        return (
+            f"The gradients of {', '.join(wrong)} do not agree with finite differences: {far}, above {tolerance:.0e}; "
+            f"{self._advice(wrong)}{left_out}."
+        )
+
+    def _advice(self, wrong: list[str]) -> str:
+        right = [row.mode for row in self.modes if row.mode not in wrong and row.parameters is not None]
+        if any(math.isnan(row.worst) for row in self.modes):
+            return "look for a value or derivative that is not a number, with torch.autograd.detect_anomaly()"
+        if any(row.note == ADAPTIVE for row in self.modes):
+            return "the steps change with the weights: see whether the error falls with rtol and atol of the integrator"
+        if AS_GIVEN in right or (AS_GIVEN in wrong and len(right) > 0):
+            return f"the layers are right, as {right[-1]} shows, so leave {', '.join(wrong)}, or mend that mode"
+        return (
+            "try another seed, for a kink (of ReLU) may lie between two evaluations; if it stays, look for a "
+            "torch.autograd.Function, detach() or in-place change whose derivative is wrong"
+        )
 
     def __str__(self) -> str:
         cells = [("gradient", "parameters", "input", "note")]
         cells += [(row.mode, _shown(row.parameters), _shown(row.input), row.note) for row in self.modes]
         widths = [max(len(row[column]) for row in cells) for column in range(3)]
         return "\n".join(
-            f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {note}".rstrip() for a, b, c, note in cells
+            [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {note}".rstrip() for a, b, c, note in cells]
+            + [self.verdict()]
         )
 
 
@@ -107,6 +143,8 @@ def gradient_check(
     >>> found = gradient_check(db.DynamicBlock("symmetric(4)", 2), torch.randn(2, 4, 5, 5))
     >>> [row.mode for row in found.modes], found.passed()
     (['as given', 'backprop', 'checkpoint'], True)
+    >>> print(str(found).splitlines()[-1])  # doctest: +ELLIPSIS
+    The gradients agree with finite differences: the largest relative error is ...e-... (..., ...), below 1e-05.
     """
     check_count(directions, "directions")
     model = copy.deepcopy(model).double()
@@ -239,8 +277,7 @@ class _Check:
             ]
             errors[kind] = _relative(slopes, differences[kind])
         adaptive = any(isinstance(block.integrator, Adaptive) for block in named_blocks(model).values())
-        note = "an adaptive integrator's steps change with the weights; errors up to its tolerance are due to that"
-        return CheckedMode(name, errors.get("parameters"), errors.get("input"), note if adaptive else "")
+        return CheckedMode(name, errors.get("parameters"), errors.get("input"), ADAPTIVE if adaptive else "")
 
 
 def _relative(found: list[float], expected: list[float]) -> float:

@@ -88,6 +88,9 @@ def newton(
     >>> round(root.item(), 12), found.tolist()
     (1.414213562373, [True])
     """
+    if not guess.numel():
+        # Of a state without entries there is nothing to find.
+        return guess.detach(), torch.ones(guess.shape[0], dtype=torch.bool, device=guess.device)
     eps = torch.finfo(guess.dtype).eps
     # In Euclidean norm, as GMRES measures, and in units: a tenth of the change that does not matter.
     fine = 0.1 * math.sqrt(guess.shape[1])

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.registry import Registry
 
 activations: Registry[nn.Module] = Registry("activation")
@@ -21,4 +22,11 @@ ActivationSpec = str | Callable[[], nn.Module]
 
 def make_activation(spec: ActivationSpec) -> nn.Module:
     """The activation that ``spec`` names, or what a factory without arguments returns."""
-    return activations.create(spec) if isinstance(spec, str) else spec()
+    if isinstance(spec, str):
+        return activations.create(spec)
+    made = spec() if callable(spec) and not isinstance(spec, nn.Module) else None
+    if not isinstance(made, nn.Module):
+        raise ConfigurationError(
+            f"activation must be a name or a function without arguments that makes a module, got {spec!r:.80}"
+        )
+    return made

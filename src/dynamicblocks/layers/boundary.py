@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError, unknown_name
+from dynamicblocks.times import check_count
 
 Boundary = Literal["zeros", "replicate", "reflect", "circular"]
 BOUNDARIES: tuple[Boundary, ...] = ("zeros", "replicate", "reflect", "circular")
@@ -26,8 +27,8 @@ def check_boundary(boundary: str) -> Boundary:
 
 def check_kernel_size(kernel_size: int) -> int:
     """Return ``kernel_size``, or raise: only odd kernels have a centre, so only they keep the shape."""
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ConfigurationError(f"kernel_size must be odd and positive to keep the image size, got {kernel_size}")
+    if isinstance(kernel_size, bool) or not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
+        raise ConfigurationError(f"kernel_size must be odd and positive to keep the image size, got {kernel_size!r}")
     return kernel_size
 
 
@@ -49,9 +50,10 @@ class Conv2d(nn.Conv2d):
     ) -> None:
         padding = check_kernel_size(kernel_size) // 2
         condition = check_boundary(boundary)
+        check_count(stride, "stride")
         super().__init__(
-            in_channels,
-            out_channels,
+            check_count(in_channels, "in_channels"),
+            check_count(out_channels, "out_channels"),
             kernel_size,
             stride=stride,
             padding=padding,

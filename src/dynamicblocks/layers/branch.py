@@ -11,6 +11,7 @@ from dynamicblocks.layers.boundary import Conv2d
 from dynamicblocks.layers.norms import NormSpec, make_norm
 from dynamicblocks.layers.skipinit import SkipInit
 from dynamicblocks.layers.twist import TwistConv2d
+from dynamicblocks.times import check_count
 
 WORDS = ("conv", "norm", "act", "scale", "reduce", "expand")
 # Of a bottleneck: channels outside for each one inside (He et al. 2015).
@@ -67,7 +68,8 @@ class Branch(nn.Sequential):
         twist: str | None = None,
     ) -> None:
         super().__init__()
-        self.width = in_channels
+        self.width = check_count(in_channels, "in_channels")
+        check_count(out_channels, "out_channels")
         number = {word: count(1) for word in WORDS}
         width, target = in_channels, out_channels
         for word in order.split():
@@ -115,7 +117,7 @@ class _NamedBranch(Branch):
     ) -> None:
         super().__init__(
             self.ORDER,
-            width,
+            check_count(width, "width"),
             width,
             norm=norm,
             activation=activation,

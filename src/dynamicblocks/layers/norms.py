@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.registry import Registry
+from dynamicblocks.times import check_count
 
 norms: Registry[nn.Module] = Registry("normalisation")
 norms.register("batch")(nn.BatchNorm2d)
@@ -67,7 +68,7 @@ norms.register("tv")(TVNorm)
 def group_norm(width: int, groups: int | None = None) -> nn.GroupNorm:
     """Group normalisation; by default the largest number of groups up to 8 that divides ``width``."""
     groups = math.gcd(width, 8) if groups is None else groups
-    if groups < 1 or width % groups:
+    if not isinstance(groups, int) or groups < 1 or width % groups:
         raise ConfigurationError(f"group normalisation: {groups} groups do not divide {width} channels")
     return nn.GroupNorm(groups, width)
 
@@ -80,4 +81,12 @@ def no_norm(width: int) -> nn.Identity:
 
 def make_norm(spec: NormSpec, width: int) -> nn.Module:
     """The normalisation of ``width`` channels that ``spec`` names, or what a factory ``spec(width)`` returns."""
-    return norms.create(spec, width) if isinstance(spec, str) else spec(width)
+    check_count(width, "the number of channels of a normalisation")
+    if isinstance(spec, str):
+        return norms.create(spec, width)
+    made = spec(width) if callable(spec) and not isinstance(spec, nn.Module) else None
+    if not isinstance(made, nn.Module):
+        raise ConfigurationError(
+            f"norm must be a name or a function of the number of channels that makes a module, got {spec!r:.80}"
+        )
+    return made

@@ -9,6 +9,7 @@ from dynamicblocks.layers.activations import ActivationSpec
 from dynamicblocks.layers.branch import Branch
 from dynamicblocks.layers.norms import NormSpec
 from dynamicblocks.layers.protocol import ProjectedLayer
+from dynamicblocks.times import check_count
 
 
 class UnitOrder(NamedTuple):
@@ -78,6 +79,7 @@ class ResidualUnit(ProjectedLayer):
         skipinit: bool = False,
     ) -> None:
         order = unit_order(unit, skipinit)
+        check_count(width, "width")
         super().__init__(
             Branch(order.projection, width, width, norm=norm, activation=activation) if order.projection else None
         )

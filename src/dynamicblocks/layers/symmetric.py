@@ -12,6 +12,7 @@ from dynamicblocks.layers.boundary import (
     init_like_convolution,
 )
 from dynamicblocks.layers.norms import NormSpec, make_norm
+from dynamicblocks.times import check_count
 
 
 class Symmetric(nn.Module):
@@ -50,8 +51,8 @@ class Symmetric(nn.Module):
         kernel_size: int = 3,
     ) -> None:
         super().__init__()
-        self.width = width
-        hidden = width if hidden is None else hidden
+        self.width = check_count(width, "width")
+        hidden = width if hidden is None else check_count(hidden, "hidden")
         size = check_kernel_size(kernel_size)
         self.boundary = check_boundary(boundary)
         self.weight = nn.Parameter(torch.empty(hidden, width, size, size))

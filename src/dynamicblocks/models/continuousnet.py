@@ -8,6 +8,7 @@ from torch import nn
 from dynamicblocks.block import DynamicBlock
 from dynamicblocks.connectors import Head, Opening, ResidualConnector
 from dynamicblocks.controls import Basis, as_basis
+from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients import Gradient
 from dynamicblocks.integrators import Integrator
 from dynamicblocks.layers import Conv2d, ResidualUnit, Style
@@ -65,9 +66,13 @@ def continuousnet(
     >>> continuousnet(units=2).num_weights, continuousnet(units=2, activation_first=True).num_weights
     (273210, 273242)
     """
+    check_count(width, "width")
+    check_count(widen, "widen")
     check_count(units, "units")
     check_count(steps_per_unit, "steps_per_unit")
     horizon = float(units) if time_epsilon is None else check_amount(time_epsilon, "time_epsilon")
+    if horizon == 0:
+        raise ConfigurationError("time_epsilon must be positive, got 0: a block takes time")
     grid = uniform(0.0, horizon, steps=units * steps_per_unit)
     basis = as_basis(controls)
     if basis.size is None:

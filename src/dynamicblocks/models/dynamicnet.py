@@ -18,7 +18,7 @@ from dynamicblocks.layers.activations import ActivationSpec
 from dynamicblocks.layers.norms import NormSpec
 from dynamicblocks.models.registry import models
 from dynamicblocks.network import DynamicNet
-from dynamicblocks.times import check_count, uniform
+from dynamicblocks.times import check_count, check_counts, uniform
 
 
 @models.register("dynamicnet")
@@ -55,8 +55,9 @@ def dynamicnet(
         connector: ``pooled`` (1x1 convolution and pooling) or ``residual`` (a strided residual unit).
         pool: of pooled connectors: average, max or none.
     """
-    if not widths:
-        raise ConfigurationError("widths must name at least one width, got none")
+    widths = check_counts(widths, "widths")
+    if not (isinstance(layer, str) or callable(layer)):
+        raise ConfigurationError(f"layer must be a name or a function that makes a layer of a width, got {layer!r:.80}")
     check_count(units, "units")
     grid = uniform(0, units, steps=units if steps is None else steps)
     basis = as_basis(controls)

@@ -16,6 +16,7 @@ from dynamicblocks.layers.norms import NormSpec
 from dynamicblocks.models.initial import initialised
 from dynamicblocks.models.registry import models
 from dynamicblocks.network import DynamicNet
+from dynamicblocks.times import check_count, check_counts
 
 DEPTHS = (20, 32, 44, 56, 110)
 
@@ -56,7 +57,8 @@ def resnet(
     >>> sum(weight.numel() for weight in net.parameters())
     272474
     """
-    units, rest = divmod(depth - 2, 2 * len(widths))
+    widths = check_counts(widths, "widths")
+    units, rest = divmod(check_count(depth, "depth") - 2, 2 * len(widths))
     if rest or units < 1:
         raise ConfigurationError(f"depth must be {2 * len(widths)} n + 2 for n = 1, 2, ..., got {depth}")
     order = unit_order(unit)
@@ -107,7 +109,9 @@ def wide_resnet(
     >>> wide_resnet(num_classes=100).num_weights
     13631108
     """
-    units, rest = divmod(depth - 4, 6)
+    check_count(width, "width")
+    check_count(widen, "widen")
+    units, rest = divmod(check_count(depth, "depth") - 4, 6)
     if rest or units < 1:
         raise ConfigurationError(f"depth must be 6 n + 4 for n = 1, 2, ..., got {depth}")
     style = Style(norm=norm, activation=activation, boundary=boundary, bias=True)

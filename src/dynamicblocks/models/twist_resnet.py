@@ -17,7 +17,7 @@ from dynamicblocks.layers.norms import NormSpec
 from dynamicblocks.models.initial import initialised
 from dynamicblocks.models.registry import models
 from dynamicblocks.network import DynamicNet
-from dynamicblocks.times import check_count
+from dynamicblocks.times import check_count, check_counts
 from dynamicblocks.twisting import twist
 
 
@@ -60,8 +60,8 @@ def twist_resnet(
     >>> twist_resnet(units=(2, 2, 2, 2), unit="a", stages="FFFF").num_weights
     11173962
     """
-    if isinstance(units, int):
-        raise ConfigurationError(f"units must name a number for each stage, such as (2, 2, 2, 2), got {units!r}")
+    units = check_counts(units, "units")
+    check_count(width, "width")
     if len(stages) != len(units) or set(stages) - set("TF"):
         raise ConfigurationError(f"stages must have a letter T or F for each of {len(units)} stages, got {stages!r}")
     order = unit_order(unit)
@@ -73,7 +73,7 @@ def twist_resnet(
     for (index, count), letter in zip(enumerate(units), stages, strict=True):
         first = len(body)
         after, stride = width * expansion * 2**index, 1 if index == 0 else 2
-        steps = check_count(count, "units")
+        steps = count
         if before != after or stride != 1:
             body.append(
                 ResidualConnector(before, after, stride=stride, unit=unit, shortcut="convolution_norm", **style)

@@ -65,7 +65,7 @@ def score_of(net: DynamicNet, batches: Iterable[tuple[Tensor, Tensor]], fabric: 
     total = torch.zeros(3, device=fabric.device)
     with evaluation_mode(net), torch.inference_mode(), fabric.autocast():
         for images, labels in batches:
-            logits = net(images).float()
+            logits = net(in_precision(images, fabric)).float()
             loss = F.cross_entropy(logits, labels, reduction="sum")
             total += torch.stack([loss, (logits.argmax(dim=1) == labels).sum(), loss.new_tensor(len(labels))])
     loss_sum, correct, images_seen = over_processes(fabric, total).tolist()
@@ -75,7 +75,13 @@ def score_of(net: DynamicNet, batches: Iterable[tuple[Tensor, Tensor]], fabric: 
 def answered(net: DynamicNet, images: Tensor, fabric: Fabric) -> Tensor:
     """The class that ``net`` gives each image."""
     with evaluation_mode(net), torch.inference_mode(), fabric.autocast():
-        return net(images).argmax(dim=1)
+        return net(in_precision(images, fabric)).argmax(dim=1)
+
+
+def in_precision(images: Tensor, fabric: Fabric) -> Tensor:
+    """Images as a network takes them whose weights have the precision asked for, such as 64-true."""
+    converted: Tensor = fabric.strategy.precision.convert_input(images)
+    return converted
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ def make_fabric(config: HardwareConfig) -> Fabric:
             strategy=config.strategy,
             precision=config.precision,  # type: ignore[arg-type]
         )
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
+    except (MisconfigurationException, ImportError, ValueError, RuntimeError) as error:
         gpus = torch.cuda.device_count()
         raise ConfigurationError(
             f"cannot use accelerator {config.accelerator!r} with {config.devices} device(s), strategy "

@@ -24,6 +24,7 @@ from dynamicblocks.training.network_changes import NetworkChange, changes_before
 from dynamicblocks.training.optimizer import learning_rate, set_learning_rate
 from dynamicblocks.training.outcome import Outcome, conclude
 from dynamicblocks.training.progress import TrainingBar, training_bar
+from dynamicblocks.training.rehearsal import check_plan, rehearse
 from dynamicblocks.training.run_folder import RunFolder
 from dynamicblocks.training.runs import begin_run
 from dynamicblocks.training.training_state import TrainingState
@@ -49,6 +50,8 @@ class Training:
             # What was measured at the run's start holds to its end.
             recorded = load_config(RunFolder.open(resume).configuration())
             config = replace(config, hardware=recorded.hardware)
+        else:
+            check_plan(config)
         self.data = config.data.load()
         torch.manual_seed(config.seed)
         net = config.build(self.data)
@@ -64,6 +67,7 @@ class Training:
             self.folder = RunFolder.open(resume)
             self._restore(net)
         else:
+            rehearse(net, self.config, self.batches, self.fabric)
             self.folder = begin_run(self.config, net, self.data, self.fabric, measured)
             self._set_up(net)
             self._save(self.sums)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from dynamicblocks.times import check_count
+
 
 @dataclass(frozen=True)
 class HardwareConfig:
@@ -23,3 +25,6 @@ class HardwareConfig:
     precision: str = "auto"
     compile: bool | Literal["auto"] = "auto"
     channels_last: bool | Literal["auto"] = "auto"
+
+    def __post_init__(self) -> None:
+        check_count(self.devices, "hardware.devices")

@@ -73,5 +73,9 @@ class ModelConfig:
 
     def build(self, data: ImageDataset) -> DynamicNet:
         """The network for a data set, freshly initialised."""
+        return self.create(data.channels, len(data.classes))
+
+    def create(self, channels: int, classes: int) -> DynamicNet:
+        """The network for images of so many channels and classes, freshly initialised."""
         options = {key: value for key, value in asdict(self).items() if key != "name" and value is not None}
-        return create_model(self.name, in_channels=data.channels, num_classes=len(data.classes), **options)
+        return create_model(self.name, in_channels=channels, num_classes=classes, **options)

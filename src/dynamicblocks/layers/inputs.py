@@ -1,0 +1,145 @@
+"""What modules say about a tensor that they cannot take."""
+
+import traceback
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from dynamicblocks.errors import ConfigurationError, DynamicBlocksError
+from dynamicblocks.layers.branch import Branch
+from dynamicblocks.layers.norms import TVNorm
+from dynamicblocks.layers.residual_unit import ResidualUnit
+from dynamicblocks.layers.symmetric import Symmetric
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def image_width(layer: nn.Module) -> int | None:
+    """The channels of the images that one of the library's own layers takes; None for other layers."""
+    return layer.width if isinstance(layer, Branch | ResidualUnit | Symmetric) else None
+
+
+def check_input(module: nn.Module, y: Tensor, width: int | None, what: str) -> None:
+    """Raise a ConfigurationError for a tensor that is no batch of images of that many channels (None: any tensor).
+
+    Or that has no data, where the weights have some: PyTorch computes shapes then, without a word.
+    """
+    if width is not None and (y.ndim != 4 or y.shape[1] != width):
+        raise ConfigurationError(f"expected {what} of shape (batch, {width}, height, width), got {tuple(y.shape)}")
+    weight = next(module.parameters(), y)
+    if weight.is_meta != y.is_meta:
+        raise ConfigurationError(_on_devices(type(module).__name__, weight, y))
+
+
+def _on_devices(name: str, weight: Tensor, y: Tensor) -> str:
+    return f"{name} has its weights on {weight.device} and was given a tensor on {y.device}; move either, .to()"
+
+
+def telling_causes(forward: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a method of a module: what PyTorch says of its input becomes one sentence for the caller.
+
+    Nothing is looked at before something has failed.
+    """
+
+    @wraps(forward)
+    def run(*args: P.args, **keywords: P.kwargs) -> R:
+        if torch.compiler.is_compiling():
+            return forward(*args, **keywords)
+        try:
+            return forward(*args, **keywords)
+        except DynamicBlocksError:
+            raise
+        except Exception as error:
+            cause = cause_of(error)
+            if cause is None:
+                raise
+            raise ConfigurationError(cause) from error
+
+    return run
+
+
+def cause_of(error: Exception) -> str | None:
+    """Why a module of PyTorch's failed on its input, and what to do; None where it is not known."""
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        module = frame.f_locals.get("self")
+        if isinstance(module, nn.Module):
+            values: list[Any] = list(frame.f_locals.values())
+            y = next((each for each in values if isinstance(each, Tensor) and not isinstance(each, nn.Parameter)), None)
+            return None if y is None else _cause(module, y)
+    return None
+
+
+def _cause(module: nn.Module, y: Tensor) -> str | None:
+    name, shape = type(module).__name__, tuple(y.shape)
+    own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+    weights = [each for each in own if each.is_floating_point()]
+    for weight in weights:
+        if weight.device != y.device:
+            return _on_devices(name, weight, y)
+    if not torch.is_autocast_enabled(y.device.type):
+        for weight in weights:
+            if weight.dtype != y.dtype:
+                other = f", or net.to({y.dtype})" if y.is_floating_point() else ""
+                return (
+                    f"{name} has weights of {weight.dtype} and was given a tensor of {y.dtype}; convert: "
+                    f"y.to({weight.dtype}){other}"
+                )
+    channels = _channels(module)
+    if channels is not None and (y.ndim < 2 or y.shape[1] != channels):
+        return f"{name} takes {channels} channels, in the second dimension, and was given a tensor of shape {shape}"
+    padding = _padding(module)
+    if padding is not None and y.ndim == 4:
+        boundary, (rows, columns) = padding
+        # A mirror image has no pixel of the edge itself, a periodic one goes around once.
+        least = [each + (boundary == "reflect") for each in (rows, columns)]
+        if y.shape[-2] < least[0] or y.shape[-1] < least[1]:
+            return (
+                f"boundary={boundary!r} of {name} needs images of at least {least[0]} x {least[1]} pixels, and was "
+                f"given a tensor of shape {shape}; take larger images, fewer strides, or boundary='replicate' or "
+                "'zeros'"
+            )
+    if _statistics_of_one(module, y):
+        advice = "" if isinstance(module, nn.GroupNorm) else ", or call eval()"
+        return (
+            f"{name} takes mean and variance of several values, and was given one for each, shape {shape}; take larger "
+            f"batches or images, a norm such as 'tv'{advice}"
+        )
+    return None
+
+
+def _statistics_of_one(module: nn.Module, y: Tensor) -> bool:
+    """Whether a normalisation has one value to take the variance of."""
+    if isinstance(module, nn.modules.instancenorm._InstanceNorm):
+        return y[:1, :1].numel() == 1
+    if isinstance(module, nn.GroupNorm):
+        return y.numel() == module.num_groups
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) and y.numel() == y.shape[1]
+
+
+def _channels(module: nn.Module) -> int | None:
+    """How many channels a module takes in the second dimension."""
+    if isinstance(module, Symmetric):
+        return module.width
+    if isinstance(module, TVNorm):
+        return None if module.weight is None else len(module.weight)
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return module.in_channels
+    if isinstance(module, nn.modules.batchnorm._NormBase):
+        return module.num_features
+    return module.num_channels if isinstance(module, nn.GroupNorm) else None
+
+
+def _padding(module: nn.Module) -> tuple[str, tuple[int, int]] | None:
+    """The boundary condition of a convolution whose padding copies pixels, and how many of them."""
+    if isinstance(module, Symmetric):
+        half = module.weight.shape[-1] // 2
+        boundary, padding = module.boundary, (half, half)
+    elif isinstance(module, nn.Conv2d) and isinstance(module.padding, tuple):
+        boundary, padding = module.padding_mode, (module.padding[0], module.padding[1])
+    else:
+        return None
+    return (boundary, padding) if boundary in ("reflect", "circular") else None

@@ -1,0 +1,99 @@
+"""What cannot be trained is refused before anything is downloaded or written, and trying it leaves no trace."""
+
+import pytest
+import torch
+
+from dynamicblocks.cli.main import main
+from dynamicblocks.training import DataConfig, HardwareConfig, ModelConfig, TrainConfig, Training, rehearsal, train
+
+MODEL = ["--model.name", "dynamicnet", "--model.widths", "[4,4,4]", "--model.units", "1"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model.integrator", "trapezoid"], "moves its running statistics"),
+        (["--model.integrator", "kencarp4"], "moves its running statistics"),
+        (["--model.gradient", "reversible"], "not those of blocks"),
+        (["--model.widths", "[4,0]"], "each of widths must be a whole number"),
+        (["--model.norm", "group(groups=3)"], "3 groups do not divide 4 channels"),
+        (["--twist.parametrisation", "full", "--twist.epoch", "2", "--twist.stages", "TF"], "a letter T or F"),
+        (["--hardware.devices", "0"], "hardware.devices must be a whole number"),
+        (["--hardware.precision", "transformer-engine"], "cannot use accelerator"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_no_images_could_change_comes_before_the_images(flags, message, tmp_path, capsys, monkeypatch):
+    def opened(_):
+        raise AssertionError("the images were opened")
+
+    monkeypatch.setattr(DataConfig, "load", opened)
+    assert main(["train", "--output", str(tmp_path / "runs"), *MODEL, *flags]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_that_is_taken_comes_before_the_images(tmp_path, capsys, monkeypatch):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    monkeypatch.setattr(DataConfig, "load", lambda _: pytest.fail("the images were opened"))
+    assert main(["train", "--output", str(tmp_path), "--run", "run", *MODEL]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+FIXED = ["--hardware.precision", "32-true", "--hardware.channels_last", "false", "--hardware.compile", "false"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (["--model.boundary", "reflect", "--model.widths", "[4,4,4,4]"], 2, "images of at least 2 x 2 pixels"),
+        (["--model.widths", "[4,4,4,4,4]"], 2, "pooling over 2 x 2 pixels leaves nothing"),
+        (["--data.progressive", "[[0,2],[0.5,8]]"], 2, "leaves nothing of a state of shape (2, 4, 1, 1)"),
+        (["--model.norm", "tv", "--model.integrator", "dopri5(rtol=1e-9, atol=1e-9, max_steps=3)"], 1, "3 steps"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_these_images_make_impossible_comes_before_the_folder(flags, code, message, tmp_path, capsys):
+    assert main(["train", "--output", str(tmp_path / "runs"), *MODEL, *FIXED, *flags]) == code
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_step_that_fails_for_another_reason_is_told_before_the_folder(tmp_path, capsys, monkeypatch):
+    def fails(*_):
+        raise NotImplementedError("no such kernel\nfor this type")
+
+    monkeypatch.setattr(rehearsal.Engine, "loss", fails)
+    assert main(["train", "--output", str(tmp_path / "runs"), *MODEL, *FIXED]) == 2
+    assert "a training step fails on images of shape (2, 1, 8, 8)" in (error := capsys.readouterr().err)
+    assert "NotImplementedError: no such kernel" in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_rehearsal_leaves_no_trace(tmp_path, monkeypatch):
+    hardware = HardwareConfig(precision="32-true", channels_last=False, compile=False)
+    model = ModelConfig(name="dynamicnet", widths=(4,), units=1)
+
+    def begun(run):
+        config = TrainConfig(model=model, hardware=hardware, epochs=1, output=str(tmp_path), run=run)
+        training = Training(config)
+        return training.net.state_dict(), torch.get_rng_state()
+
+    weights, state = begun("rehearsed")
+    monkeypatch.setattr(train, "rehearse", lambda *_: None)
+    plain, expected = begun("plain")
+    assert all(torch.equal(weights[name], plain[name]) for name in plain)
+    assert torch.equal(state, expected)
+    assert not weights["opening.norm1.num_batches_tracked"]
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
+def test_a_network_is_evaluated_in_the_precision_that_it_has(precision, tmp_path, capsys):
+    flags = ["--epochs", "1", "--max_steps", "2", "--hardware.precision", precision, "--model.widths", "[4]"]
+    assert main(["train", "--output", str(tmp_path), "--run", "run", *MODEL, *flags]) == 0
+    assert "Test accuracy" in capsys.readouterr().out
