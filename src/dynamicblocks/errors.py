@@ -1,5 +1,7 @@
 """The errors of the package: one type for each kind of cause, each with a message that says what to do."""
 
+import sys
+import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -30,6 +32,14 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigurationErr
     nearest = get_close_matches(name, names, n=1)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
     return ConfigurationError(f"unknown {kind} {name!r}{hint} Known: {', '.join(names)}")
+
+
+def warn_caller(message: str) -> None:
+    """A UserWarning at the line that called the package, however deep within it the cause was found."""
+    depth, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "dynamicblocks":
+        depth, frame = depth + 1, frame.f_back
+    warnings.warn(message, stacklevel=depth)
 
 
 class ArgumentError(ConfigurationError, AssertionError):

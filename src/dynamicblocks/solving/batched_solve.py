@@ -26,9 +26,10 @@ from dynamicblocks.solving.batched_loop import (
 from dynamicblocks.solving.compiled_loop import CompiledLoop
 from dynamicblocks.solving.dense import BatchDense
 from dynamicblocks.solving.failures import Circumstances, NotFiniteStateError, StepLimitError, StepUnderflowError
-from dynamicblocks.solving.field import Field, Tally
+from dynamicblocks.solving.field import Field, Tally, unchanging
+from dynamicblocks.solving.misuse import check_order
 from dynamicblocks.solving.nesting import Nesting, leaves, rebuilt
-from dynamicblocks.solving.problem import check_state, check_times
+from dynamicblocks.solving.problem import check_times
 from dynamicblocks.solving.scheme import Scheme
 from dynamicblocks.solving.solution import Solution, Statistics
 from dynamicblocks.solving.step_control import StepControl
@@ -92,11 +93,14 @@ def solve_batched(problem: SampleProblem) -> Solution:
     pair = problem.pair()
     nesting = Nesting.of(problem.y0, 1)
     y0 = nesting.flat(problem.y0)
-    check_state(y0)
+    if y0 is problem.y0:
+        # The caller's tensor is neither changed by a solve nor part of its result.
+        y0 = y0.clone()
+    check_order(problem.key)
     t = _times(problem.t, len(y0), y0.device)
     direction = torch.sign(t[:, -1] - t[:, 0]).detach()
     s = (t * direction[:, None]).detach()
-    field = Field(nesting.func(problem.func, problem.args), timed=True)
+    field = Field(nesting.func(problem.func, problem.args), timed=True, owner=problem.key, seen=nesting.seen)
     loop = _loop(problem, nesting, pair, field, y0, direction)
     outputs = BatchedOutputs(s, y0, pair)
     watch = _watch(problem, nesting, loop, s[:, 0], y0)
@@ -177,7 +181,13 @@ def _compiled(
     layout = repr(rebuilt(problem.y0, iter(nesting.shapes)))
     key = (loop.method.name, loop.control, problem.options.get("norm"), loop.jumps, layout, problem.role)
     return CompiledLoop(
-        loop, tally, problem.key, key, lambda args: nesting.func(func, args), problem.args, single=watch is not None
+        loop,
+        tally,
+        problem.key,
+        key,
+        lambda args: unchanging(nesting.func(func, args)),
+        problem.args,
+        single=watch is not None,
     )
 
 
@@ -195,7 +205,7 @@ def _loop(
     return BatchedLoop(
         field,
         pair,
-        Tolerance(opt.tolerance(rtol, "rtol", y0), opt.tolerance(atol, "atol", y0), _norm(options, nesting)),
+        Tolerance(*opt.tolerances(nesting, y0, rtol, atol, nesting.eps), _norm(options, nesting)),
         opt.make_control(options) if settings is None else StepControl.of(settings),
         direction,
         places,
@@ -225,20 +235,20 @@ def _watch(problem: SampleProblem, nesting: Nesting, loop: BatchedLoop, s: Tenso
         return None
 
     def event(t: Tensor, y: Tensor) -> Tensor:
-        value = function(t, nesting.nested(y), *problem.args)
+        value = function(t.to(nesting.time_kind), nesting.nested(y.clone()), *problem.args)
         if value.numel() != len(y):
             raise ConfigurationError(f"event_fn must return one number a sample, shape ({len(y)},), got {value.shape}")
         return value
 
-    atol = problem.scheme.tolerances[1]
-    accuracy = float(atol.min()) if isinstance(atol, Tensor) else float(atol)
+    atol = loop.tolerance.atol
+    accuracy = float(atol.min()) if isinstance(atol, Tensor) else atol
     watch = EventWatch(loop, event, max(accuracy, 1e-12))
     watch.begin(s, y0)
     return watch
 
 
 def _statuses(end: Carry, watch: EventWatch | None) -> list[Status]:
-    finite = torch.isfinite(end.y).flatten(1).all(1) & torch.isfinite(end.slope).flatten(1).all(1)
+    finite = (torch.isfinite(end.y) & torch.isfinite(end.slope)).reshape(len(end.y), -1).all(1)
     status = torch.where(end.running, Status.STEP_LIMIT, Status.DONE)
     status = torch.where(end.stuck, torch.where(finite, Status.UNDERFLOW, Status.NOT_FINITE), status)
     if watch is not None:

@@ -48,7 +48,8 @@ def make_course(
     """
     method, watched = scheme.method, None
     if event is not None:
-        watched = Event(problem, event, least(_tolerance(scheme, problem, norm=None).atol))
+        atol = problem.nesting.tolerance(scheme.tolerances[1], "atol")
+        watched = Event(problem, event, least(opt.tolerance(atol, "atol", problem.y0)))
     if isinstance(method, AdaptiveMethod):
         loop = _loop(scheme, problem, method)
         return AdaptiveCourse(problem, loop, watched, beyond, kept, scheme.limit_each, scheme)
@@ -56,8 +57,9 @@ def make_course(
         if event is not None:
             raise ConfigurationError(f"{method.name} finds no events; use another method")
         return ScipyCourse(problem, scheme)
-    given = {**scheme.options, "rtol": scheme.rtol, "atol": scheme.atol}
-    integrator = method.make(**method.chosen(given))
+    tolerance = _tolerance(scheme, problem, norm=None) if "rtol" in method.own else None
+    given = {} if tolerance is None else {"rtol": tolerance.rtol, "atol": tolerance.atol}
+    integrator = method.make(**method.chosen({**scheme.options, **given}))
     name = scheme.options.get("interp", "linear")
     if name not in INTERPOLATIONS:
         raise unknown_name("interpolation method (option interp)", str(name), INTERPOLATIONS)

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynamicblocks.errors import ArgumentError, ArgumentTypeError, ConfigurationError
+from dynamicblocks.errors import ArgumentError, ArgumentTypeError, ConfigurationError, warn_caller
 from dynamicblocks.integrators import Tolerance
 from dynamicblocks.solving.adaptive_loop import Stops
+from dynamicblocks.solving.nesting import Nesting
 from dynamicblocks.solving.problem import Problem
 from dynamicblocks.solving.step_control import StepControl
 
@@ -54,13 +55,41 @@ def make_stops(options: Mapping[str, Any], outputs: Sequence[float] = ()) -> Sto
 
 def make_tolerance(problem: Problem, rtol: object, atol: object, norm: Callable[[Any], Any] | None) -> Tolerance:
     """The tolerance of a step's error."""
-    nesting, y0 = problem.nesting, problem.y0
+    nesting = problem.nesting
+    return Tolerance(*tolerances(nesting, problem.y0, rtol, atol, problem.eps), nesting.norm(norm))
+
+
+def tolerances(
+    nesting: Nesting, y0: Tensor, rtol: object, atol: object, eps: float
+) -> tuple[float | Tensor, float | Tensor]:
+    """Rtol and atol for the one tensor, the first at least what the type that the field sees can show.
+
+    Warns:
+        UserWarning: neither can be met in the type of the state.
+    """
     relative, absolute = (
         tolerance(nesting.tolerance(each, name), name, y0) for each, name in ((rtol, "rtol"), (atol, "atol"))
     )
     if isinstance(relative, float) and isinstance(absolute, float) and relative == absolute == 0:
         raise ArgumentError("rtol and atol cannot both be 0: no step is good enough")
-    return Tolerance(relative, absolute, nesting.norm(norm))
+    if not y0.numel():
+        return relative, absolute
+    # Of wider types a tenth: the usual tolerance of odeint, 1e-7, is no more than the eps of float32.
+    least = eps or torch.finfo(y0.dtype).eps / 10
+    if _least(relative) < least and _least(absolute) < least * float(y0.detach().abs().max()):
+        kind, done = (nesting.seen, f"{least:.2g} is taken for rtol") if eps else (y0.dtype, "steps may not end")
+        wider = "float" if eps else "double"
+        warn_caller(
+            f"rtol = {_least(relative):.3g} and atol = {_least(absolute):.3g} ask for more than numbers of {kind} can "
+            f"show, so {done}; loosen them, or solve for y0.{wider}()"
+        )
+    if not eps:
+        return relative, absolute
+    return (relative.clamp_min(eps) if isinstance(relative, Tensor) else max(relative, eps)), absolute
+
+
+def _least(tolerance: float | Tensor) -> float:
+    return float(tolerance.min()) if isinstance(tolerance, Tensor) else tolerance
 
 
 def tolerance(value: object, name: str, y0: Tensor) -> float | Tensor:
@@ -101,7 +130,7 @@ def make_grid(problem: Problem, options: Mapping[str, Any]) -> Tensor:
         return torch.cat([inner, t[-1:]]) if len(t) > 1 else t
     if constructor is None:
         return t
-    grid = constructor(problem.func, problem.nesting.nested(problem.y0), t)
+    grid = constructor(problem.func, problem.nesting.nested(problem.y0.clone()), t.clone())
     if not isinstance(grid, Tensor) or grid.ndim != 1:
         raise ArgumentTypeError(f"grid_constructor must return a one-dimensional tensor of times, got {grid!r:.80}")
     return grid.to(t.device)
