@@ -60,7 +60,7 @@ class TimedField:
     def projection(self, step: int, y: Tensor) -> Tensor:
         """The layer's projection of the state at the end of a step of the grid, seen from inside the step."""
         end = self.times[step + 1]
-        return self.controls.evaluate(self.terms(np.nextafter(end, -np.inf)), end, y, part=PROJECTION)
+        return self.controls.evaluate(self.terms(np.nextafter(end, -np.inf)), end, y.clone(), part=PROJECTION)
 
     def stops(self) -> tuple[list[float], list[float]]:
         """Knots inside the span where theta(t) bends, and those where it jumps."""

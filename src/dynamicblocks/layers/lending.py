@@ -55,12 +55,15 @@ class Lender:
 
     The first of them gets a copy. Where it changes that, or where PyTorch does not count changes, so do all others.
     Counting costs a fifth of a microsecond a call, a copy several.
+
+    Args:
+        what: the functions are, for an error.
     """
 
-    def __init__(self) -> None:
-        self._trusted = False
+    def __init__(self, what: str) -> None:
+        self._what, self._trusted = what, False
 
-    def __call__(self, what: str, function: Callable[[Tensor], Any], y: Tensor) -> Any:
+    def __call__(self, function: Callable[[Tensor], Any], y: Tensor) -> Any:
         """What a function makes of a state; nobody else holds it, or what it changes later is not ours."""
         if torch.compiler.is_compiling():
             return function(y.clone())
@@ -69,7 +72,7 @@ class Lender:
         value = function(lent)
         still = changed(None, lent) == before
         if self._trusted and not still:
-            raise changed_in_place(what)
+            raise changed_in_place(self._what)
         self._trusted = still and before >= 0
         if isinstance(value, Tensor) and (sys.getrefcount(value) > FRESH or shared(value)):
             return value.clone()

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.layers.lending import FRESH, changed, changed_in_place, shared, uses
 from dynamicblocks.layers.parts import FIELD, called, parts_of
 from dynamicblocks.layers.protocol import takes_time

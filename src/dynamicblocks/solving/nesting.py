@@ -67,6 +67,30 @@ def aligned(like: Any, other: Any, what: str, path: str = "") -> Iterator[tuple[
         yield from aligned(like[place], other[place], what, inner)
 
 
+def conformed(slopes: Any, like: Any) -> Any:
+    """Slopes of a state such as ``like`` in its nesting, order and shapes, or an error that says what is wrong."""
+    found = zip(aligned(like, slopes, SLOPES), tensors_in(like), strict=True)
+    return rebuilt(like, iter([_shaped(slope, each.shape, path) for (path, slope), each in found]))
+
+
+SLOPES = "func must return slopes nested as y0 is"
+
+
+def _shaped(slope: object, shape: torch.Size, path: str) -> Tensor:
+    """The slope of an entry in its shape; dimensions of size one may differ."""
+    where = f" at place {path.strip('[]')}" if path else ""
+    if not isinstance(slope, Tensor):
+        raise ConfigurationError(
+            f"func must return a tensor for every entry of the state, got {type(slope).__name__}{where}"
+        )
+    if slope.shape != shape and not same_but_for_ones(slope.shape, shape):
+        raise ConfigurationError(
+            f"func must return the slope of every entry of the state: shape {tuple(shape)}{where}, got "
+            f"{tuple(slope.shape)}"
+        )
+    return slope.reshape(shape)
+
+
 def _form_of(value: object) -> str:
     """A nesting in few words."""
     name = type(value).__name__
@@ -235,33 +259,25 @@ class Nesting:
         if self._plain and type(slopes) is tuple and len(slopes) == len(self.shapes):
             found = list(slopes)
         else:
-            found = [slope for _, slope in aligned(self.like, slopes, "func must return slopes nested as y0 is")]
+            found = [slope for _, slope in aligned(self.like, slopes, SLOPES)]
         for n, (slope, shape) in enumerate(zip(found, self.shapes, strict=True)):
             if not isinstance(slope, Tensor) or slope.shape != shape:
-                self._check_slope(n, slope)
-        if not self._uniform and self.kind.is_complex:
-            for n, slope in enumerate(found):
-                self._check_slope(n, slope)
+                found[n] = _shaped(slope, shape, self._path(n))
+        if self.kind.is_complex and not self._uniform:
+            for n, (slope, kind) in enumerate(zip(found, self.kinds, strict=True)):
+                if slope.is_complex() and not kind.is_complex:
+                    raise ConfigurationError(
+                        f"func returned complex numbers for a state of {kind} at place {self._path(n)}"
+                    )
         return self._joined(found)
 
-    def _check_slope(self, n: int, slope: object) -> None:
-        """Raise a ConfigurationError for a slope that is not one of the entry ``n``; dimensions of one may differ."""
-        path, shape = [path for path, _ in leaves(self.like, "")][n].strip("[]"), self.shapes[n]
-        if not isinstance(slope, Tensor):
-            raise ConfigurationError(
-                f"func must return a tensor for every entry of the state, got {type(slope).__name__} at place {path}"
-            )
-        if not same_but_for_ones(slope.shape, shape):
-            raise ConfigurationError(
-                f"func must return the slope of every entry of the state: shape {tuple(shape)} at place {path}, got "
-                f"{tuple(slope.shape)}"
-            )
-        if slope.is_complex() and not self.kinds[n].is_complex:
-            raise ConfigurationError(f"func returned complex numbers for a state of {self.kinds[n]} at place {path}")
+    def _path(self, n: int) -> str:
+        """The path to the entry ``n``."""
+        return [path for path, _ in leaves(self.like, "")][n].strip("[]")
 
     def tolerance(self, value: object, name: str) -> object:
         """A tolerance as a number or a tensor; for each entry, where there is one for each tensor of a nested state."""
-        one = _number(value, lists=len(self.shapes) < 2)
+        one = one_number(value, lists=len(self.shapes) < 2)
         if one is not None:
             return one
         if self.single:
@@ -307,7 +323,7 @@ def _narrowed(part: Tensor, kind: torch.dtype) -> Tensor:
     return (part.real if part.is_complex() and not kind.is_complex else part).to(kind)
 
 
-def _number(value: Any, *, lists: bool) -> float | None:
+def one_number(value: Any, *, lists: bool) -> float | None:
     """A value that is one number; None for any other."""
     if isinstance(value, (int, float)):
         return float(value)
@@ -315,7 +331,7 @@ def _number(value: Any, *, lists: bool) -> float | None:
         return None if value.numel() != 1 or value.requires_grad else float(value)
     if isinstance(value, (np.generic, np.ndarray)):
         return float(value.reshape(())) if value.size == 1 and value.dtype.kind in "fiu" else None
-    return _number(value[0], lists=lists) if lists and isinstance(value, (tuple, list)) and len(value) == 1 else None
+    return one_number(value[0], lists=lists) if lists and isinstance(value, (tuple, list)) and len(value) == 1 else None
 
 
 def _as_tensor(value: Any, name: str) -> Tensor:
