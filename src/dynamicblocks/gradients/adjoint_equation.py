@@ -110,7 +110,9 @@ def solve_back(
             eps=problem.eps,
         )
         try:
-            solved = make_course(with_tolerances(scheme, problem, state, y=stored is None), back).follow(flat).states[-1]
+            solved = (
+                make_course(with_tolerances(scheme, problem, state, y=stored is None), back).follow(flat).states[-1]
+            )
         except SolveError as error:
             raise explained(error, flat, system) from None
         moving, *found = nesting.nested(solved)

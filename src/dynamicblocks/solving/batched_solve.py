@@ -101,7 +101,8 @@ def solve_batched(problem: SampleProblem) -> Solution:
     direction = torch.sign(t[:, -1] - t[:, 0]).detach()
     s = (t * direction[:, None]).detach()
     field = Field(nesting.func(problem.func, problem.args), timed=True, owner=problem.key, seen=nesting.seen)
-    loop = _loop(problem, nesting, pair, field, y0, direction)
+    longest = float((s[:, -1] - s[:, 0]).max()) if len(s) else 0.0
+    loop = _loop(problem, nesting, pair, field, y0, direction, longest)
     outputs = BatchedOutputs(s, y0, pair)
     watch = _watch(problem, nesting, loop, s[:, 0], y0)
     records: list[Record] = []
@@ -192,7 +193,7 @@ def _compiled(
 
 
 def _loop(
-    problem: SampleProblem, nesting: Nesting, pair: Pair, field: Field, y0: Tensor, direction: Tensor
+    problem: SampleProblem, nesting: Nesting, pair: Pair, field: Field, y0: Tensor, direction: Tensor, longest: float
 ) -> BatchedLoop:
     options, scheme = problem.options, problem.scheme
     settings = scheme.settings
@@ -201,12 +202,15 @@ def _loop(
     places = None
     if both:
         places = torch.tensor(both, dtype=direction.dtype, device=direction.device)[None] * direction[:, None]
+    control = opt.make_control(options) if settings is None else StepControl.of(settings)
+    if control.max_step < math.inf:
+        opt.watch_steps(field, longest, control.max_step)
     rtol, atol = scheme.tolerances
     return BatchedLoop(
         field,
         pair,
         Tolerance(*opt.tolerances(nesting, y0, rtol, atol, nesting.eps), _norm(options, nesting)),
-        opt.make_control(options) if settings is None else StepControl.of(settings),
+        control,
         direction,
         places,
         bool(stops.jumps),

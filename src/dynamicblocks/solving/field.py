@@ -111,6 +111,8 @@ class Field:
         self.tally = Tally()
         # Whether it was evaluated, and whether it leaves alone what it is given.
         self._begun = self._trusted = False
+        # Called with the first state and slope, if anybody wants to look at them.
+        self.watch: Callable[[Tensor, Tensor], None] | None = None
         # A compiler sees what is changed where, and leaves out copies that nobody needs.
         self._traced = torch.compiler.is_compiling()
 
@@ -153,6 +155,9 @@ class Field:
         value = self.func(*lent) if self._begun else self._first(*lent)
         self.tally.evaluations += 1
         self._trusted = before >= 0 and changed(*lent) == before
+        if self.watch is not None and before >= 0:
+            watch, self.watch = self.watch, None
+            watch(y, value)
         return value.clone() if value.dtype == y.dtype else value.to(y.dtype)
 
     def _first(self, t: Tensor, y: Tensor) -> Tensor:

@@ -1,6 +1,9 @@
 """From a problem, and a scheme by which it is solved, to steps that can be run."""
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -8,6 +11,7 @@ from torch import Tensor
 
 from dynamicblocks.errors import ArgumentError, ConfigurationError, unknown_name
 from dynamicblocks.integrators import AdaptiveMethod, GridMethod, Tolerance
+from dynamicblocks.integrators.implicit import ImplicitRungeKutta
 from dynamicblocks.solving import options as opt
 from dynamicblocks.solving.adaptive_course import AdaptiveCourse
 from dynamicblocks.solving.adaptive_loop import AdaptiveLoop, Hooks
@@ -60,6 +64,8 @@ def make_course(
     tolerance = _tolerance(scheme, problem, norm=None) if "rtol" in method.own else None
     given = {} if tolerance is None else {"rtol": tolerance.rtol, "atol": tolerance.atol}
     integrator = method.make(**method.chosen({**scheme.options, **given}))
+    if problem.eps and isinstance(integrator, ImplicitRungeKutta):
+        integrator = replace(integrator, eps=problem.eps)
     name = scheme.options.get("interp", "linear")
     if name not in INTERPOLATIONS:
         raise unknown_name("interpolation method (option interp)", str(name), INTERPOLATIONS)
@@ -67,6 +73,10 @@ def make_course(
         raise ConfigurationError(f"interp='cubic' needs slopes, and {integrator.name} reads no field; use 'linear'")
     problem.declare_parts(integrator)
     points, grid = _endless(scheme, problem) if beyond else _grid(scheme, problem)
+    if problem.warns:
+        opt.watch_steps(
+            problem.field, abs(points[-1] - points[0]), max((abs(b - a) for a, b in pairwise(points)), default=0.0)
+        )
     if not method.given:
         integrator = integrator.for_block(len(points) - 1, None)
     perturb = bool(scheme.options.get("perturb", False))
@@ -91,6 +101,9 @@ def _tolerance(scheme: Scheme, problem: Problem, norm: Callable[[Any], Any] | No
 
 def _loop(scheme: Scheme, problem: Problem, method: AdaptiveMethod) -> AdaptiveLoop:
     settings, options = scheme.settings, scheme.options
+    control = opt.make_control(options) if settings is None else StepControl.of(settings)
+    if problem.warns and control.max_step < math.inf:
+        opt.watch_steps(problem.field, abs(problem.times[-1] - problem.times[0]), control.max_step)
     number, embedded = opt.numbers(options), method.make(**method.chosen(options))
     first = number.get("first_step") if settings is None else settings.first_step
     return AdaptiveLoop(
@@ -98,7 +111,7 @@ def _loop(scheme: Scheme, problem: Problem, method: AdaptiveMethod) -> AdaptiveL
         problem.clock,
         embedded,
         _tolerance(scheme, problem, options.get("norm")),
-        opt.make_control(options) if settings is None else StepControl.of(settings),
+        control,
         opt.make_stops(options, problem.times[1:] if embedded.meets_outputs else []),
         None if first is None else abs(float(first)),
         int(number.get("max_num_steps", MAX_STEPS)) if settings is None else settings.max_steps,

@@ -15,14 +15,13 @@ ORDER = "it is called as func(t, y), the time first"
 def check_order(func: object) -> None:
     """Raise a ConfigurationError for a function whose parameters are named the other way round, such as (y, t)."""
     function: Any = func.forward if isinstance(func, nn.Module) else func
+    bound = hasattr(function, "__self__")
     if not hasattr(function, "__code__"):
-        function = type(func).__call__
+        function, bound = type(func).__call__, True
     code = getattr(function, "__code__", None)
     if code is None:
         return
-    names = code.co_varnames[: code.co_argcount]
-    if names[:1] == ("self",):
-        names = names[1:]
+    names = code.co_varnames[int(bound) : code.co_argcount]
     if names[1:2] and names[1] in TIME and names[0] not in TIME and not names[0].startswith("_"):
         raise ConfigurationError(
             f"the parameters of func are ({', '.join(names[:2])}), but {ORDER}: swap them, as in "
@@ -93,7 +92,8 @@ def explained(
             f"func failed at its first evaluation, for a state of {seen}{of}. Let both have one type, with y0.to(...) "
             f"or func.to({seen}): {line}"
         )
-    if t.ndim == 0 and y.ndim and _works_swapped(func, t, y):
+    of_shape = any(word in line for word in ("0-d", "0D", "dimension", "shapes cannot be multiplied"))
+    if t.ndim == 0 and y.ndim and of_shape and _works_swapped(func, t, y):
         return ConfigurationError(f"func works as func(y, t), but {ORDER}: swap its parameters. It said: {line}")
     return error
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from dynamicblocks.errors import ArgumentError, ArgumentTypeError, ConfigurationError, warn_caller
 from dynamicblocks.integrators import Tolerance
 from dynamicblocks.solving.adaptive_loop import Stops
+from dynamicblocks.solving.field import Field
 from dynamicblocks.solving.nesting import Nesting
 from dynamicblocks.solving.problem import Problem
 from dynamicblocks.solving.step_control import StepControl
@@ -56,11 +57,11 @@ def make_stops(options: Mapping[str, Any], outputs: Sequence[float] = ()) -> Sto
 def make_tolerance(problem: Problem, rtol: object, atol: object, norm: Callable[[Any], Any] | None) -> Tolerance:
     """The tolerance of a step's error."""
     nesting = problem.nesting
-    return Tolerance(*tolerances(nesting, problem.y0, rtol, atol, problem.eps), nesting.norm(norm))
+    return Tolerance(*tolerances(nesting, problem.y0, rtol, atol, problem.eps, warns=problem.warns), nesting.norm(norm))
 
 
 def tolerances(
-    nesting: Nesting, y0: Tensor, rtol: object, atol: object, eps: float
+    nesting: Nesting, y0: Tensor, rtol: object, atol: object, eps: float, *, warns: bool = True
 ) -> tuple[float | Tensor, float | Tensor]:
     """Rtol and atol for the one tensor, the first at least what the type that the field sees can show.
 
@@ -76,7 +77,7 @@ def tolerances(
         return relative, absolute
     # Of wider types a tenth: the usual tolerance of odeint, 1e-7, is no more than the eps of float32.
     least = eps or torch.finfo(y0.dtype).eps / 10
-    if _least(relative) < least and _least(absolute) < least * float(y0.detach().abs().max()):
+    if warns and _least(relative) < least and _least(absolute) < least * float(y0.detach().abs().max()):
         kind, done = (nesting.seen, f"{least:.2g} is taken for rtol") if eps else (y0.dtype, "steps may not end")
         wider = "float" if eps else "double"
         warn_caller(
@@ -114,6 +115,38 @@ def tolerance(value: object, name: str, y0: Tensor) -> float | Tensor:
     if not value >= 0:
         raise ArgumentError(f"{name} must be at least 0, got {value:g}")
     return float(value)
+
+
+# Steps so few lose no more than as many units in the last place.
+_FEW = 32
+
+
+def watch_steps(field: Field, length: float, largest: float) -> None:
+    """Warn at the first evaluation if steps are too short to move most entries, though all together would.
+
+    Args:
+        field: of the problem.
+        length: of the whole solve.
+        largest: step that will be made.
+    """
+    if length <= _FEW * largest:
+        return
+
+    def watch(y: Tensor, slope: Tensor) -> None:
+        with torch.no_grad():
+            eps, size, rate = torch.finfo(y.dtype).eps, y.abs(), slope.abs()
+            moving = length * rate > _FEW * eps * size
+            lost = moving & (largest * rate < eps / 4 * size)
+            # The one number that is read from the device.
+            most = y.device.type != "meta" and bool(2 * lost.sum() > moving.sum())
+        if most:
+            wider = "solve for y0.double()" if eps > torch.finfo(torch.float64).eps else "scale the state"
+            warn_caller(
+                f"steps of {largest:.3g} change most entries of the state by less than half a unit in the last place "
+                f"of {y.dtype}, so they are lost; take longer steps, or {wider}"
+            )
+
+    field.watch = watch
 
 
 def make_grid(problem: Problem, options: Mapping[str, Any]) -> Tensor:

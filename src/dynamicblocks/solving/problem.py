@@ -34,6 +34,7 @@ class Problem:
         tensors: what gets gradients, beside the initial state and the times.
         modules: whose buffers the field may change.
         eps: how exact the numbers are that the field sees, where that is less than those of the one tensor; else 0.
+        warns: whether warnings are given of what its numbers cannot show.
     """
 
     func: Callable[..., Any]
@@ -47,6 +48,7 @@ class Problem:
     tensors: Sequence[Tensor] = ()
     modules: Sequence[nn.Module] = ()
     eps: float = 0.0
+    warns: bool = False
 
     @property
     def direction(self) -> float:
@@ -105,7 +107,7 @@ def make_problem(
     field = Field(nesting.func(func, args), timed=timed, owner=func, seen=nesting.seen)
     modules = (func,) if isinstance(func, nn.Module) else ()
     clock = Clock(y, times[0], nesting.time_kind)
-    return Problem(func, field, clock, y, times, numbers, nesting, args, tensors, modules, nesting.eps)
+    return Problem(func, field, clock, y, times, numbers, nesting, args, tensors, modules, nesting.eps, warns=True)
 
 
 def check_times(t: object) -> tuple[Tensor, list[float]]:
