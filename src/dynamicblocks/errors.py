@@ -36,8 +36,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigurationErr
 
 def warn_caller(message: str) -> None:
     """A UserWarning at the line that called the package, perhaps through a module, wherever within it the cause is."""
-    depth, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("dynamicblocks", "torch"):
+    depth, frame, passed = 1, sys._getframe(), ("dynamicblocks", "torch")
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in passed:
         depth, frame = depth + 1, frame.f_back
     warnings.warn(message, stacklevel=depth)
 

@@ -98,10 +98,12 @@ def solve_batched(problem: SampleProblem) -> Solution:
         y0 = y0.clone()
     check_order(problem.key)
     t = _times(problem.t, len(y0), y0.device)
+    if not len(y0):
+        return _of_nobody(problem, nesting, y0, t.shape[1])
     direction = torch.sign(t[:, -1] - t[:, 0]).detach()
     s = (t * direction[:, None]).detach()
     field = Field(nesting.func(problem.func, problem.args), timed=True, owner=problem.key, seen=nesting.seen)
-    longest = float((s[:, -1] - s[:, 0]).max()) if len(s) else 0.0
+    longest = float((s[:, -1] - s[:, 0]).max())
     loop = _loop(problem, nesting, pair, field, y0, direction, longest)
     outputs = BatchedOutputs(s, y0, pair)
     watch = _watch(problem, nesting, loop, s[:, 0], y0)
@@ -153,6 +155,15 @@ def solve_batched(problem: SampleProblem) -> Solution:
         event_y,
         message,
     )
+
+
+def _of_nobody(problem: SampleProblem, nesting: Nesting, y0: Tensor, times: int) -> Solution:
+    """The solution for no samples."""
+    if problem.dense or problem.event_fn is not None:
+        raise ConfigurationError("y0 has no samples, so there are no dense solutions and no events")
+    none = torch.zeros(0, dtype=torch.int64, device=y0.device)
+    y = y0.expand(times, *y0.shape)
+    return Solution(problem.t, nesting.nested(y, (times,)), [], Statistics(0, none, none, 0.0))
 
 
 def _times(t: object, samples: int, device: torch.device) -> Tensor:
@@ -252,7 +263,8 @@ def _watch(problem: SampleProblem, nesting: Nesting, loop: BatchedLoop, s: Tenso
 
 
 def _statuses(end: Carry, watch: EventWatch | None) -> list[Status]:
-    finite = (torch.isfinite(end.y) & torch.isfinite(end.slope)).reshape(len(end.y), -1).all(1)
+    found = torch.isfinite(end.y) & torch.isfinite(end.slope)
+    finite = found.reshape(len(found), math.prod(found.shape[1:])).all(1)
     status = torch.where(end.running, Status.STEP_LIMIT, Status.DONE)
     status = torch.where(end.stuck, torch.where(finite, Status.UNDERFLOW, Status.NOT_FINITE), status)
     if watch is not None:

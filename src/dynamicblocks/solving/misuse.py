@@ -34,7 +34,8 @@ def check_slope(value: object, t: Tensor, y: Tensor) -> Tensor:
     if not isinstance(value, Tensor):
         raise ConfigurationError(f"func must return a tensor such as the state, got {_kind_of(value)}")
     if value.shape != y.shape and not same_but_for_ones(value.shape, y.shape):
-        of_time = f"; t has shape {tuple(t.shape)}" if t.ndim else f"; {ORDER}" if value.ndim == 0 else ""
+        of_time = f"; t has shape {tuple(t.shape)}" if t.ndim else ""
+        of_time += f"; {ORDER}" if value.shape == t.shape else ""
         raise ConfigurationError(
             f"func must return the slope of every entry of the state: shape {tuple(y.shape)}, got "
             f"{tuple(value.shape)}{of_time}"
@@ -93,7 +94,7 @@ def explained(
             f"or func.to({seen}): {line}"
         )
     of_shape = any(word in line for word in ("0-d", "0D", "dimension", "shapes cannot be multiplied"))
-    if t.ndim == 0 and y.ndim and of_shape and _works_swapped(func, t, y):
+    if t.shape != y.shape and of_shape and _works_swapped(func, t, y):
         return ConfigurationError(f"func works as func(y, t), but {ORDER}: swap its parameters. It said: {line}")
     return error
 

@@ -203,6 +203,8 @@ class Nesting:
                 raise ConfigurationError(
                     f"all tensors of y0 must {what}, got {', '.join(values.values())} at {', '.join(values)}"
                 )
+        if found[0][1].is_meta:
+            raise ConfigurationError(f"{found[0][0]} is on the meta device, which holds no numbers to begin with")
         shapes, kinds = zip(*[(tensor.shape, tensor.dtype) for _, tensor in found], strict=True)
         return cls(y, shapes, leading, kinds)
 

@@ -116,6 +116,8 @@ def check_times(t: object) -> tuple[Tensor, list[float]]:
         raise ArgumentError(f"t must be a torch.Tensor of times, got {type(t).__name__}")
     if not t.is_floating_point():
         raise ArgumentTypeError(f"`t` must be a floating point Tensor but is a {t.type()}")
+    if t.is_meta:
+        raise ArgumentError("t is on the meta device, which holds no numbers")
     if t.ndim != 1 or len(t) == 0:
         raise ArgumentError(f"t must be one dimensional, with at least one time, got shape {tuple(t.shape)}")
     times: list[float] = t.detach().tolist()
