@@ -9,8 +9,8 @@ from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError
 
-# Users of a tensor's memory: the number of them that a Python object made here adds itself.
-uses: Callable[[int], int] = torch._C._storage_Use_Count
+# How many tensors and storage objects use a memory, by its address.
+_uses: Callable[[int], int] = torch._C._storage_Use_Count
 
 
 def _references(make: Callable[[], object]) -> int:
@@ -47,33 +47,34 @@ def shared(value: Tensor) -> bool:
         memory = value.untyped_storage()
     except (RuntimeError, NotImplementedError):  # within torch.func
         return True
-    return uses(memory._cdata) > (2 if base is None else 3) or not memory.resizable()
+    return _uses(memory._cdata) > (2 if base is None else 3) or not memory.resizable()
 
 
 class Lender:
     """Hands a state to functions that may change it in place.
 
     The first of them gets a copy. Where it changes that, or where PyTorch does not count changes, so do all others.
-    Counting costs a fifth of a microsecond a call, a copy several.
+    To count costs a tenth of a microsecond, a copy several.
 
     Args:
         what: the functions are, for an error.
     """
 
     def __init__(self, what: str) -> None:
-        self._what, self._trusted = what, False
+        self._what = what
+        self._trusted: bool | None = None
 
     def __call__(self, function: Callable[[Tensor], Any], y: Tensor) -> Any:
         """What a function makes of a state; nobody else holds it, or what it changes later is not ours."""
         if torch.compiler.is_compiling():
             return function(y.clone())
         lent = y if self._trusted else y.clone()
-        before = changed(None, lent)
+        before = -1 if self._trusted is False else changed(None, lent)
         value = function(lent)
-        still = changed(None, lent) == before
+        still = before >= 0 and changed(None, lent) == before
         if self._trusted and not still:
             raise changed_in_place(self._what)
-        self._trusted = still and before >= 0
+        self._trusted = still
         if isinstance(value, Tensor) and (sys.getrefcount(value) > FRESH or shared(value)):
             return value.clone()
         return value
