@@ -34,7 +34,7 @@ class Clock:
     """
 
     def __init__(self, like: Tensor, origin: Tensor, dtype: torch.dtype | None = None) -> None:
-        self.dtype = dtype or like.dtype.to_real()
+        self.dtype = dtype or (like.abs().dtype if like.is_complex() else like.dtype)
         self.device = like.device
         self.shift = (origin - origin.detach()).to(self.device, self.dtype) if origin.requires_grad else None
 

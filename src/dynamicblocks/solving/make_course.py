@@ -73,10 +73,9 @@ def make_course(
         raise ConfigurationError(f"interp='cubic' needs slopes, and {integrator.name} reads no field; use 'linear'")
     problem.declare_parts(integrator)
     points, grid = _endless(scheme, problem) if beyond else _grid(scheme, problem)
-    if problem.warns:
-        opt.watch_steps(
-            problem.field, abs(points[-1] - points[0]), max((abs(b - a) for a, b in pairwise(points)), default=0.0)
-        )
+    if problem.warns and len(points) > opt.FEW:
+        sizes = [abs(b - a) for a, b in pairwise(points)]
+        opt.watch_steps(problem.field, sum(sizes), max(sizes))
     if not method.given:
         integrator = integrator.for_block(len(points) - 1, None)
     perturb = bool(scheme.options.get("perturb", False))

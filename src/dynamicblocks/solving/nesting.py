@@ -126,6 +126,10 @@ def tensors_in(nested: Any) -> Iterator[Tensor]:
             yield from tensors_in(value)
 
 
+REAL = {torch.complex32: torch.float16, torch.complex64: torch.float32, torch.complex128: torch.float64}
+"""The types of real and imaginary parts."""
+
+
 @dataclass(frozen=True)
 class Nesting:
     """How a nested state lies in one tensor, whose ``leading`` first dimensions are those of every tensor in it.
@@ -172,7 +176,7 @@ class Nesting:
             "seen": seen,
             "kind": kind,
             "_uniform": set(self.kinds) <= {kind},
-            "time_kind": seen.to_real(),
+            "time_kind": REAL.get(seen, seen),
             "eps": eps,
         }
         for name, value in derived.items():

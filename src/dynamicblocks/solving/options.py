@@ -117,8 +117,8 @@ def tolerance(value: object, name: str, y0: Tensor) -> float | Tensor:
     return float(value)
 
 
-# Steps so few lose no more than as many units in the last place.
-_FEW = 32
+FEW = 32
+"""Steps so few lose no more than as many units in the last place."""
 
 
 def watch_steps(field: Field, length: float, largest: float) -> None:
@@ -129,13 +129,13 @@ def watch_steps(field: Field, length: float, largest: float) -> None:
         length: of the whole solve.
         largest: step that will be made.
     """
-    if length <= _FEW * largest:
+    if length <= FEW * largest:
         return
 
     def watch(y: Tensor, slope: Tensor) -> None:
         with torch.no_grad():
             eps, size, rate = torch.finfo(y.dtype).eps, y.abs(), slope.abs()
-            moving = length * rate > _FEW * eps * size
+            moving = length * rate > FEW * eps * size
             lost = moving & (largest * rate < eps / 4 * size)
             # The one number that is read from the device.
             most = y.device.type != "meta" and bool(2 * lost.sum() > moving.sum())
