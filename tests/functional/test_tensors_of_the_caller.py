@@ -249,3 +249,19 @@ def test_parameters_that_are_named_twice_count_once():
         interface(tied, y0, T)[-1].sum().backward()
         assert tied.one.grad.item() == pytest.approx(exact, rel=1e-6)
         assert len(list(tied.parameters())) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_compiled_loops_see_what_is_changed_where():
+    """Keys in another order, a state changed in place, a slope of another shape: one program."""
+
+    def field(t, s):
+        rest = s["rest"].mul_(-1)
+        return {"rest": rest.reshape(1, -1), "grow": logistic(s["grow"])}
+
+    y0 = {"grow": start(), "rest": start()}
+    found = db.solve(field, y0, T, compile=True, rtol=[1e-7], atol=np.float64(1e-9)).y
+    assert found["grow"][-1].tolist() == pytest.approx([EXACT] * 3, rel=1e-5)
+    assert found["rest"][-1].tolist() == pytest.approx([0.2 * math.exp(-1)] * 3, rel=1e-5)
+    assert torch.equal(y0["rest"], start())
