@@ -1,7 +1,7 @@
 """A block whose integrator chooses its own steps: the adaptive loop over theta(t), clipped to the knots."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import torch
@@ -30,6 +30,7 @@ class AdaptiveSolve:
         controls, alignment, integrator, gradient: of the block.
         name: of the block, for errors.
         tally: counts evaluations and steps.
+        narrow: the type of the layers, where it is half precision, in which small steps would be lost.
     """
 
     controls: Controls
@@ -38,6 +39,7 @@ class AdaptiveSolve:
     gradient: Gradient
     name: str
     tally: Tally = field(default_factory=Tally)
+    narrow: torch.dtype | None = None
 
     def states(self, y: Tensor, *, all_times: bool) -> list[Tensor]:
         """The states at every point of the grid, or at its begin and end only.
@@ -45,7 +47,10 @@ class AdaptiveSolve:
         Raises:
             SolveError: no steps lead to the end; it says why, and where in the block.
         """
-        timed = TimedField(self.controls, self.alignment)
+        if y.dtype in (torch.float16, torch.bfloat16):
+            wide = replace(self, narrow=y.dtype)
+            return [state.to(y.dtype) for state in wide.states(y.float(), all_times=all_times)]
+        timed = TimedField(self.controls, self.alignment, self.narrow)
         times = timed.times
         if not timed.projects:
             return self._solve(timed, y, times if all_times else (times[0], times[-1]), times[1] - times[0])
@@ -94,7 +99,7 @@ class AdaptiveSolve:
             problem.field,
             problem.clock,
             method.embedded,
-            method.tolerance,
+            method.tolerance if self.narrow is None else method.tolerance.at_least(torch.finfo(self.narrow).eps),
             StepControl.of(method),
             Stops(sorted({*kinks, *ends}), jumps, resume=True),
             # No step is tried beforehand to find a length: it would be one more evaluation that moves statistics.

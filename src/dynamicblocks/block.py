@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from dynamicblocks.adaptive_block import AdaptiveSolve, check_choices, check_deterministic, check_still
 from dynamicblocks.compiled_block import CompiledSteps, StepPrograms, check_compilable
 from dynamicblocks.controls import Alignment, Basis, ControlledField, Controls, TimedField, as_basis
-from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.errors import ConfigurationError, warn_caller
 from dynamicblocks.gradients import Gradient, as_gradient
 from dynamicblocks.integrators import Adaptive, Integrator, as_integrator
 from dynamicblocks.layers import LayerSource, independent_layers, state_width
@@ -108,6 +108,7 @@ class DynamicBlock(nn.Module):
             check_compilable(integrator, gradient)
         self.integrator = integrator
         self.gradient = gradient
+        self._longest = max(grid.sizes)
         # Of the last forward pass, where the integrator does not fix it.
         self._evaluations: int | None = None
         self._programs = StepPrograms() if compile else None
@@ -196,6 +197,12 @@ class DynamicBlock(nn.Module):
         # Sums of many small steps need more digits than half precision has.
         if y.dtype in HALF and torch.is_autocast_enabled(y.device.type):
             return y.float()
+        if not torch.compiler.is_compiling() and self._longest < torch.finfo(y.dtype).eps / 4:
+            # A residual network in half precision stays one, but of such steps nothing is left.
+            warn_caller(
+                f"{self._title}: steps of {self._longest:.3g} of layers whose outputs are as large as the state change "
+                f"it by less than half a unit in the last place of {y.dtype}; take fewer steps, or a wider type"
+            )
         return y
 
     def unused_controls(self) -> set[int]:

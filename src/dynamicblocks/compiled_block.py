@@ -87,6 +87,8 @@ class CompiledStage:
     def part(self, name: str, c: float, y: Tensor, *extra: float | Tensor) -> Tensor:
         """A part of the layer at the fraction c."""
         read, (method, holder, timed) = self._reads[c, name], self._methods[name]
+        # A layer may change its input in place; where it does not, the compiler leaves the copy out.
+        y = y.clone()
         arguments = (self._start + c * self._size, y, *extra) if timed else (y, *extra)
         layers = [self._layers[index] for index in read.layers]
         if read.first is None:

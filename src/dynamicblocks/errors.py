@@ -1,5 +1,7 @@
 """The errors of the package: one type for each kind of cause, each with a message that says what to do."""
 
+import sys
+import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -30,6 +32,14 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigurationErr
     nearest = get_close_matches(str(name), names, n=1)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
     return ConfigurationError(f"unknown {kind} {name!r}{hint} Known: {', '.join(names)}")
+
+
+def warn_caller(message: str) -> None:
+    """A UserWarning at the line that called the package, perhaps through a module, wherever within it the cause is."""
+    depth, frame, passed = 1, sys._getframe(), ("dynamicblocks", "torch")
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in passed:
+        depth, frame = depth + 1, frame.f_back
+    warnings.warn(message, stacklevel=depth)
 
 
 class ArgumentError(ConfigurationError, AssertionError):

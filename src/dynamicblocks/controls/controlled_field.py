@@ -1,7 +1,7 @@
 """The right-hand side f(t, y; theta(t)) on a fixed grid."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dynamicblocks.controls.alignment import Alignment
 from dynamicblocks.controls.basis import Terms, is_one_control
 from dynamicblocks.controls.controls import Controls
+from dynamicblocks.layers.lending import Lender
 from dynamicblocks.layers.parts import FIELD, PROJECTION
 
 # Of basis functions on both sides of a knot; what differs by less differs by rounding.
@@ -30,11 +31,13 @@ class ControlledField:
         controls: read.
         alignment: of the grid with their knots.
         tally: counts evaluations, where they are not known beforehand.
+        lenders: hand the state to each part, which may change it in place.
     """
 
     controls: Controls
     alignment: Alignment
     tally: Counter | None = None
+    lenders: dict[str, Lender] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def parts(self) -> Mapping[str, str]:
@@ -104,4 +107,7 @@ class ControlledStage:
             if key not in self._blended:
                 self._blended[key] = controls.parameters_at(terms, name)
             theta = self._blended[key]
-        return controls.evaluate(terms, self._start + c * (self._end - self._start), y, *extra, part=name, theta=theta)
+        if name not in field.lenders:
+            field.lenders[name] = Lender(f"the {name} of {type(controls.layers[0]).__name__}")
+        time = self._start + c * (self._end - self._start)
+        return field.lenders[name](lambda y: controls.evaluate(terms, time, y, *extra, part=name, theta=theta), y)

@@ -27,10 +27,11 @@ class TimedField:
     Args:
         controls: read.
         alignment: of the block; its grid points that stand for knots are those knots.
+        narrow: the type of the layers, where the states are wider.
     """
 
-    def __init__(self, controls: Controls, alignment: Alignment) -> None:
-        self.controls, self.times = controls, alignment.times
+    def __init__(self, controls: Controls, alignment: Alignment, narrow: torch.dtype | None = None) -> None:
+        self.controls, self.times, self.narrow = controls, alignment.times, narrow
         self._kept: tuple[float, bool, dict[str, Tensor]] | None = None
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
@@ -44,7 +45,10 @@ class TimedField:
             if self._kept is None or self._kept[:2] != key:
                 self._kept = (*key, self.controls.parameters_at(terms))
             theta = self._kept[2]
-        return self.controls.evaluate(terms, time, y, theta=theta)
+        return self.controls.evaluate(terms, time, self._seen(y), theta=theta)
+
+    def _seen(self, y: Tensor) -> Tensor:
+        return y if self.narrow is None else y.to(self.narrow)
 
     def terms(self, time: float) -> Terms:
         """The basis functions at a time."""
@@ -60,7 +64,8 @@ class TimedField:
     def projection(self, step: int, y: Tensor) -> Tensor:
         """The layer's projection of the state at the end of a step of the grid, seen from inside the step."""
         end = self.times[step + 1]
-        return self.controls.evaluate(self.terms(np.nextafter(end, -np.inf)), end, y, part=PROJECTION)
+        terms = self.terms(np.nextafter(end, -np.inf))
+        return self.controls.evaluate(terms, end, self._seen(y.clone()), part=PROJECTION).to(y.dtype)
 
     def stops(self) -> tuple[list[float], list[float]]:
         """Knots inside the span where theta(t) bends, and those where it jumps."""

@@ -46,7 +46,11 @@ def check_brought(method: Method, **pairs: tuple[Any, Any]) -> None:
     """Raise a ConfigurationError for arguments, each beside its default, that an object brings itself."""
     if not method.given:
         return
-    wrong = [name for name, (value, usual) in pairs.items() if value is not usual and value != usual]
+    wrong = [
+        name
+        for name, (value, usual) in pairs.items()
+        if value is not usual and not (isinstance(value, (int, float)) and value == usual)
+    ]
     if wrong:
         raise ConfigurationError(
             f"the method {method.name} is an object, or a string with arguments, and brings what it needs, so "

@@ -160,9 +160,9 @@ def odeint_event(
     nesting = problem.nesting
     last = nesting.flat(states[-1] if isinstance(states, Tensor) else tuple(each[-1] for each in states))
     event_t, last = rerouted(problem, combined(event_fn, problem), event_t, last)
-    if isinstance(states, Tensor):
-        return event_t, torch.cat([states[:-1], last[None]])
     ends = nesting.nested(last)
+    if isinstance(states, Tensor):
+        return event_t, torch.cat([states[:-1], ends[None]])
     return event_t, tuple(torch.cat([each[:-1], end[None]]) for each, end in zip(states, ends, strict=True))
 
 
@@ -204,4 +204,5 @@ def odeint_dense(
     problem = make_problem(func, y0, torch.stack([first.reshape(()), last.reshape(()).to(first)]).to(y0.device))
     taken: list[StepLike] = []
     run(BACKPROP, make_course(scheme, problem, kept=taken))
-    return Dense(taken, problem.times[1])
+    dense = Dense(taken, problem.times[1])
+    return dense if problem.y0.dtype == y0.dtype else lambda t: dense(t).to(y0.dtype)

@@ -16,7 +16,7 @@ from dynamicblocks.gradients.adjoint import NO_SECOND
 from dynamicblocks.gradients.graph import described, differentiable_once, unlisted_leaves
 from dynamicblocks.solving.batched_solve import SampleProblem
 from dynamicblocks.solving.compiled_solve import solve_compiled
-from dynamicblocks.solving.nesting import leaves, mixed_norm, rebuilt, tensors_in
+from dynamicblocks.solving.nesting import conformed, leaves, mixed_norm, one_number, rebuilt, tensors_in
 from dynamicblocks.solving.scheme import Scheme
 from dynamicblocks.solving.solution import Solution
 
@@ -74,9 +74,7 @@ def compiled_adjoint(task: CompiledAdjoint) -> Solution:
     """The solution, with gradients of its states by the adjoint method."""
     if task.t.requires_grad:
         raise ConfigurationError("times get no gradient in a compiled loop; detach t, or leave compile out")
-    for tolerance in (*task.forward.tolerances, *task.back.tolerances):
-        if not isinstance(tolerance, (int, float)):
-            raise ConfigurationError(f"tolerances must be numbers for a compiled adjoint, got {tolerance!r:.80}")
+    task = replace(task, forward=_with_numbers(task.forward), back=_with_numbers(task.back))
     _check_unlisted(task)
     box: list[Solution] = []
     states = _Node.apply(task, box, *tensors_in(task.like), *task.inputs)  # type: ignore[no-untyped-call]
@@ -136,7 +134,7 @@ class _AdjointEquation:
                 return torch.func.functional_call(self.func, params, (t, y, *given))
             return self.func(t, y, *given)
 
-        slope, back = torch.func.vjp(slope_of, y, *inputs)[:2]
+        slope, back = torch.func.vjp(lambda *given: conformed(slope_of(*given), y), y, *inputs)[:2]
         pairs = zip(tensors_in(slope), tensors_in(a), strict=True)
         by_y, *by_inputs = back(rebuilt(slope, iter([-each.to(kind.dtype) for kind, each in pairs])))
         return (slope, by_y, *by_inputs)
@@ -151,6 +149,15 @@ def with_norm(back: Scheme) -> Scheme:
         "a compiled adjoint measures errors in the usual norm or in 'seminorm', not in a function; leave norm or "
         "compile out"
     )
+
+
+def _with_numbers(scheme: Scheme) -> Scheme:
+    """The scheme with tolerances that are numbers in whatever form."""
+    found = [one_number(each, lists=True) for each in (scheme.rtol, scheme.atol)]
+    if None in found:
+        wrong = (scheme.rtol, scheme.atol)[found.index(None)]
+        raise ConfigurationError(f"tolerances must be numbers for a compiled adjoint, got {wrong!r:.80}")
+    return replace(scheme, rtol=found[0], atol=found[1])
 
 
 def _seminorm(state: Any) -> Tensor:

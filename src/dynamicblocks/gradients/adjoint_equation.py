@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from dynamicblocks.solving.failures import SolveError, explained
 from dynamicblocks.solving.field import Clock, Field
 from dynamicblocks.solving.make_course import make_course
 from dynamicblocks.solving.nesting import Nesting, mixed_norm
+from dynamicblocks.solving.options import tolerance
 from dynamicblocks.solving.problem import Problem
 from dynamicblocks.solving.scheme import Scheme
 
@@ -85,7 +87,8 @@ def solve_back(
     by_t = torch.zeros_like(times) if of_times else None
     moving = times.new_zeros((), dtype=clock.dtype)
     a = by_states[-1]
-    sums = [torch.zeros_like(param) for param in params]
+    # Sums of what may be narrow parameters are as wide as the state.
+    sums = [torch.zeros_like(param, dtype=torch.promote_types(param.dtype, states.dtype)) for param in params]
     numbers = times.tolist()
     for n in range(len(numbers) - 1, 0, -1):
         if by_t is not None:
@@ -104,9 +107,12 @@ def solve_back(
             times[n - 1 : n + 1].flip(0),
             [numbers[n], numbers[n - 1]],
             nesting,
+            eps=problem.eps,
         )
         try:
-            solved = make_course(scheme, back).follow(flat).states[-1]
+            solved = (
+                make_course(with_tolerances(scheme, problem, state, y=stored is None), back).follow(flat).states[-1]
+            )
         except SolveError as error:
             raise explained(error, flat, system) from None
         moving, *found = nesting.nested(solved)
@@ -116,6 +122,32 @@ def solve_back(
     if by_t is not None:
         by_t[0] = moving
     return a, by_t, [total if param.is_complex() else total.real for total, param in zip(sums, params, strict=True)]
+
+
+def with_tolerances(scheme: Scheme, problem: Problem, state: Sequence[Tensor], *, y: bool) -> Scheme:
+    """The scheme with tolerances of y for y and a, where they differ from entry to entry; others get the least.
+
+    Tolerances that are one for each tensor of the adjoint's state stay as they are.
+    """
+    if scheme.settings is not None:
+        return scheme
+
+    def of_adjoint(value: Any, name: str) -> Any:
+        if isinstance(value, (int, float)):
+            return value
+        try:
+            of_y = tolerance(problem.nesting.tolerance(value, name), name, problem.y0)
+        except ConfigurationError:
+            if isinstance(value, (tuple, list)) and len(value) == len(state):
+                return value
+            raise
+        if isinstance(of_y, float):
+            return of_y
+        least = float(of_y.min())
+        return (least, *([of_y] if y else []), of_y, *[least] * (len(state) - (3 if y else 2)))
+
+    rtol, atol = of_adjoint(scheme.rtol, "rtol"), of_adjoint(scheme.atol, "atol")
+    return replace(scheme, rtol=rtol, atol=atol)
 
 
 class _AdjointField:

@@ -88,6 +88,7 @@ class ImplicitRungeKutta(Integrator):
         rows: whether each entry of the leading dimension is a system of its own, with a Krylov space of its own; false
             where one may depend on another.
         derivatives: how often results may be differentiated; more cost more.
+        eps: how exact the field's numbers are, where they are narrower than those of the state; else 0.
 
     Source: Hairer and Wanner, Solving Ordinary Differential Equations II, IV.8.
 
@@ -100,6 +101,7 @@ class ImplicitRungeKutta(Integrator):
     max_iters: int = 100
     rows: bool = False
     derivatives: int = 1
+    eps: float = 0.0
 
     def __post_init__(self) -> None:
         check_count(self.max_iters, "max_iters")
@@ -158,14 +160,16 @@ class ImplicitRungeKutta(Integrator):
 
         start = layout.pack(known.detach())
         guess = start.new_zeros(layout.rows, start.shape[1] * count)
-        root, found = newton(residual, guess, rms(start), _unit(start), max_iters=self.max_iters)
+        root, found = newton(residual, guess, rms(start), _unit(start, self.eps), max_iters=self.max_iters)
         if not bool(found.all()):
             warnings.warn("Functional iteration did not converge. Solution may be incorrect.", stacklevel=2)
         return layout.unpack(attach(residual, root, self.derivatives), count)
 
 
-def _unit(start: Tensor) -> Tensor | None:
-    """Under autocast fields are coarse: the change of a state beyond which their rounding errors show, else None."""
+def _unit(start: Tensor, eps: float) -> Tensor | None:
+    """Of coarse fields, as under autocast, the change of a state beyond which their rounding errors show, else None."""
+    if eps:
+        return eps / 8 * rms(start)
     device = start.device.type
     if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
         return None

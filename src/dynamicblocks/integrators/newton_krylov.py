@@ -52,7 +52,7 @@ class Rows:
 
 def rms(z: Tensor) -> Tensor:
     """The root of the mean square of each row, as a column."""
-    return torch.linalg.vector_norm(z, dim=1, keepdim=True) / math.sqrt(z.shape[1])
+    return torch.linalg.vector_norm(z, dim=1, keepdim=True) / math.sqrt(max(1, z.shape[1]))
 
 
 def newton(

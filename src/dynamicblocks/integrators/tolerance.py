@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,6 +31,11 @@ class Tolerance:
     rtol: float | Tensor
     atol: float | Tensor
     norm: Norm = rms_norm
+
+    def at_least(self, eps: float) -> "Tolerance":
+        """The tolerance whose relative part a field can meet that rounds its numbers to ``eps``."""
+        rtol = self.rtol
+        return replace(self, rtol=rtol.clamp_min(eps) if isinstance(rtol, Tensor) else max(rtol, eps))
 
     def scale(self, *states: Tensor) -> Tensor:
         """The error that may be made at these states, entry by entry."""

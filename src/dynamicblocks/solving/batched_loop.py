@@ -285,7 +285,7 @@ class BatchedOutputs:
 
 def rows_norm(y: Tensor) -> Tensor:
     """The root of the mean square of each sample's entries."""
-    flat = y.reshape(len(y), -1)
+    flat = y.reshape(len(y), math.prod(y.shape[1:]))
     return torch.linalg.vector_norm(flat, dim=1) / math.sqrt(max(1, flat.shape[1]))
 
 

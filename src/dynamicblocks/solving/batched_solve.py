@@ -26,9 +26,10 @@ from dynamicblocks.solving.batched_loop import (
 from dynamicblocks.solving.compiled_loop import CompiledLoop
 from dynamicblocks.solving.dense import BatchDense
 from dynamicblocks.solving.failures import Circumstances, NotFiniteStateError, StepLimitError, StepUnderflowError
-from dynamicblocks.solving.field import Field, Tally
+from dynamicblocks.solving.field import Field, Tally, unchanging
+from dynamicblocks.solving.misuse import check_order
 from dynamicblocks.solving.nesting import Nesting, leaves, rebuilt
-from dynamicblocks.solving.problem import check_state, check_times
+from dynamicblocks.solving.problem import check_times
 from dynamicblocks.solving.scheme import Scheme
 from dynamicblocks.solving.solution import Solution, Statistics
 from dynamicblocks.solving.step_control import StepControl
@@ -92,12 +93,18 @@ def solve_batched(problem: SampleProblem) -> Solution:
     pair = problem.pair()
     nesting = Nesting.of(problem.y0, 1)
     y0 = nesting.flat(problem.y0)
-    check_state(y0)
+    if y0 is problem.y0:
+        # The caller's tensor is neither changed by a solve nor part of its result.
+        y0 = y0.clone()
+    check_order(problem.key)
     t = _times(problem.t, len(y0), y0.device)
+    if not len(y0):
+        return _of_nobody(problem, nesting, y0, t.shape[1])
     direction = torch.sign(t[:, -1] - t[:, 0]).detach()
     s = (t * direction[:, None]).detach()
-    field = Field(nesting.func(problem.func, problem.args), timed=True)
-    loop = _loop(problem, nesting, pair, field, y0, direction)
+    field = Field(nesting.func(problem.func, problem.args), timed=True, owner=problem.key, seen=nesting.seen)
+    longest = float((s[:, -1] - s[:, 0]).max())
+    loop = _loop(problem, nesting, pair, field, y0, direction, longest)
     outputs = BatchedOutputs(s, y0, pair)
     watch = _watch(problem, nesting, loop, s[:, 0], y0)
     records: list[Record] = []
@@ -150,6 +157,15 @@ def solve_batched(problem: SampleProblem) -> Solution:
     )
 
 
+def _of_nobody(problem: SampleProblem, nesting: Nesting, y0: Tensor, times: int) -> Solution:
+    """The solution for no samples."""
+    if problem.dense or problem.event_fn is not None:
+        raise ConfigurationError("y0 has no samples, so there are no dense solutions and no events")
+    none = torch.zeros(0, dtype=torch.int64, device=y0.device)
+    y = y0.expand(times, *y0.shape)
+    return Solution(problem.t, nesting.nested(y, (times,)), [], Statistics(0, none, none, 0.0))
+
+
 def _times(t: object, samples: int, device: torch.device) -> Tensor:
     """The times of all samples in the loop's precision, shape (B, T)."""
     if not isinstance(t, Tensor):
@@ -177,12 +193,18 @@ def _compiled(
     layout = repr(rebuilt(problem.y0, iter(nesting.shapes)))
     key = (loop.method.name, loop.control, problem.options.get("norm"), loop.jumps, layout, problem.role)
     return CompiledLoop(
-        loop, tally, problem.key, key, lambda args: nesting.func(func, args), problem.args, single=watch is not None
+        loop,
+        tally,
+        problem.key,
+        key,
+        lambda args: unchanging(nesting.func(func, args)),
+        problem.args,
+        single=watch is not None,
     )
 
 
 def _loop(
-    problem: SampleProblem, nesting: Nesting, pair: Pair, field: Field, y0: Tensor, direction: Tensor
+    problem: SampleProblem, nesting: Nesting, pair: Pair, field: Field, y0: Tensor, direction: Tensor, longest: float
 ) -> BatchedLoop:
     options, scheme = problem.options, problem.scheme
     settings = scheme.settings
@@ -191,12 +213,15 @@ def _loop(
     places = None
     if both:
         places = torch.tensor(both, dtype=direction.dtype, device=direction.device)[None] * direction[:, None]
+    control = opt.make_control(options) if settings is None else StepControl.of(settings)
+    if control.max_step < math.inf:
+        opt.watch_steps(field, longest, control.max_step)
     rtol, atol = scheme.tolerances
     return BatchedLoop(
         field,
         pair,
-        Tolerance(opt.tolerance(rtol, "rtol", y0), opt.tolerance(atol, "atol", y0), _norm(options, nesting)),
-        opt.make_control(options) if settings is None else StepControl.of(settings),
+        Tolerance(*opt.tolerances(nesting, y0, rtol, atol, nesting.eps), _norm(options, nesting)),
+        control,
         direction,
         places,
         bool(stops.jumps),
@@ -225,20 +250,21 @@ def _watch(problem: SampleProblem, nesting: Nesting, loop: BatchedLoop, s: Tenso
         return None
 
     def event(t: Tensor, y: Tensor) -> Tensor:
-        value = function(t, nesting.nested(y), *problem.args)
+        value = function(t.to(nesting.time_kind), nesting.nested(y.clone()), *problem.args)
         if value.numel() != len(y):
             raise ConfigurationError(f"event_fn must return one number a sample, shape ({len(y)},), got {value.shape}")
         return value
 
-    atol = problem.scheme.tolerances[1]
-    accuracy = float(atol.min()) if isinstance(atol, Tensor) else float(atol)
+    atol = loop.tolerance.atol
+    accuracy = float(atol.min()) if isinstance(atol, Tensor) else atol
     watch = EventWatch(loop, event, max(accuracy, 1e-12))
     watch.begin(s, y0)
     return watch
 
 
 def _statuses(end: Carry, watch: EventWatch | None) -> list[Status]:
-    finite = torch.isfinite(end.y).flatten(1).all(1) & torch.isfinite(end.slope).flatten(1).all(1)
+    found = torch.isfinite(end.y) & torch.isfinite(end.slope)
+    finite = found.reshape(len(found), math.prod(found.shape[1:])).all(1)
     status = torch.where(end.running, Status.STEP_LIMIT, Status.DONE)
     status = torch.where(end.stuck, torch.where(finite, Status.UNDERFLOW, Status.NOT_FINITE), status)
     if watch is not None:

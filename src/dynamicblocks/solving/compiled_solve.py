@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dynamicblocks.errors import ArgumentError, ConfigurationError
 from dynamicblocks.solving.batched_solve import SampleProblem, solve_batched
-from dynamicblocks.solving.nesting import leaves, rebuilt
+from dynamicblocks.solving.nesting import Nesting, leaves, rebuilt
 from dynamicblocks.solving.solution import Solution, Statistics
 
 
@@ -18,6 +18,9 @@ def solve_compiled(problem: SampleProblem) -> Solution:
         raise ArgumentError("t must be a one-dimensional torch.Tensor of times")
     if problem.dense:
         raise ConfigurationError("dense=True and compile=True do not go together; leave one out")
+    # Here, where the state has no samples.
+    nesting = Nesting.of(problem.y0, 0)
+    rtol, atol = problem.scheme.rtol, problem.scheme.atol
     found = solve_batched(
         replace(
             problem,
@@ -25,7 +28,11 @@ def solve_compiled(problem: SampleProblem) -> Solution:
             role=f"{problem.role}, one sample",
             y0=_mapped(lambda y: y[None], problem.y0),
             event_fn=None if problem.event_fn is None else _one_event(problem.event_fn),
-            scheme=replace(problem.scheme, rtol=_lifted(problem.scheme.rtol), atol=_lifted(problem.scheme.atol)),
+            scheme=replace(
+                problem.scheme,
+                rtol=_lifted(nesting.tolerance(rtol, "rtol")),
+                atol=_lifted(nesting.tolerance(atol, "atol")),
+            ),
         )
     )
     statistics, status = found.statistics, found.status
@@ -58,7 +65,7 @@ def _one_event(event_fn: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def _mapped(change: Callable[[Tensor], Tensor], nested: Any) -> Any:
     if isinstance(nested, Tensor):
         return change(nested)
-    return rebuilt(nested, (change(tensor) for _, tensor in leaves(nested)))
+    return rebuilt(nested, (change(tensor) for _, tensor in leaves(nested, "what func returns")))
 
 
 def _lifted(tolerance: Any) -> Any:

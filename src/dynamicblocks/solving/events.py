@@ -18,10 +18,11 @@ def combined(event_fn: Callable[[Tensor, Any], Tensor], problem: Problem) -> Cal
     """The events as one function of time and the one tensor: positive at the begin, zero when the first happens."""
     nesting = problem.nesting
     with torch.no_grad():
-        signs = torch.sign(event_fn(problem.t[0], nesting.nested(problem.y0)))
+        signs = torch.sign(event_fn(problem.t[0].clone(), nesting.nested(problem.y0.clone())))
 
     def event(t: Tensor, y: Tensor) -> Tensor:
-        return torch.min(event_fn(t, nesting.nested(y)) * signs)
+        # Copies: the state of a step must stay what it is.
+        return torch.min(event_fn(t.clone(), nesting.nested(y.clone())) * signs)
 
     return event
 

@@ -1,6 +1,9 @@
 """From a problem, and a scheme by which it is solved, to steps that can be run."""
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -8,6 +11,7 @@ from torch import Tensor
 
 from dynamicblocks.errors import ArgumentError, ConfigurationError, unknown_name
 from dynamicblocks.integrators import AdaptiveMethod, GridMethod, Tolerance
+from dynamicblocks.integrators.implicit import ImplicitRungeKutta
 from dynamicblocks.solving import options as opt
 from dynamicblocks.solving.adaptive_course import AdaptiveCourse
 from dynamicblocks.solving.adaptive_loop import AdaptiveLoop, Hooks
@@ -45,7 +49,8 @@ def make_course(
     """
     method, watched = scheme.method, None
     if event is not None:
-        watched = Event(problem, event, least(_tolerance(scheme, problem, norm=None).atol))
+        atol = problem.nesting.tolerance(scheme.tolerances[1], "atol")
+        watched = Event(problem, event, least(opt.tolerance(atol, "atol", problem.y0)))
     if isinstance(method, AdaptiveMethod):
         loop = _loop(scheme, problem, method)
         return AdaptiveCourse(problem, loop, watched, beyond, kept, scheme.limit_each, scheme)
@@ -53,8 +58,11 @@ def make_course(
         if event is not None:
             raise ConfigurationError(f"{method.name} finds no events; use another method")
         return ScipyCourse(problem, scheme)
-    given = {**scheme.options, "rtol": scheme.rtol, "atol": scheme.atol}
-    integrator = method.make(**method.chosen(given))
+    tolerance = _tolerance(scheme, problem, norm=None) if "rtol" in method.own else None
+    given = {} if tolerance is None else {"rtol": tolerance.rtol, "atol": tolerance.atol}
+    integrator = method.make(**method.chosen({**scheme.options, **given}))
+    if problem.eps and isinstance(integrator, ImplicitRungeKutta):
+        integrator = replace(integrator, eps=problem.eps)
     name = scheme.options.get("interp", "linear")
     if name not in INTERPOLATIONS:
         raise unknown_name("interpolation method (option interp)", str(name), INTERPOLATIONS)
@@ -62,6 +70,9 @@ def make_course(
         raise ConfigurationError(f"interp='cubic' needs slopes, and {integrator.name} reads no field; use 'linear'")
     problem.declare_parts(integrator)
     points, grid = _endless(scheme, problem) if beyond else _grid(scheme, problem)
+    if problem.warns and len(points) > opt.FEW:
+        sizes = [abs(b - a) for a, b in pairwise(points)]
+        opt.watch_steps(problem.field, sum(sizes), max(sizes))
     if not method.given:
         integrator = integrator.for_block(len(points) - 1, None)
     perturb = bool(scheme.options.get("perturb", False))
@@ -86,6 +97,9 @@ def _tolerance(scheme: Scheme, problem: Problem, norm: Callable[[Any], Any] | No
 
 def _loop(scheme: Scheme, problem: Problem, method: AdaptiveMethod) -> AdaptiveLoop:
     settings, options = scheme.settings, scheme.options
+    control = opt.make_control(options) if settings is None else StepControl.of(settings)
+    if problem.warns and control.max_step < math.inf:
+        opt.watch_steps(problem.field, abs(problem.times[-1] - problem.times[0]), control.max_step)
     number, embedded = opt.numbers(options), method.make(**method.chosen(options))
     first = number.get("first_step") if settings is None else settings.first_step
     return AdaptiveLoop(
@@ -93,7 +107,7 @@ def _loop(scheme: Scheme, problem: Problem, method: AdaptiveMethod) -> AdaptiveL
         problem.clock,
         embedded,
         _tolerance(scheme, problem, options.get("norm")),
-        opt.make_control(options) if settings is None else StepControl.of(settings),
+        control,
         opt.make_stops(options, problem.times[1:] if embedded.meets_outputs else []),
         None if first is None else abs(float(first)),
         opt.step_limit(options) if settings is None else settings.max_steps,

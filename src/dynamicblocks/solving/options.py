@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynamicblocks.errors import ArgumentError, ArgumentTypeError, ConfigurationError
+from dynamicblocks.errors import ArgumentError, ArgumentTypeError, ConfigurationError, warn_caller
 from dynamicblocks.integrators import Tolerance
 from dynamicblocks.solving.adaptive_loop import Stops
+from dynamicblocks.solving.field import Field
+from dynamicblocks.solving.nesting import Nesting
 from dynamicblocks.solving.problem import Problem
 from dynamicblocks.solving.step_control import StepControl
 from dynamicblocks.times import MAX_STEPS
@@ -55,13 +57,41 @@ def make_stops(options: Mapping[str, Any], outputs: Sequence[float] = ()) -> Sto
 
 def make_tolerance(problem: Problem, rtol: object, atol: object, norm: Callable[[Any], Any] | None) -> Tolerance:
     """The tolerance of a step's error."""
-    nesting, y0 = problem.nesting, problem.y0
+    nesting = problem.nesting
+    return Tolerance(*tolerances(nesting, problem.y0, rtol, atol, problem.eps, warns=problem.warns), nesting.norm(norm))
+
+
+def tolerances(
+    nesting: Nesting, y0: Tensor, rtol: object, atol: object, eps: float, *, warns: bool = True
+) -> tuple[float | Tensor, float | Tensor]:
+    """Rtol and atol for the one tensor, the first at least what the type that the field sees can show.
+
+    Warns:
+        UserWarning: neither can be met in the type of the state.
+    """
     relative, absolute = (
         tolerance(nesting.tolerance(each, name), name, y0) for each, name in ((rtol, "rtol"), (atol, "atol"))
     )
     if isinstance(relative, float) and isinstance(absolute, float) and relative == absolute == 0:
         raise ArgumentError("rtol and atol cannot both be 0: no step is good enough")
-    return Tolerance(relative, absolute, nesting.norm(norm))
+    if not y0.numel():
+        return relative, absolute
+    # Of wider types a tenth: the usual tolerance of odeint, 1e-7, is no more than the eps of float32.
+    least = eps or torch.finfo(y0.dtype).eps / 10
+    if warns and _least(relative) < least and _least(absolute) < least * float(y0.detach().abs().max()):
+        kind, done = (nesting.seen, f"{least:.2g} is taken for rtol") if eps else (y0.dtype, "steps may not end")
+        wider = "float" if eps else "double"
+        warn_caller(
+            f"rtol = {_least(relative):.3g} and atol = {_least(absolute):.3g} ask for more than numbers of {kind} can "
+            f"show, so {done}; loosen them, or solve for y0.{wider}()"
+        )
+    if not eps:
+        return relative, absolute
+    return (relative.clamp_min(eps) if isinstance(relative, Tensor) else max(relative, eps)), absolute
+
+
+def _least(tolerance: float | Tensor) -> float:
+    return float(tolerance.min()) if isinstance(tolerance, Tensor) else tolerance
 
 
 def tolerance(value: object, name: str, y0: Tensor) -> float | Tensor:
@@ -88,6 +118,38 @@ def tolerance(value: object, name: str, y0: Tensor) -> float | Tensor:
     return float(value)
 
 
+FEW = 32
+"""Steps so few lose no more than as many units in the last place."""
+
+
+def watch_steps(field: Field, length: float, largest: float) -> None:
+    """Warn at the first evaluation if steps are too short to move most entries, though all together would.
+
+    Args:
+        field: of the problem.
+        length: of the whole solve.
+        largest: step that will be made.
+    """
+    if length <= FEW * largest:
+        return
+
+    def watch(y: Tensor, slope: Tensor) -> None:
+        with torch.no_grad():
+            eps, size, rate = torch.finfo(y.dtype).eps, y.abs(), slope.abs()
+            moving = length * rate > FEW * eps * size
+            lost = moving & (largest * rate < eps / 4 * size)
+            # The one number that is read from the device.
+            most = y.device.type != "meta" and bool(2 * lost.sum() > moving.sum())
+        if most:
+            wider = "solve for y0.double()" if eps > torch.finfo(torch.float64).eps else "scale the state"
+            warn_caller(
+                f"steps of {largest:.3g} change most entries of the state by less than half a unit in the last place "
+                f"of {y.dtype}, so they are lost; take longer steps, or {wider}"
+            )
+
+    field.watch = watch
+
+
 def make_grid(problem: Problem, options: Mapping[str, Any]) -> Tensor:
     """The grid that the options ask for: the times themselves, steps of one size, or what a function makes of them."""
     size, constructor = options.get("step_size"), options.get("grid_constructor")
@@ -100,7 +162,7 @@ def make_grid(problem: Problem, options: Mapping[str, Any]) -> Tensor:
         return torch.cat([inner, t[-1:]]) if len(t) > 1 else t
     if constructor is None:
         return t
-    grid = constructor(problem.func, problem.nesting.nested(problem.y0), t)
+    grid = constructor(problem.func, problem.nesting.nested(problem.y0.clone()), t.clone())
     if not isinstance(grid, Tensor) or grid.ndim != 1:
         raise ArgumentTypeError(f"grid_constructor must return a one-dimensional tensor of times, got {grid!r:.80}")
     if len(grid) - 1 > most:

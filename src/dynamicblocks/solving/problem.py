@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynamicblocks.errors import ArgumentError, ArgumentTypeError, ConfigurationError
+from dynamicblocks.errors import ArgumentError, ArgumentTypeError
 from dynamicblocks.integrators import Integrator
 from dynamicblocks.layers.parts import FIELD, check_parts
 from dynamicblocks.solving.field import Clock, Field, function_parts
+from dynamicblocks.solving.misuse import check_order
 from dynamicblocks.solving.nesting import Nesting
 
 
@@ -32,6 +33,8 @@ class Problem:
         args: handed on to ``func`` behind time and state.
         tensors: what gets gradients, beside the initial state and the times.
         modules: whose buffers the field may change.
+        eps: how exact the numbers are that the field sees, where that is less than those of the one tensor; else 0.
+        warns: whether warnings are given of what its numbers cannot show.
     """
 
     func: Callable[..., Any]
@@ -44,6 +47,8 @@ class Problem:
     args: tuple[Any, ...] = ()
     tensors: Sequence[Tensor] = ()
     modules: Sequence[nn.Module] = ()
+    eps: float = 0.0
+    warns: bool = False
 
     @property
     def direction(self) -> float:
@@ -73,7 +78,8 @@ class Problem:
 
         def call(t: float, y: Tensor, h: float) -> object:
             time, size = torch.tensor([t, h], dtype=kind, device=y.device).unbind()
-            return callback(time, self.nesting.nested(y), size)
+            # A copy: what a callback does to it is no step.
+            return callback(time, self.nesting.nested(y.clone()), size)
 
         return call
 
@@ -90,23 +96,18 @@ def make_problem(
     """The problem, or an error that says what is wrong with it."""
     nesting = Nesting.of(y0, 0)
     y = nesting.flat(y0)
-    check_state(y)
+    if y is y0:
+        # The caller's tensor is neither changed by a solve nor part of its result.
+        y = y.clone()
+    check_order(func)
     times, numbers = check_times(t)
     if times.device != y.device:
         warnings.warn(f"t is not on the same device as y0: it is moved from {times.device} to {y.device}", stacklevel=4)
         times = times.to(y.device)
-    field = Field(nesting.func(func, args), timed=timed)
+    field = Field(nesting.func(func, args), timed=timed, owner=func, seen=nesting.seen)
     modules = (func,) if isinstance(func, nn.Module) else ()
-    return Problem(func, field, Clock(y, times[0]), y, times, numbers, nesting, args, tensors, modules)
-
-
-def check_state(y: Tensor) -> None:
-    """Raise a ConfigurationError for whole numbers."""
-    if not (y.is_floating_point() or y.is_complex()):
-        raise ConfigurationError(
-            f"y0 must hold floating point or complex numbers, for a state moves by small amounts; got {y.dtype}. "
-            "Use y0.float()"
-        )
+    clock = Clock(y, times[0], nesting.time_kind)
+    return Problem(func, field, clock, y, times, numbers, nesting, args, tensors, modules, nesting.eps, warns=True)
 
 
 def check_times(t: object) -> tuple[Tensor, list[float]]:
@@ -115,6 +116,8 @@ def check_times(t: object) -> tuple[Tensor, list[float]]:
         raise ArgumentError(f"t must be a torch.Tensor of times, got {type(t).__name__}")
     if not t.is_floating_point():
         raise ArgumentTypeError(f"`t` must be a floating point Tensor but is a {t.type()}")
+    if t.is_meta:
+        raise ArgumentError("t is on the meta device, which holds no numbers")
     if t.ndim != 1 or len(t) == 0:
         raise ArgumentError(f"t must be one dimensional, with at least one time, got shape {tuple(t.shape)}")
     times: list[float] = t.detach().tolist()
