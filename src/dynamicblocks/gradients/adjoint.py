@@ -101,7 +101,7 @@ class Adjoint(Gradient):
         if isinstance(method, AdaptiveMethod) and "max_num_steps" in forward.options:
             options.setdefault("max_num_steps", forward.options["max_num_steps"])
         rtol, atol = (a if b is None else b for a, b in ((forward.rtol, self.rtol), (forward.atol, self.atol)))
-        return Scheme(method, rtol, atol, options, limit_each=True)
+        return Scheme(method, rtol, atol, options, limit_each=True, strict=forward.strict)
 
     def run(self, course: Course, y: Tensor) -> Outputs:
         self.check_course(course)

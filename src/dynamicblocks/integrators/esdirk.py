@@ -1,17 +1,19 @@
 """Adaptive implicit methods for stiff problems: diagonally implicit pairs whose first stage is explicit."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from dynamicblocks.integrators.embedded import Embedded, Trial
+from dynamicblocks.integrators.half import HALF, WideStage, rounding
 from dynamicblocks.integrators.integrator import Size, Slope
 from dynamicblocks.integrators.newton_krylov import Rows, attach, newton, rms
 from dynamicblocks.integrators.runge_kutta import add_scaled
 from dynamicblocks.integrators.tolerance import Tolerance
+from dynamicblocks.integrators.unsolved import Unsolved, unsolved
 from dynamicblocks.times import check_count
 
 # The stages are found to this part of the tolerance of a step.
@@ -110,18 +112,28 @@ class Esdirk(Embedded):
         return self.tableau.c
 
     def attempt(self, stage: Slope, h: Size, y: Tensor, slope: Tensor, tolerance: Tolerance) -> Trial:
+        if y.dtype not in HALF:
+            return self._attempt(stage, h, y, slope, tolerance, y.dtype)
+        kind = y.dtype
+        trial = self._attempt(WideStage(stage, kind), h, y.float(), slope.float(), tolerance, kind)
+        return replace(trial, y1=trial.y1.to(kind), start=slope, end=trial.end.to(kind))
+
+    def _attempt(
+        self, stage: Slope, h: Size, y: Tensor, slope: Tensor, tolerance: Tolerance, kind: torch.dtype
+    ) -> Trial:
         tableau, layout = self.tableau, Rows.of(y, each=self.rows)
         with torch.no_grad():
             scale = tolerance.scale(y)
-            size, unit = self._units(layout, y, scale)
+            size, unit = self._units(layout, y, scale, rounding(y, kind))
         increments, y1 = [h * slope], y
         found = torch.ones(layout.rows, dtype=torch.bool, device=y.device)
+        left: Unsolved | None = None
         for c, row, guess in zip(tableau.c[1:], tableau.a[1:], tableau.guesses[1:], strict=True):
             known = add_scaled(y, increments, row, 1.0)
-            part, solved = self._solve(stage, c, h, known, increments, guess, layout, size, unit)
-            found = found & solved
-            if not bool(found.any()):
-                return Trial(y, torch.full_like(scale, math.inf), slope, slope)
+            part, solved, missing = self._solve(stage, c, h, known, increments, guess, layout, size, unit)
+            found, left = found & solved, left or missing
+            if left is not None and not bool(found.any()):
+                return Trial(y, torch.full_like(scale, math.inf), slope, slope, unsolved=left)
             y1 = known + part
             increments.append(part / tableau.gamma)
         if isinstance(h, Tensor):
@@ -131,11 +143,11 @@ class Esdirk(Embedded):
             end = increments[-1] / h
         with torch.no_grad():
             error = add_scaled(torch.zeros_like(y), increments, tableau.error, 1.0)
-        if not bool(found.all()):
+        if left is not None:
             lost = (~found).reshape(-1, *[1] * (y.dim() - 1))
             y1, end = torch.where(lost, y, y1), torch.where(lost, slope, end)
             error = torch.where(lost, math.inf, error.abs())
-        return Trial(y1, error, slope, end)
+        return Trial(y1, error, slope, end, unsolved=left)
 
     def _solve(
         self,
@@ -148,7 +160,7 @@ class Esdirk(Embedded):
         layout: Rows,
         size: Tensor,
         unit: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Unsolved | None]:
         """The z of z = h gamma f(c, known + z), and for each row whether it was found; zero where it was not."""
         gamma = self.tableau.gamma
 
@@ -159,15 +171,19 @@ class Esdirk(Embedded):
         with torch.no_grad():
             first = layout.pack(add_scaled(torch.zeros_like(known), increments, guess, gamma))
         z, found = newton(residual, first, size, unit, max_iters=self.max_iters)
-        z = torch.where(found.unsqueeze(1), z, 0)
-        return layout.unpack(attach(residual, z, self.derivatives))[0], found
+        left = None
+        if not bool(found.all()):
+            left = unsolved(self.name, residual, z, layout)
+            z = torch.where(found.unsqueeze(1), z, 0)
+        return layout.unpack(attach(residual, z, self.derivatives))[0], found, left
 
     @staticmethod
-    def _units(layout: Rows, y: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    def _units(layout: Rows, y: Tensor, scale: Tensor, coarse: float | None) -> tuple[Tensor, Tensor]:
         """How large the state is, row by row, and the change of it that does not matter, entry by entry."""
         size = rms(layout.pack(y))
         real = (_PART * scale).expand(y.shape).to(size.dtype)
-        return size, layout.pack(torch.complex(real, real) if y.is_complex() else real)
+        unit = layout.pack(torch.complex(real, real) if y.is_complex() else real)
+        return size, unit if coarse is None else torch.maximum(unit, coarse * size)
 
 
 # The root of g^3 - 3 g^2 + 3 g / 2 - 1 / 6 for which the method is L-stable.

@@ -1,7 +1,6 @@
 """Implicit Runge-Kutta methods on fixed grids."""
 
 import math
-import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -10,9 +9,11 @@ import torch
 from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.integrators.half import HALF, WideStage, rounding
 from dynamicblocks.integrators.integrator import Integrator, Reads, Size, Stage
 from dynamicblocks.integrators.newton_krylov import Rows, attach, newton, rms
 from dynamicblocks.integrators.runge_kutta import add_scaled
+from dynamicblocks.integrators.unsolved import tell, unsolved
 from dynamicblocks.layers.parts import FIELD
 from dynamicblocks.times import check_count
 
@@ -84,7 +85,7 @@ class ImplicitRungeKutta(Integrator):
 
     Args:
         tableau: its coefficients.
-        max_iters: most steps of Newton's method; a warning is given where they are not enough.
+        max_iters: most steps of Newton's method; where they are not enough, the solve is told, and decides.
         rows: whether each entry of the leading dimension is a system of its own, with a Krylov space of its own; false
             where one may depend on another.
         derivatives: how often results may be differentiated; more cost more.
@@ -130,6 +131,11 @@ class ImplicitRungeKutta(Integrator):
         return self.name if self.max_iters == 100 else f"{self.name}(max_iters={self.max_iters})"
 
     def advance(self, stage: Stage, h: Size, carry: Tensor) -> Tensor:
+        if carry.dtype in HALF:
+            return self._advance(WideStage(stage, carry.dtype), h, carry.float(), carry.dtype).to(carry.dtype)
+        return self._advance(stage, h, carry, carry.dtype)
+
+    def _advance(self, stage: Stage, h: Size, carry: Tensor, kind: torch.dtype) -> Tensor:
         a, b, c = self.tableau.a, self.tableau.b, self.tableau.c
         known, part = carry, torch.zeros_like(carry)
         increments: list[Tensor] = []  # h k_i
@@ -138,13 +144,13 @@ class ImplicitRungeKutta(Integrator):
             if not inverse:
                 increments.append(h * stage(c[block[0]], known))
                 continue
-            parts = self._solve(stage, h, known, block)
+            parts = self._solve(stage, h, known, block, kind)
             increments += [add_scaled(torch.zeros_like(known), parts, row, 1.0) for row in inverse]
             part = parts[-1]
         # Stiffly accurate methods end at their last stage.
         return known + part if a[-1] == b else add_scaled(carry, increments, b, 1.0)
 
-    def _solve(self, stage: Stage, h: Size, known: Tensor, block: tuple[int, ...]) -> list[Tensor]:
+    def _solve(self, stage: Stage, h: Size, known: Tensor, block: tuple[int, ...], kind: torch.dtype) -> list[Tensor]:
         """The increments z of the stages of a block: z_i = h sum_j a_ij f(c_j, known + z_j)."""
         a, c = self.tableau.a, self.tableau.c
         layout, count = Rows.of(known, each=self.rows), len(block)
@@ -158,18 +164,12 @@ class ImplicitRungeKutta(Integrator):
 
         start = layout.pack(known.detach())
         guess = start.new_zeros(layout.rows, start.shape[1] * count)
-        root, found = newton(residual, guess, rms(start), _unit(start), max_iters=self.max_iters)
+        coarse, size = rounding(known, kind), rms(start)
+        unit = None if coarse is None else coarse * size
+        root, found = newton(residual, guess, size, unit, max_iters=self.max_iters)
         if not bool(found.all()):
-            warnings.warn("Functional iteration did not converge. Solution may be incorrect.", stacklevel=2)
+            tell(stage, unsolved(self.name, residual, root, layout, count))
         return layout.unpack(attach(residual, root, self.derivatives), count)
-
-
-def _unit(start: Tensor) -> Tensor | None:
-    """Under autocast fields are coarse: the change of a state beyond which their rounding errors show, else None."""
-    device = start.device.type
-    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
-        return None
-    return torch.finfo(torch.get_autocast_dtype(device)).eps / 8 * rms(start)
 
 
 _R3, _R6, _R15 = math.sqrt(3), math.sqrt(6), math.sqrt(15)

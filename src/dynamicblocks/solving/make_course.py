@@ -67,12 +67,12 @@ def make_course(
     points, grid = _endless(scheme, problem) if beyond else _grid(scheme, problem)
     if not method.given:
         integrator = integrator.for_block(len(points) - 1, None)
-    perturb = bool(scheme.options.get("perturb", False))
+    perturb, fractions = bool(scheme.options.get("perturb", False)), [c for c, _ in integrator.reads]
     return ProblemOnGrid(
         integrator,
         points,
         all_times=True,
-        field=TimedSteps(problem, points, [c for c, _ in integrator.reads], grid, perturb=perturb),
+        field=TimedSteps(problem, points, fractions, grid, perturb=perturb, strict=scheme.strict),
         problem=problem,
         scheme=scheme,
         interpolation=INTERPOLATIONS[name],

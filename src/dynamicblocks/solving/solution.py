@@ -6,18 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dynamicblocks.solving.batched_loop import Status
-from dynamicblocks.solving.failures import NotFiniteStateError, SolveError, StepLimitError, StepUnderflowError
-
-
-def status_of(error: SolveError) -> Status:
-    """How a solve failed."""
-    kinds = {
-        StepLimitError: Status.STEP_LIMIT,
-        StepUnderflowError: Status.UNDERFLOW,
-        NotFiniteStateError: Status.NOT_FINITE,
-    }
-    return kinds[type(error)]
+from dynamicblocks.solving.status import Status
 
 
 @dataclass(frozen=True)
@@ -28,12 +17,15 @@ class Statistics:
         evaluations: calls of the field; with steps of their own all samples share a call.
         accepted, rejected: steps, numbers or, shape (B,), of each sample.
         seconds_in_field: time spent in func; with ``compile=True`` not known.
+        not_converged: equations of steps that an implicit method could not solve; the first ends the solve, unless the
+            method is adaptive, which then tries a shorter step.
     """
 
     evaluations: int
     accepted: int | Tensor
     rejected: int | Tensor
     seconds_in_field: float | None
+    not_converged: int = 0
 
 
 @dataclass(frozen=True)
