@@ -1,16 +1,18 @@
 """Adaptive implicit methods for stiff problems: diagonally implicit pairs whose first stage is explicit."""
 
 import math
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import InitVar, dataclass, replace
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
+from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.integrators.embedded import Embedded, Trial
 from dynamicblocks.integrators.half import HALF, WideStage, rounding
 from dynamicblocks.integrators.integrator import Size, Slope
 from dynamicblocks.integrators.newton_krylov import Rows, attach, newton, rms
+from dynamicblocks.integrators.order_conditions import check_coefficients, check_order
 from dynamicblocks.integrators.runge_kutta import add_scaled
 from dynamicblocks.integrators.tolerance import Tolerance
 from dynamicblocks.integrators.unsolved import Unsolved, unsolved
@@ -33,6 +35,11 @@ class EsdirkTableau:
         c: fractions of the step.
         a: rows of the strictly lower triangle.
         error: weights of the difference of the two states, error = h sum_i e_i k_i.
+        check: whether the order is checked, which takes milliseconds for a high one.
+
+    Raises:
+        ConfigurationError: the wrong number of coefficients, numbers that are not finite, a fraction that is not its
+            row sum, or coefficients that are not of this order.
     """
 
     name: str
@@ -41,6 +48,26 @@ class EsdirkTableau:
     c: tuple[float, ...]
     a: tuple[tuple[float, ...], ...]
     error: tuple[float, ...]
+    check: InitVar[bool] = True
+
+    def __post_init__(self, check: bool) -> None:
+        what, stages = f"tableau {self.name!r}", len(self.c)
+        lengths = [*map(len, self.a), len(self.error)]
+        if lengths != [*range(stages), stages]:
+            raise ConfigurationError(
+                f"{what}: a method of {stages} stages has rows of length {list(range(stages))} in a and {stages} "
+                f"weights of the error, got {lengths[:-1]} and {lengths[-1]}"
+            )
+        check_coefficients(what, self.order, (self.gamma,), self.c, *self.a, self.error)
+        if not check:
+            return
+        rows = [(*row, self.gamma if n else 0.0) for n, row in enumerate(self.a)]
+        for n, (c, row) in enumerate(zip(self.c, rows, strict=True)):
+            if not math.isclose(c, math.fsum(row), abs_tol=1e-9):
+                raise ConfigurationError(f"{what}: c[{n}] must be its row sum {math.fsum(row):.12g}, got {c:.12g}")
+        check_order(what, rows, rows[-1], self.order)
+        other = [b - e for b, e in zip(rows[-1], self.error, strict=True)]
+        check_order(f"{what}, the other state of the pair (a[-1] - error)", rows, other, self.order - 1, pair=True)
 
     @cached_property
     def guesses(self) -> tuple[tuple[float, ...], ...]:
@@ -173,7 +200,7 @@ class Esdirk(Embedded):
         z, found = newton(residual, first, size, unit, max_iters=self.max_iters)
         left = None
         if not bool(found.all()):
-            left = unsolved(self.name, residual, z, layout)
+            left = unsolved(self.name, residual, z, known, layout)
             z = torch.where(found.unsqueeze(1), z, 0)
         return layout.unpack(attach(residual, z, self.derivatives))[0], found, left
 
@@ -201,8 +228,10 @@ _KVAERNO5 = (
 )
 _KENCARP4 = (82889 / 524892, 0.0, 15625 / 83664, 69875 / 102672, -2260 / 8211)
 
+_Known = partial(EsdirkTableau, check=False)
+
 ESDIRKS = (
-    EsdirkTableau(
+    _Known(
         "kvaerno3",
         3,
         _G3,
@@ -211,7 +240,7 @@ ESDIRKS = (
         (_KVAERNO3[2] - _KVAERNO3[0], _KVAERNO3[3] - _KVAERNO3[1], _KVAERNO3[4] - _G3, _G3),
     ),
     # The third stage stands beyond the end of the step.
-    EsdirkTableau(
+    _Known(
         "kvaerno5",
         5,
         0.26,
@@ -227,7 +256,7 @@ ESDIRKS = (
         (*(b - a for a, b in zip((*_KVAERNO5[0], 0.26), _KVAERNO5[1], strict=True)), 0.26),
     ),
     # The implicit half of the additive method; all its stages stand within the step.
-    EsdirkTableau(
+    _Known(
         "kencarp4",
         4,
         1 / 4,

@@ -34,15 +34,15 @@ class WideStage:
 
 
 def rounding(like: Tensor, kind: torch.dtype) -> float | None:
-    """The share of a state beyond which rounding errors of its field show; None where they are those of ``like``.
+    """The share of a state below which its changes are lost in rounding; None where that is known from ``like``.
 
     Args:
         like: a state as it is computed with.
-        kind: the precision of the caller's state; under autocast fields are as coarse as that.
+        kind: the precision of the caller's state, which is that of its field. Under autocast the state is finer.
     """
     device = like.device.type
+    if kind in HALF:
+        return torch.finfo(kind).eps
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        kind = torch.get_autocast_dtype(device)
-    elif kind not in HALF:
-        return None
-    return torch.finfo(kind).eps / 8
+        return torch.finfo(torch.get_autocast_dtype(device)).eps / 8
+    return None

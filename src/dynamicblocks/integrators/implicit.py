@@ -1,8 +1,8 @@
 """Implicit Runge-Kutta methods on fixed grids."""
 
 import math
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import InitVar, dataclass, field
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.integrators.half import HALF, WideStage, rounding
 from dynamicblocks.integrators.integrator import Integrator, Reads, Size, Stage
 from dynamicblocks.integrators.newton_krylov import Rows, attach, newton, rms
+from dynamicblocks.integrators.order_conditions import check_coefficients, check_order
 from dynamicblocks.integrators.runge_kutta import add_scaled
 from dynamicblocks.integrators.unsolved import tell, unsolved
 from dynamicblocks.layers.parts import FIELD
@@ -30,9 +31,11 @@ class ImplicitTableau:
         a: rows of the square matrix. Stages are solved one by one where it is lower triangular, else together; a first
             row of zeros is an explicit stage.
         b: weights, of sum 1.
+        check: whether the order is checked, which takes milliseconds for a high one.
 
     Raises:
-        ConfigurationError: rows of the wrong length, or weights that do not sum to one.
+        ConfigurationError: rows of the wrong length, weights that do not sum to one, numbers that are not finite,
+            stages that no equation determines, or coefficients that are not of this order.
 
     >>> ImplicitTableau("implicit_midpoint", 2, ((1 / 2,),), (1,)).c
     (0.5,)
@@ -44,17 +47,28 @@ class ImplicitTableau:
     b: tuple[float, ...]
     c: tuple[float, ...] = field(init=False, repr=False, compare=False)
     """Fractions of the step at which the stages stand: row sums of a, exactly 0 and 1 at the ends of the step."""
+    check: InitVar[bool] = True
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, check: bool) -> None:
         stages = len(self.b)
         if [len(row) for row in self.a] != [stages] * stages:
             raise ConfigurationError(
                 f"tableau {self.name!r}: an implicit method of {stages} stages has {stages} rows of length {stages} in "
                 f"a, got lengths {[len(row) for row in self.a]}"
             )
+        check_coefficients(f"tableau {self.name!r}", self.order, *self.a, self.b)
         if not math.isclose(math.fsum(self.b), 1.0, abs_tol=1e-12):
             raise ConfigurationError(f"tableau {self.name!r}: the weights b must sum to 1, got {math.fsum(self.b)}")
         object.__setattr__(self, "c", tuple(round(math.fsum(row), 15) for row in self.a))
+        if check:
+            check_order(f"tableau {self.name!r}", self.a, self.b, self.order)
+            try:
+                self.inverses  # noqa: B018
+            except np.linalg.LinAlgError:
+                raise ConfigurationError(
+                    f"tableau {self.name!r}: its {len(self.b)} stages are found together, for which a must be regular, "
+                    "and it is singular; an explicit stage can be the first of a lower triangular a"
+                ) from None
 
     @cached_property
     def blocks(self) -> tuple[tuple[int, ...], ...]:
@@ -168,7 +182,7 @@ class ImplicitRungeKutta(Integrator):
         unit = None if coarse is None else coarse * size
         root, found = newton(residual, guess, size, unit, max_iters=self.max_iters)
         if not bool(found.all()):
-            tell(stage, unsolved(self.name, residual, root, layout, count))
+            tell(stage, unsolved(self.name, residual, root, known, layout, count))
         return layout.unpack(attach(residual, root, self.derivatives), count)
 
 
@@ -176,13 +190,15 @@ _R3, _R6, _R15 = math.sqrt(3), math.sqrt(6), math.sqrt(15)
 _G = 1 - math.sqrt(1 / 2)
 _W = math.sqrt(1 / 8)
 
+_Known = partial(ImplicitTableau, check=False)
+
 IMPLICIT = (
-    ImplicitTableau("implicit_euler", 1, ((1,),), (1,)),
-    ImplicitTableau("implicit_midpoint", 2, ((1 / 2,),), (1,)),
-    ImplicitTableau("trapezoid", 2, ((0, 0), (1 / 2, 1 / 2)), (1 / 2, 1 / 2)),
+    _Known("implicit_euler", 1, ((1,),), (1,)),
+    _Known("implicit_midpoint", 2, ((1 / 2,),), (1,)),
+    _Known("trapezoid", 2, ((0, 0), (1 / 2, 1 / 2)), (1 / 2, 1 / 2)),
     # Gauss-Legendre: of the highest order, A-stable, symplectic.
-    ImplicitTableau("gl4", 4, ((1 / 4, 1 / 4 - _R3 / 6), (1 / 4 + _R3 / 6, 1 / 4)), (1 / 2, 1 / 2)),
-    ImplicitTableau(
+    _Known("gl4", 4, ((1 / 4, 1 / 4 - _R3 / 6), (1 / 4 + _R3 / 6, 1 / 4)), (1 / 2, 1 / 2)),
+    _Known(
         "gl6",
         6,
         (
@@ -193,8 +209,8 @@ IMPLICIT = (
         (5 / 18, 4 / 9, 5 / 18),
     ),
     # Radau IIA: L-stable, stiffly accurate.
-    ImplicitTableau("radauIIA3", 3, ((5 / 12, -1 / 12), (3 / 4, 1 / 4)), (3 / 4, 1 / 4)),
-    ImplicitTableau(
+    _Known("radauIIA3", 3, ((5 / 12, -1 / 12), (3 / 4, 1 / 4)), (3 / 4, 1 / 4)),
+    _Known(
         "radauIIA5",
         5,
         (
@@ -205,8 +221,8 @@ IMPLICIT = (
         ((16 - _R6) / 36, (16 + _R6) / 36, 1 / 9),
     ),
     # Alexander 1977.
-    ImplicitTableau("sdirk2", 2, ((_G, 0), (1 - _G, _G)), (1 - _G, _G)),
+    _Known("sdirk2", 2, ((_G, 0), (1 - _G, _G)), (1 - _G, _G)),
     # Bank et al. 1985, Hosea and Shampine 1996: the trapezoidal rule, then the second backward difference formula.
-    ImplicitTableau("trbdf2", 2, ((0, 0, 0), (_G, _G, 0), (_W, _W, _G)), (_W, _W, _G)),
+    _Known("trbdf2", 2, ((0, 0, 0), (_G, _G, 0), (_W, _W, _G)), (_W, _W, _G)),
 )
 """Implicit methods for fixed grids, under torchdiffeq's names."""

@@ -52,7 +52,7 @@ class Rows:
 
 def rms(z: Tensor) -> Tensor:
     """The root of the mean square of each row, as a column."""
-    return torch.linalg.vector_norm(z, dim=1, keepdim=True) / math.sqrt(z.shape[1])
+    return torch.linalg.vector_norm(z, dim=1, keepdim=True) / math.sqrt(max(1, z.shape[1]))
 
 
 def newton(
@@ -88,13 +88,15 @@ def newton(
     >>> round(root.item(), 12), found.tolist()
     (1.414213562373, [True])
     """
+    if not guess.numel():
+        return guess, torch.ones(len(guess), dtype=torch.bool, device=guess.device)
     eps = torch.finfo(guess.dtype).eps
     # In Euclidean norm, as GMRES measures, and in units: a tenth of the change that does not matter.
     fine = 0.1 * math.sqrt(guess.shape[1])
     with torch.no_grad():
         z, r = guess.detach(), residual(guess.detach())
         jacobian = _Jacobian(residual)
-        failed = ~torch.isfinite(r).all(dim=1, keepdim=True)
+        failed = ~(torch.isfinite(r).all(dim=1, keepdim=True) & torch.isfinite(size))
         done = torch.zeros_like(failed)
         forcing, before = torch.full_like(rms(z), _LOOSEST), torch.full_like(rms(z), math.inf)
         for _ in range(max_iters):
@@ -123,7 +125,7 @@ def newton(
             forcing = (0.9 * ratio**2).nan_to_num(_LOOSEST).clamp(1e-8, _LOOSEST)
             # Newton's method with the right derivative is faster than this, as a rule. A row that finds no way down has
             # another try with a derivative that was checked.
-            jacobian.doubtful = bool((active & (ratio > 0.1)).any())
+            jacobian.doubtful = bool((active & ~(ratio <= 0.1)).any())
         return z, done.squeeze(1)
 
 

@@ -70,12 +70,24 @@ def tell(stage: object, left: Unsolved) -> None:
         raise StageError(left)
 
 
-def unsolved(method: str, residual: Residual, root: Tensor, layout: Rows, count: int = 1) -> Unsolved:
-    """What is known of an equation r(z) = 0 whose ``root`` is none; the worst of its rows."""
+def unsolved(method: str, residual: Residual, root: Tensor, known: Tensor, layout: Rows, count: int = 1) -> Unsolved:
+    """What is known of an equation r(z) = 0 whose ``root`` is none; the worst of its rows.
+
+    Args:
+        method: of the step.
+        residual: r.
+        root: what was found, of shape (rows, n).
+        known: what z is added to.
+        layout: of the states in a row, so many as ``count``.
+    """
     with torch.no_grad():
+        values = where_not_finite(known)
+        if values:
+            return Unsolved(method, math.nan, values)
         r = residual(root)
-        size = torch.maximum(*(torch.linalg.vector_norm(each, dim=1) for each in (root, root - r)))
-        left = torch.linalg.vector_norm(r, dim=1)
+        # No squares, which overflow before the numbers do.
+        size = torch.maximum(root.abs().amax(1), (root - r).abs().amax(1))
+        left = r.abs().amax(1)
         share = torch.where(left == 0, 0, left / size).max().item()
         values = "" if math.isfinite(share) else _first_of(layout.unpack(r, count))
     return Unsolved(method, share, values)
