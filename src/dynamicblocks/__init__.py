@@ -33,6 +33,7 @@ from dynamicblocks.integrators import Adaptive, Integrator, RungeKutta, Tableau,
 from dynamicblocks.models import create_model, list_models, model_options
 from dynamicblocks.network import DynamicNet
 from dynamicblocks.solving import (
+    NotConvergedError,
     NotFiniteStateError,
     Solution,
     SolveError,
@@ -77,6 +78,7 @@ __all__ = [
     "Head",
     "Integrator",
     "Legendre",
+    "NotConvergedError",
     "NotFiniteStateError",
     "Opening",
     "PiecewiseConstant",

@@ -1,6 +1,7 @@
 """The dynamic block: one differential equation, five independent choices."""
 
-from dataclasses import replace
+import warnings
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +12,18 @@ from dynamicblocks.controls import Alignment, Basis, ControlledField, Controls, 
 from dynamicblocks.errors import ConfigurationError, warn_caller
 from dynamicblocks.gradients import Gradient, as_gradient
 from dynamicblocks.integrators import Adaptive, Integrator, as_integrator
+from dynamicblocks.integrators.half import HALF
+from dynamicblocks.integrators.unsolved import StageError, Unsolved
 from dynamicblocks.layers import LayerSource, independent_layers, state_width
 from dynamicblocks.layers.inputs import check_input, image_width, telling_causes
 from dynamicblocks.layers.parts import check_parts
+from dynamicblocks.solving.failures import Circumstances, SolveError, check_states, explained, unsolved_step
 from dynamicblocks.solving.field import Tally
 from dynamicblocks.solving.grid_loop import GridCourse
 from dynamicblocks.times import Grid, Times, as_grid, uniform
 
-HALF = (torch.float16, torch.bfloat16)
+# An equation of a step of which a larger share is left has no solution, or none near: the state would be anything.
+MOST_LEFT = 1e-2
 
 
 class DynamicBlock(nn.Module):
@@ -49,7 +54,8 @@ class DynamicBlock(nn.Module):
 
     Raises:
         ConfigurationError: a choice that cannot be, alone or beside the others.
-        SolveError: in a pass with an adaptive integrator, no steps lead to the end.
+        SolveError: in a pass with an adaptive integrator, no steps lead to the end; with an implicit one, an equation
+            of a step has no solution, or a state is not finite.
 
     With Euler, unit steps and constant controls the block is the residual network y <- y + F(y):
 
@@ -111,6 +117,8 @@ class DynamicBlock(nn.Module):
         self._longest = max(grid.sizes)
         # Of the last forward pass, where the integrator does not fix it.
         self._evaluations: int | None = None
+        self._not_converged = 0
+        self._warned = False
         self._programs = StepPrograms() if compile else None
 
     @property
@@ -135,7 +143,8 @@ class DynamicBlock(nn.Module):
             all_times: whether the states at all times are wanted, or the last alone.
             tally: counts evaluations.
         """
-        field, integrator = self.field if tally is None else replace(self.field, tally=tally), self.integrator
+        field = ControlledField(self.controls, self._alignment, tally, unsolved=partial(self._unsolved, tally))
+        integrator = self.integrator
         if self._programs is not None:
             integrator = CompiledSteps(integrator, field, self._programs, self._title)
         return GridCourse(field, integrator, self.times.points, all_times)
@@ -164,20 +173,36 @@ class DynamicBlock(nn.Module):
         """The states at every time, or the last one, with a count of the evaluations."""
         integrator = self.integrator
         self._check_equation()
-        if integrator.solves_equations and y.dtype in HALF:
-            raise ConfigurationError(
-                f"{integrator.name} solves its equations to more digits than {y.dtype} has; keep weights and state in "
-                "float32 and let torch.autocast choose where half precision serves, or use an explicit integrator"
-            )
         if isinstance(integrator, Adaptive):
             solve = AdaptiveSolve(self.controls, self._alignment, integrator, self.gradient, self._title)
             states = solve.states(y, all_times=all_times)
-            self._evaluations = solve.tally.evaluations
+            self._count(solve.tally)
             return states
         tally = Tally()
-        states = list(self.gradient.run(self.course(all_times=all_times, tally=tally), y).states)
-        self._evaluations = tally.evaluations
+        try:
+            states = list(self.gradient.run(self.course(all_times=all_times, tally=tally), y).states)
+            if integrator.solves_equations:
+                check_states(self.times.points[-1:], states[-1:], tally)
+        except SolveError as error:
+            raise explained(error, y, self.controls) from None
+        self._count(tally)
         return states
+
+    def _count(self, tally: Tally) -> None:
+        self._evaluations, self._not_converged = tally.evaluations, tally.not_converged
+
+    def _unsolved(self, tally: Tally | None, step: int, left: Unsolved) -> None:
+        """An equation of a step was not solved: raise a SolveError, or count it and warn of the first."""
+        if not left.finite or left.residual > MOST_LEFT:
+            start, end = self.times.points[step : step + 2]
+            circumstances = Circumstances(start, end - start, tally or Tally())
+            failure = unsolved_step(StageError(left), circumstances)
+            raise type(failure)(f"{self._title}, step {step}, {failure}", circumstances)
+        if tally is not None:
+            tally.not_converged += 1
+        if not self._warned:
+            self._warned = True
+            warnings.warn(f"{self._title}, step {step}: {left.warning}", stacklevel=2)
 
     def _check_equation(self) -> None:
         """Raise a ConfigurationError where layers, in the mode that they are in, leave the integrator no equation."""
@@ -225,6 +250,15 @@ class DynamicBlock(nn.Module):
         if self._evaluations is not None:
             return self._evaluations
         return self.steps * self.integrator.evaluations
+
+    @property
+    def not_converged(self) -> int:
+        """How many equations of steps were not solved to the end in the last forward pass.
+
+        Those of integrators on the grid were solved nearly, with a warning of the first, or there was an error; those
+        of adaptive ones made the steps shorter.
+        """
+        return self._not_converged
 
     def replaced(
         self,

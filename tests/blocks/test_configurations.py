@@ -139,13 +139,15 @@ def test_an_empty_batch_is_a_batch(integrator, gradient):
 
 
 @pytest.mark.parametrize("integrator", ["gl4", "kvaerno3", "implicit_adams"])
-def test_equations_are_not_solved_in_half_precision(integrator):
+def test_equations_are_solved_to_more_digits_than_half_precision_has(integrator):
     block = db.DynamicBlock("symmetric(4)", 2, integrator=integrator)
+    expected = block(IMAGES)
     if integrator == "gl4":
         with torch.autocast("cpu", torch.bfloat16):
             assert block(IMAGES).dtype == torch.float32
-    with pytest.raises(db.ConfigurationError, match=r"more digits than torch.bfloat16 has; .* torch.autocast"):
-        block.bfloat16()(IMAGES.bfloat16())
+    found = block.bfloat16()(IMAGES.bfloat16())
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, rtol=0.05, atol=0.05)
 
 
 def test_a_trained_network_is_evaluated_with_an_integrator_that_could_not_train_it():

@@ -1,8 +1,9 @@
 """The right-hand side f(t, y; theta(t)) on a fixed grid."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -32,12 +33,14 @@ class ControlledField:
         alignment: of the grid with their knots.
         tally: counts evaluations, where they are not known beforehand.
         lenders: hand the state to each part, which may change it in place.
+        unsolved: told of the equations that an integrator could not solve, with the number of the step.
     """
 
     controls: Controls
     alignment: Alignment
     tally: Counter | None = None
     lenders: dict[str, Lender] = field(default_factory=dict, compare=False, repr=False)
+    unsolved: Callable[[int, Any], None] | None = None
 
     @property
     def parts(self) -> Mapping[str, str]:
@@ -89,6 +92,12 @@ class ControlledStage:
         self._field, self.step = field, step
         self._start, self._end = field.alignment.grid.points[step : step + 2]
         self._blended: dict[tuple[float, str, bool], dict[str, Tensor]] = {}
+
+    @property
+    def unsolved(self) -> Callable[[Any], None] | None:
+        """Told of equations of the step that were not solved."""
+        told = self._field.unsolved
+        return None if told is None else partial(told, self.step)
 
     def __call__(self, c: float, y: Tensor) -> Tensor:
         return self.part(FIELD, c, y)

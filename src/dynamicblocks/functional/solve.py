@@ -14,18 +14,18 @@ from dynamicblocks.gradients import Adjoint, Backprop, Gradient, as_gradient, gr
 from dynamicblocks.gradients.adjoint_compiled import CompiledAdjoint, compiled_adjoint, with_norm
 from dynamicblocks.gradients.gradient import ProblemCourse
 from dynamicblocks.integrators import AdaptiveMethod, GridMethod, Integrator, as_method, foreign_options
-from dynamicblocks.solving.batched_loop import Status
 from dynamicblocks.solving.batched_solve import SampleProblem, solve_batched
 from dynamicblocks.solving.compiled_solve import solve_compiled
 from dynamicblocks.solving.dense import Dense
 from dynamicblocks.solving.events import combined, rerouted
-from dynamicblocks.solving.failures import SolveError, explained
+from dynamicblocks.solving.failures import SolveError, check_states, explained
 from dynamicblocks.solving.make_course import make_course
 from dynamicblocks.solving.options import step_limit
 from dynamicblocks.solving.outputs import Outputs, StepLike
 from dynamicblocks.solving.problem import Problem, make_problem
 from dynamicblocks.solving.scheme import Scheme
-from dynamicblocks.solving.solution import Solution, Statistics, status_of
+from dynamicblocks.solving.solution import Solution, Statistics
+from dynamicblocks.solving.status import Status
 
 RTOL, ATOL, MAX_STEPS = 1e-5, 1e-7, 10_000
 ON_FAILURE = ("raise", "return")
@@ -86,7 +86,8 @@ def solve(
 
     Raises:
         ConfigurationError: an argument that cannot be used, alone or beside the others.
-        SolveError: the solve did not reach the last time.
+        SolveError: the solve did not reach the last time, came there with values that are not finite, or took a step
+            of an implicit method whose equations were not solved.
 
     >>> import torch
     >>> found = solve(lambda t, y: {"x": -y["x"]}, {"x": torch.ones(1)}, torch.tensor([0.0, 1.0]))
@@ -113,7 +114,7 @@ def solve(
         if max_steps < 1:
             raise ConfigurationError(f"max_steps must be at least 1, got {max_steps}")
         given = {"max_num_steps": max_steps, **given}
-    scheme = Scheme(chosen, rtol, atol, given)
+    scheme = Scheme(chosen, rtol, atol, given, strict=True)
     if batched or compile or (isinstance(t, Tensor) and t.ndim == 2):
         most = step_limit(given, MAX_STEPS) if scheme.settings is None else scheme.settings.max_steps
         request = SampleProblem(func, y0, t, args, scheme, most, func, event_fn, dense, on_failure == "return", compile)
@@ -199,13 +200,17 @@ def _solved(
     nesting = problem.nesting
     try:
         found = mode.run(course, problem.y0)
+        ends = [] if found.event_state is None else [found.event_state]
+        times = [*problem.times[: len(found.states)], found.event_time or 0.0]
+        check_states(times, [*found.states, *ends], problem.field.tally)
     except SolveError as error:
         failure = explained(error, problem.y0, problem.func)
         if not return_failures:
             raise failure from None
-        message, status = str(failure), status_of(error)
+        message, status = str(failure), error.status
         found = Outputs(list(error.circumstances.states))
-    y, lost = found.stacked(), len(problem.times) - len(found.states)
+    states = found.states if len(found.states) else [problem.y0]
+    y, lost = Outputs(states).stacked(), len(problem.times) - len(states)
     if lost:
         y = torch.cat([y, torch.full_like(y[:1], torch.nan).expand(lost, *y.shape[1:])])
     event_t = event_y = interpolant = None
@@ -213,7 +218,8 @@ def _solved(
         event_t, event_y = _event(problem, event, found)
         status = Status.EVENT if found.event_time is not None else status
     if kept:
-        dense = Dense(kept, problem.times[-1] if found.event_time is None else found.event_time)
+        last = problem.times[-1] if status == Status.DONE else kept[-1].t1
+        dense = Dense(kept, last if found.event_time is None else found.event_time)
 
         def interpolant(t: Tensor | float) -> Any:
             states = dense(t)
@@ -224,7 +230,7 @@ def _solved(
         problem.t,
         nesting.nested(y, (len(y),)),
         status,
-        Statistics(tally.evaluations, tally.accepted, tally.rejected, tally.seconds),
+        Statistics(tally.evaluations, tally.accepted, tally.rejected, tally.seconds, tally.not_converged),
         interpolant,
         event_t,
         event_y,

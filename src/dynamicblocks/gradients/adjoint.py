@@ -16,6 +16,7 @@ from dynamicblocks.integrators import AdaptiveMethod, Integrator, as_method, for
 from dynamicblocks.layers.parts import FIELD
 from dynamicblocks.solving.adaptive_course import AdaptiveCourse
 from dynamicblocks.solving.events import event_found
+from dynamicblocks.solving.failures import SolveError
 from dynamicblocks.solving.grid_loop import ProblemOnGrid
 from dynamicblocks.solving.options import check_step_size
 from dynamicblocks.solving.outputs import Outputs
@@ -107,7 +108,7 @@ class Adjoint(Gradient):
         if isinstance(method, AdaptiveMethod) and "max_num_steps" in forward.options:
             options.setdefault("max_num_steps", forward.options["max_num_steps"])
         rtol, atol = (a if b is None else b for a, b in ((forward.rtol, self.rtol), (forward.atol, self.atol)))
-        return Scheme(method, rtol, atol, options, limit_each=True)
+        return Scheme(method, rtol, atol, options, limit_each=True, strict=forward.strict)
 
     def run(self, course: Course, y: Tensor) -> Outputs:
         self.check_course(course)
@@ -115,6 +116,9 @@ class Adjoint(Gradient):
         node = _Node(course, self.scheme(course), self.unlisted, self.interpolant)
         inputs = each_once(course.problem.tensors)
         event_t, states = _Adjoint.apply(node, y, course.problem.t, *inputs)  # type: ignore[no-untyped-call]
+        for failure in node.failures:
+            failure.circumstances.states = list(states.unbind())
+            raise failure
         return Outputs(states) if event_t is None else Outputs(states[:1], event_t.item(), states[1])
 
 
@@ -141,6 +145,7 @@ class _Node:
     back: Scheme
     unlisted: Callable[[list[Tensor]], None] | None
     interpolant: bool
+    failures: list[SolveError] = field(default_factory=list)
 
     def forward(self, y0: Tensor, t: Tensor, stored: StoredSteps | None) -> tuple[float | None, Tensor]:
         """The time of the event, if one ends the solve, and the states."""
@@ -163,8 +168,14 @@ class _Adjoint(torch.autograd.Function):
         ctx.autocast = (torch.is_autocast_enabled(y0.device.type), torch.get_autocast_dtype(y0.device.type))
         wanted = node.interpolant and any(ctx.needs_input_grad)
         ctx.stored = StoredSteps(node.course.problem.direction) if wanted else None
-        time, states = node.forward(y0.detach(), t.detach(), ctx.stored)
-        times, event_t = t.detach(), None
+        try:
+            time, states = node.forward(y0.detach(), t.detach(), ctx.stored)
+        except SolveError as error:
+            # What was solved till then has gradients as well.
+            node.failures.append(error)
+            time, states = None, torch.stack(list(error.circumstances.states) or [y0.detach()])
+        times, event_t = t.detach()[: len(states)], None
+        ctx.missing = len(t) - len(times)
         if time is not None:
             event_t = t.new_tensor(time)
             times = torch.stack([times[0], event_t])
@@ -183,6 +194,8 @@ class _Adjoint(torch.autograd.Function):
                 node.course.problem, node.back, times, states, by_states, params,
                 of_times=ctx.of_times, stored=ctx.stored, unlisted=node.unlisted,
             )  # fmt: skip
+        if by_t is not None and ctx.missing:
+            by_t = torch.cat([by_t, by_t.new_zeros(ctx.missing)])
         if ctx.ended and by_t is not None:
             # The time of the event is no free variable; odeint_event gives it its gradient.
             by_t = torch.cat([by_t[:1], torch.zeros_like(by_t[1:])])

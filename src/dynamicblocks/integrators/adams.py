@@ -11,6 +11,7 @@ from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.integrators.integrator import FieldStage, Integrator, Reads, Size, Stage
 from dynamicblocks.integrators.runge_kutta import RungeKutta
 from dynamicblocks.integrators.tableaus import TABLEAUS
+from dynamicblocks.integrators.unsolved import Unsolved, tell, where_not_finite
 from dynamicblocks.times import check_count
 
 _START = RungeKutta(next(tableau for tableau in TABLEAUS if tableau.name == "rk4"))
@@ -92,9 +93,9 @@ class Adams(Integrator):
         implicit: which.
         max_order: the largest order, 1 to 12. Below four all steps are rk4's. Only where past slopes are given to
             :meth:`begin_with` is every order used.
-        max_iters: most iterations of the implicit equation; a warning is given where they are not enough.
+        max_iters: most iterations of the implicit equation; where they are not enough, the solve is told, and decides.
         rtol, atol: the iteration stops where no entry changes the increment of the state by more than
-            ``atol + rtol |increment|``.
+            ``atol + rtol |increment|``, or than rounding does.
 
     Raises:
         ConfigurationError: an order that is not between 1 and 12.
@@ -214,13 +215,21 @@ class Adams(Integrator):
             before, guess = guess, _add(start, [stage(1.0, guess)], [last], h)
             if self._settled(y, before, guess):
                 return guess
-        warnings.warn("Functional iteration did not converge. Solution may be incorrect.", stacklevel=2)
+        tell(stage, self._unsolved(y, before, guess))
         return guess
+
+    def _unsolved(self, y: Tensor, before: Tensor, after: Tensor) -> Unsolved:
+        with torch.no_grad():
+            size = torch.maximum((before - y).abs().amax(), (after - y).abs().amax())
+            share = ((after - before).abs().amax() / size).item()
+        return Unsolved(self.name, share, where_not_finite(after))
 
     def _settled(self, y: Tensor, before: Tensor, after: Tensor) -> bool:
         with torch.no_grad():
             largest = torch.maximum((before - y).abs(), (after - y).abs())
-            return bool(((after - before).abs() <= self.atol + self.rtol * largest).all())
+            # Below rounding errors of the state nothing settles.
+            least = 2 * torch.finfo(y.dtype).eps * after.abs()
+            return bool(((after - before).abs() <= self.atol + self.rtol * largest + least).all())
 
 
 def _moderate_weights(nodes: Sequence[Size]) -> list[Size]:

@@ -12,6 +12,7 @@ from dynamicblocks.integrators.esdirk import ESDIRKS, Esdirk
 from dynamicblocks.integrators.integrator import Integrator, Reads, Size, Stage
 from dynamicblocks.integrators.pairs import PAIRS
 from dynamicblocks.integrators.tolerance import Tolerance
+from dynamicblocks.integrators.unsolved import StageError
 from dynamicblocks.layers.parts import FIELD
 from dynamicblocks.times import check_count
 
@@ -120,4 +121,7 @@ class Adaptive(Integrator):
 
     def advance(self, stage: Stage, h: Size, carry: Tensor) -> Tensor:
         """One step of the method of this size, whatever its error."""
-        return self.embedded.attempt(stage, h, carry, stage(0.0, carry), self.tolerance).y1
+        trial = self.embedded.attempt(stage, h, carry, stage(0.0, carry), self.tolerance)
+        if trial.unsolved is not None:
+            raise StageError(trial.unsolved)
+        return trial.y1

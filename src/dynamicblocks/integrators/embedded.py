@@ -9,6 +9,7 @@ from torch import Tensor
 from dynamicblocks.integrators.integrator import Size, Slope
 from dynamicblocks.integrators.interpolant import Row, hermite_weights
 from dynamicblocks.integrators.tolerance import Tolerance
+from dynamicblocks.integrators.unsolved import Unsolved
 
 
 @dataclass
@@ -20,6 +21,7 @@ class Trial:
         error: an estimate of the local error of ``y1``, entry by entry; infinite where no ``y1`` was found.
         start, end: the slopes f(t0, y0) and f(t1, y1), or approximations as good as the method.
         extra: makes what the method's interpolant needs beside both states and slopes, where it is asked for.
+        unsolved: why no ``y1`` was found.
     """
 
     y1: Tensor
@@ -27,6 +29,7 @@ class Trial:
     start: Tensor
     end: Tensor
     extra: Callable[[], list[Tensor]] | None = None
+    unsolved: Unsolved | None = None
 
     def parts(self, y0: Tensor, h: Size) -> list[Tensor]:
         """What the method's interpolant is a weighted sum of: y0, y1, h f0, h f1, and the extra ones."""

@@ -1,17 +1,21 @@
 """Adaptive implicit methods for stiff problems: diagonally implicit pairs whose first stage is explicit."""
 
 import math
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import InitVar, dataclass, replace
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
+from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.integrators.embedded import Embedded, Trial
+from dynamicblocks.integrators.half import HALF, WideStage, rounding
 from dynamicblocks.integrators.integrator import Size, Slope
 from dynamicblocks.integrators.newton_krylov import Rows, attach, newton, rms
+from dynamicblocks.integrators.order_conditions import check_coefficients, check_order
 from dynamicblocks.integrators.runge_kutta import add_scaled
 from dynamicblocks.integrators.tolerance import Tolerance
+from dynamicblocks.integrators.unsolved import Unsolved, unsolved
 from dynamicblocks.times import check_count
 
 # The stages are found to this part of the tolerance of a step.
@@ -31,6 +35,11 @@ class EsdirkTableau:
         c: fractions of the step.
         a: rows of the strictly lower triangle.
         error: weights of the difference of the two states, error = h sum_i e_i k_i.
+        check: whether the order is checked, which takes milliseconds for a high one.
+
+    Raises:
+        ConfigurationError: the wrong number of coefficients, numbers that are not finite, a fraction that is not its
+            row sum, or coefficients that are not of this order.
     """
 
     name: str
@@ -39,6 +48,26 @@ class EsdirkTableau:
     c: tuple[float, ...]
     a: tuple[tuple[float, ...], ...]
     error: tuple[float, ...]
+    check: InitVar[bool] = True
+
+    def __post_init__(self, check: bool) -> None:
+        what, stages = f"tableau {self.name!r}", len(self.c)
+        lengths = [*map(len, self.a), len(self.error)]
+        if lengths != [*range(stages), stages]:
+            raise ConfigurationError(
+                f"{what}: a method of {stages} stages has rows of length {list(range(stages))} in a and {stages} "
+                f"weights of the error, got {lengths[:-1]} and {lengths[-1]}"
+            )
+        check_coefficients(what, self.order, (self.gamma,), self.c, *self.a, self.error)
+        if not check:
+            return
+        rows = [(*row, self.gamma if n else 0.0) for n, row in enumerate(self.a)]
+        for n, (c, row) in enumerate(zip(self.c, rows, strict=True)):
+            if not math.isclose(c, math.fsum(row), abs_tol=1e-9):
+                raise ConfigurationError(f"{what}: c[{n}] must be its row sum {math.fsum(row):.12g}, got {c:.12g}")
+        check_order(what, rows, rows[-1], self.order)
+        other = [b - e for b, e in zip(rows[-1], self.error, strict=True)]
+        check_order(f"{what}, the other state of the pair (a[-1] - error)", rows, other, self.order - 1, pair=True)
 
     @cached_property
     def guesses(self) -> tuple[tuple[float, ...], ...]:
@@ -110,18 +139,28 @@ class Esdirk(Embedded):
         return self.tableau.c
 
     def attempt(self, stage: Slope, h: Size, y: Tensor, slope: Tensor, tolerance: Tolerance) -> Trial:
+        if y.dtype not in HALF:
+            return self._attempt(stage, h, y, slope, tolerance, y.dtype)
+        kind = y.dtype
+        trial = self._attempt(WideStage(stage, kind), h, y.float(), slope.float(), tolerance, kind)
+        return replace(trial, y1=trial.y1.to(kind), start=slope, end=trial.end.to(kind))
+
+    def _attempt(
+        self, stage: Slope, h: Size, y: Tensor, slope: Tensor, tolerance: Tolerance, kind: torch.dtype
+    ) -> Trial:
         tableau, layout = self.tableau, Rows.of(y, each=self.rows)
         with torch.no_grad():
             scale = tolerance.scale(y)
-            size, unit = self._units(layout, y, scale)
+            size, unit = self._units(layout, y, scale, rounding(y, kind))
         increments, y1 = [h * slope], y
         found = torch.ones(layout.rows, dtype=torch.bool, device=y.device)
+        left: Unsolved | None = None
         for c, row, guess in zip(tableau.c[1:], tableau.a[1:], tableau.guesses[1:], strict=True):
             known = add_scaled(y, increments, row, 1.0)
-            part, solved = self._solve(stage, c, h, known, increments, guess, layout, size, unit)
-            found = found & solved
-            if not bool(found.any()):
-                return Trial(y, torch.full_like(scale, math.inf), slope, slope)
+            part, solved, missing = self._solve(stage, c, h, known, increments, guess, layout, size, unit)
+            found, left = found & solved, left or missing
+            if left is not None and not bool(found.any()):
+                return Trial(y, torch.full_like(scale, math.inf), slope, slope, unsolved=left)
             y1 = known + part
             increments.append(part / tableau.gamma)
         if isinstance(h, Tensor):
@@ -131,11 +170,11 @@ class Esdirk(Embedded):
             end = increments[-1] / h
         with torch.no_grad():
             error = add_scaled(torch.zeros_like(y), increments, tableau.error, 1.0)
-        if not bool(found.all()):
+        if left is not None:
             lost = (~found).reshape(-1, *[1] * (y.dim() - 1))
             y1, end = torch.where(lost, y, y1), torch.where(lost, slope, end)
             error = torch.where(lost, math.inf, error.abs())
-        return Trial(y1, error, slope, end)
+        return Trial(y1, error, slope, end, unsolved=left)
 
     def _solve(
         self,
@@ -148,7 +187,7 @@ class Esdirk(Embedded):
         layout: Rows,
         size: Tensor,
         unit: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Unsolved | None]:
         """The z of z = h gamma f(c, known + z), and for each row whether it was found; zero where it was not."""
         gamma = self.tableau.gamma
 
@@ -159,15 +198,19 @@ class Esdirk(Embedded):
         with torch.no_grad():
             first = layout.pack(add_scaled(torch.zeros_like(known), increments, guess, gamma))
         z, found = newton(residual, first, size, unit, max_iters=self.max_iters)
-        z = torch.where(found.unsqueeze(1), z, 0)
-        return layout.unpack(attach(residual, z, self.derivatives))[0], found
+        left = None
+        if not bool(found.all()):
+            left = unsolved(self.name, residual, z, known, layout)
+            z = torch.where(found.unsqueeze(1), z, 0)
+        return layout.unpack(attach(residual, z, self.derivatives))[0], found, left
 
     @staticmethod
-    def _units(layout: Rows, y: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    def _units(layout: Rows, y: Tensor, scale: Tensor, coarse: float | None) -> tuple[Tensor, Tensor]:
         """How large the state is, row by row, and the change of it that does not matter, entry by entry."""
         size = rms(layout.pack(y))
         real = (_PART * scale).expand(y.shape).to(size.dtype)
-        return size, layout.pack(torch.complex(real, real) if y.is_complex() else real)
+        unit = layout.pack(torch.complex(real, real) if y.is_complex() else real)
+        return size, unit if coarse is None else torch.maximum(unit, coarse * size)
 
 
 # The root of g^3 - 3 g^2 + 3 g / 2 - 1 / 6 for which the method is L-stable.
@@ -185,8 +228,10 @@ _KVAERNO5 = (
 )
 _KENCARP4 = (82889 / 524892, 0.0, 15625 / 83664, 69875 / 102672, -2260 / 8211)
 
+_Known = partial(EsdirkTableau, check=False)
+
 ESDIRKS = (
-    EsdirkTableau(
+    _Known(
         "kvaerno3",
         3,
         _G3,
@@ -195,7 +240,7 @@ ESDIRKS = (
         (_KVAERNO3[2] - _KVAERNO3[0], _KVAERNO3[3] - _KVAERNO3[1], _KVAERNO3[4] - _G3, _G3),
     ),
     # The third stage stands beyond the end of the step.
-    EsdirkTableau(
+    _Known(
         "kvaerno5",
         5,
         0.26,
@@ -211,7 +256,7 @@ ESDIRKS = (
         (*(b - a for a, b in zip((*_KVAERNO5[0], 0.26), _KVAERNO5[1], strict=True)), 0.26),
     ),
     # The implicit half of the additive method; all its stages stand within the step.
-    EsdirkTableau(
+    _Known(
         "kencarp4",
         4,
         1 / 4,

@@ -1,18 +1,20 @@
 """Implicit Runge-Kutta methods on fixed grids."""
 
 import math
-import warnings
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import InitVar, dataclass, field
+from functools import cached_property, partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.integrators.half import HALF, WideStage, rounding
 from dynamicblocks.integrators.integrator import Integrator, Reads, Size, Stage
 from dynamicblocks.integrators.newton_krylov import Rows, attach, newton, rms
+from dynamicblocks.integrators.order_conditions import check_coefficients, check_order
 from dynamicblocks.integrators.runge_kutta import add_scaled
+from dynamicblocks.integrators.unsolved import tell, unsolved
 from dynamicblocks.layers.parts import FIELD
 from dynamicblocks.times import check_count
 
@@ -29,9 +31,11 @@ class ImplicitTableau:
         a: rows of the square matrix. Stages are solved one by one where it is lower triangular, else together; a first
             row of zeros is an explicit stage.
         b: weights, of sum 1.
+        check: whether the order is checked, which takes milliseconds for a high one.
 
     Raises:
-        ConfigurationError: rows of the wrong length, or weights that do not sum to one.
+        ConfigurationError: rows of the wrong length, weights that do not sum to one, numbers that are not finite,
+            stages that no equation determines, or coefficients that are not of this order.
 
     >>> ImplicitTableau("implicit_midpoint", 2, ((1 / 2,),), (1,)).c
     (0.5,)
@@ -43,17 +47,28 @@ class ImplicitTableau:
     b: tuple[float, ...]
     c: tuple[float, ...] = field(init=False, repr=False, compare=False)
     """Fractions of the step at which the stages stand: row sums of a, exactly 0 and 1 at the ends of the step."""
+    check: InitVar[bool] = True
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, check: bool) -> None:
         stages = len(self.b)
         if [len(row) for row in self.a] != [stages] * stages:
             raise ConfigurationError(
                 f"tableau {self.name!r}: an implicit method of {stages} stages has {stages} rows of length {stages} in "
                 f"a, got lengths {[len(row) for row in self.a]}"
             )
+        check_coefficients(f"tableau {self.name!r}", self.order, *self.a, self.b)
         if not math.isclose(math.fsum(self.b), 1.0, abs_tol=1e-12):
             raise ConfigurationError(f"tableau {self.name!r}: the weights b must sum to 1, got {math.fsum(self.b)}")
         object.__setattr__(self, "c", tuple(round(math.fsum(row), 15) for row in self.a))
+        if check:
+            check_order(f"tableau {self.name!r}", self.a, self.b, self.order)
+            try:
+                self.inverses  # noqa: B018
+            except np.linalg.LinAlgError:
+                raise ConfigurationError(
+                    f"tableau {self.name!r}: its {len(self.b)} stages are found together, for which a must be regular, "
+                    "and it is singular; an explicit stage can be the first of a lower triangular a"
+                ) from None
 
     @cached_property
     def blocks(self) -> tuple[tuple[int, ...], ...]:
@@ -84,7 +99,7 @@ class ImplicitRungeKutta(Integrator):
 
     Args:
         tableau: its coefficients.
-        max_iters: most steps of Newton's method; a warning is given where they are not enough.
+        max_iters: most steps of Newton's method; where they are not enough, the solve is told, and decides.
         rows: whether each entry of the leading dimension is a system of its own, with a Krylov space of its own; false
             where one may depend on another.
         derivatives: how often results may be differentiated; more cost more.
@@ -132,6 +147,11 @@ class ImplicitRungeKutta(Integrator):
         return self.name if self.max_iters == 100 else f"{self.name}(max_iters={self.max_iters})"
 
     def advance(self, stage: Stage, h: Size, carry: Tensor) -> Tensor:
+        if carry.dtype in HALF:
+            return self._advance(WideStage(stage, carry.dtype), h, carry.float(), carry.dtype).to(carry.dtype)
+        return self._advance(stage, h, carry, carry.dtype)
+
+    def _advance(self, stage: Stage, h: Size, carry: Tensor, kind: torch.dtype) -> Tensor:
         a, b, c = self.tableau.a, self.tableau.b, self.tableau.c
         known, part = carry, torch.zeros_like(carry)
         increments: list[Tensor] = []  # h k_i
@@ -140,13 +160,13 @@ class ImplicitRungeKutta(Integrator):
             if not inverse:
                 increments.append(h * stage(c[block[0]], known))
                 continue
-            parts = self._solve(stage, h, known, block)
+            parts = self._solve(stage, h, known, block, kind)
             increments += [add_scaled(torch.zeros_like(known), parts, row, 1.0) for row in inverse]
             part = parts[-1]
         # Stiffly accurate methods end at their last stage.
         return known + part if a[-1] == b else add_scaled(carry, increments, b, 1.0)
 
-    def _solve(self, stage: Stage, h: Size, known: Tensor, block: tuple[int, ...]) -> list[Tensor]:
+    def _solve(self, stage: Stage, h: Size, known: Tensor, block: tuple[int, ...], kind: torch.dtype) -> list[Tensor]:
         """The increments z of the stages of a block: z_i = h sum_j a_ij f(c_j, known + z_j)."""
         a, c = self.tableau.a, self.tableau.c
         layout, count = Rows.of(known, each=self.rows), len(block)
@@ -160,33 +180,27 @@ class ImplicitRungeKutta(Integrator):
 
         start = layout.pack(known.detach())
         guess = start.new_zeros(layout.rows, start.shape[1] * count)
-        root, found = newton(residual, guess, rms(start), _unit(start, self.eps), max_iters=self.max_iters)
+        coarse, size = self.eps / 8 if self.eps else rounding(known, kind), rms(start)
+        unit = None if coarse is None else coarse * size
+        root, found = newton(residual, guess, size, unit, max_iters=self.max_iters)
         if not bool(found.all()):
-            warnings.warn("Functional iteration did not converge. Solution may be incorrect.", stacklevel=2)
+            tell(stage, unsolved(self.name, residual, root, known, layout, count))
         return layout.unpack(attach(residual, root, self.derivatives), count)
-
-
-def _unit(start: Tensor, eps: float) -> Tensor | None:
-    """Of coarse fields, as under autocast, the change of a state beyond which their rounding errors show, else None."""
-    if eps:
-        return eps / 8 * rms(start)
-    device = start.device.type
-    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
-        return None
-    return torch.finfo(torch.get_autocast_dtype(device)).eps / 8 * rms(start)
 
 
 _R3, _R6, _R15 = math.sqrt(3), math.sqrt(6), math.sqrt(15)
 _G = 1 - math.sqrt(1 / 2)
 _W = math.sqrt(1 / 8)
 
+_Known = partial(ImplicitTableau, check=False)
+
 IMPLICIT = (
-    ImplicitTableau("implicit_euler", 1, ((1,),), (1,)),
-    ImplicitTableau("implicit_midpoint", 2, ((1 / 2,),), (1,)),
-    ImplicitTableau("trapezoid", 2, ((0, 0), (1 / 2, 1 / 2)), (1 / 2, 1 / 2)),
+    _Known("implicit_euler", 1, ((1,),), (1,)),
+    _Known("implicit_midpoint", 2, ((1 / 2,),), (1,)),
+    _Known("trapezoid", 2, ((0, 0), (1 / 2, 1 / 2)), (1 / 2, 1 / 2)),
     # Gauss-Legendre: of the highest order, A-stable, symplectic.
-    ImplicitTableau("gl4", 4, ((1 / 4, 1 / 4 - _R3 / 6), (1 / 4 + _R3 / 6, 1 / 4)), (1 / 2, 1 / 2)),
-    ImplicitTableau(
+    _Known("gl4", 4, ((1 / 4, 1 / 4 - _R3 / 6), (1 / 4 + _R3 / 6, 1 / 4)), (1 / 2, 1 / 2)),
+    _Known(
         "gl6",
         6,
         (
@@ -197,8 +211,8 @@ IMPLICIT = (
         (5 / 18, 4 / 9, 5 / 18),
     ),
     # Radau IIA: L-stable, stiffly accurate.
-    ImplicitTableau("radauIIA3", 3, ((5 / 12, -1 / 12), (3 / 4, 1 / 4)), (3 / 4, 1 / 4)),
-    ImplicitTableau(
+    _Known("radauIIA3", 3, ((5 / 12, -1 / 12), (3 / 4, 1 / 4)), (3 / 4, 1 / 4)),
+    _Known(
         "radauIIA5",
         5,
         (
@@ -209,8 +223,8 @@ IMPLICIT = (
         ((16 - _R6) / 36, (16 + _R6) / 36, 1 / 9),
     ),
     # Alexander 1977.
-    ImplicitTableau("sdirk2", 2, ((_G, 0), (1 - _G, _G)), (1 - _G, _G)),
+    _Known("sdirk2", 2, ((_G, 0), (1 - _G, _G)), (1 - _G, _G)),
     # Bank et al. 1985, Hosea and Shampine 1996: the trapezoidal rule, then the second backward difference formula.
-    ImplicitTableau("trbdf2", 2, ((0, 0, 0), (_G, _G, 0), (_W, _W, _G)), (_W, _W, _G)),
+    _Known("trbdf2", 2, ((0, 0, 0), (_G, _G, 0), (_W, _W, _G)), (_W, _W, _G)),
 )
 """Implicit methods for fixed grids, under torchdiffeq's names."""

@@ -97,7 +97,7 @@ def newton(
     with torch.no_grad():
         z, r = guess.detach(), residual(guess.detach())
         jacobian = _Jacobian(residual)
-        failed = ~torch.isfinite(r).all(dim=1, keepdim=True)
+        failed = ~(torch.isfinite(r).all(dim=1, keepdim=True) & torch.isfinite(size))
         done = torch.zeros_like(failed)
         forcing, before = torch.full_like(rms(z), _LOOSEST), torch.full_like(rms(z), math.inf)
         for _ in range(max_iters):
@@ -126,7 +126,7 @@ def newton(
             forcing = (0.9 * ratio**2).nan_to_num(_LOOSEST).clamp(1e-8, _LOOSEST)
             # Newton's method with the right derivative is faster than this, as a rule. A row that finds no way down has
             # another try with a derivative that was checked.
-            jacobian.doubtful = bool((active & (ratio > 0.1)).any())
+            jacobian.doubtful = bool((active & ~(ratio <= 0.1)).any())
         return z, done.squeeze(1)
 
 

@@ -1,6 +1,7 @@
 """Embedded pairs of explicit Runge-Kutta methods, as data: a step, an estimate of its error, a state half-way."""
 
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -9,8 +10,9 @@ from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.integrators.embedded import Embedded, Trial
 from dynamicblocks.integrators.integrator import Size, Slope
 from dynamicblocks.integrators.interpolant import Row, hermite_weights, polynomial
+from dynamicblocks.integrators.order_conditions import check_coefficients, check_order
 from dynamicblocks.integrators.runge_kutta import add_scaled, weighted
-from dynamicblocks.integrators.tableaus import Tableau
+from dynamicblocks.integrators.tableaus import Known, Tableau
 from dynamicblocks.integrators.tolerance import Tolerance
 
 
@@ -28,17 +30,20 @@ class Pair(Embedded):
         error: weights e of the difference of the two states.
         middle: weights m of the state half-way, for the quartic Hermite interpolant; None for the cubic one.
         extension: coefficients of x, x^2, ... in the b_i(x), if the method has an interpolant of its own.
+        check: whether the order is checked, which takes milliseconds for a high one.
 
     Raises:
-        ConfigurationError: the wrong number of weights, or a last stage elsewhere.
+        ConfigurationError: the wrong number of weights, numbers that are not finite, a last stage elsewhere, or a
+            second state whose order is not one less at least.
     """
 
     tableau: Tableau
     error: tuple[float, ...]
     middle: tuple[float, ...] | None = None
     extension: tuple[tuple[float, ...], ...] | None = None
+    check: InitVar[bool] = True
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, check: bool) -> None:
         stages = len(self.tableau.b)
         for what, weights in (("error", self.error), ("middle", self.middle)):
             if weights is not None and len(weights) != stages:
@@ -47,6 +52,10 @@ class Pair(Embedded):
             raise ConfigurationError(
                 f"pair {self.name!r}: the last stage must stand at the end of the step, got c = {self.tableau.c[-1]}"
             )
+        check_coefficients(f"pair {self.name!r}", self.order, self.error, self.middle or (), *(self.extension or ()))
+        if check:
+            a, other = self.tableau.a, [b - e for b, e in zip(self.tableau.b, self.error, strict=True)]
+            check_order(f"pair {self.name!r}, its second state (b - error)", a, other, self.order - 1, pair=True)
 
     @property
     def name(self) -> str:
@@ -116,9 +125,11 @@ DOPRI8 = (
     0,
 )
 
+_KnownPair = partial(Pair, check=False)
+
 PAIRS = (
-    Pair(
-        Tableau(
+    _KnownPair(
+        Known(
             "dopri5",
             5,
             (
@@ -153,8 +164,8 @@ PAIRS = (
         ),
     ),
     # Tsitouras 2011.
-    Pair(
-        Tableau(
+    _KnownPair(
+        Known(
             "tsit5",
             5,
             (
@@ -214,20 +225,20 @@ PAIRS = (
         ),
     ),
     # Bogacki and Shampine 1989; its own interpolant is the cubic one.
-    Pair(
-        Tableau("bosh3", 3, ((), (1 / 2,), (0, 3 / 4), (2 / 9, 1 / 3, 4 / 9)), (2 / 9, 1 / 3, 4 / 9, 0)),
+    _KnownPair(
+        Known("bosh3", 3, ((), (1 / 2,), (0, 3 / 4), (2 / 9, 1 / 3, 4 / 9)), (2 / 9, 1 / 3, 4 / 9, 0)),
         error=(2 / 9 - 7 / 24, 1 / 3 - 1 / 4, 4 / 9 - 1 / 3, -1 / 8),
     ),
     # Fehlberg 1969, with the solution of order two kept.
-    Pair(
-        Tableau("fehlberg2", 2, ((), (1 / 2,), (1 / 256, 255 / 256)), (1 / 512, 255 / 256, 1 / 512)),
+    _KnownPair(
+        Known("fehlberg2", 2, ((), (1 / 2,), (1 / 256, 255 / 256)), (1 / 512, 255 / 256, 1 / 512)),
         error=(-1 / 512, 0, 1 / 512),
     ),
     # Heun's method with Euler's beside it.
-    Pair(Tableau("adaptive_heun", 2, ((), (1,)), (1 / 2, 1 / 2)), error=(-1 / 2, 1 / 2)),
+    _KnownPair(Known("adaptive_heun", 2, ((), (1,)), (1 / 2, 1 / 2)), error=(-1 / 2, 1 / 2)),
     # Prince and Dormand 1981; the interpolant of degree six is the one of which torchdiffeq takes the state half-way.
-    Pair(
-        Tableau(
+    _KnownPair(
+        Known(
             "dopri8",
             8,
             (

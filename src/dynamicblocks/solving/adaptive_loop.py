@@ -12,12 +12,13 @@ from torch import Tensor
 
 from dynamicblocks.integrators import Embedded, Tolerance, Trial
 from dynamicblocks.integrators.interpolant import Row, combine
+from dynamicblocks.integrators.unsolved import where_not_finite
 from dynamicblocks.solving.failures import (
     Circumstances,
+    NotConvergedError,
     NotFiniteStateError,
     StepLimitError,
     StepUnderflowError,
-    where_not_finite,
     worst_entry,
 )
 from dynamicblocks.solving.field import Clock, Field
@@ -158,13 +159,14 @@ class AdaptiveLoop:
         size = self.first_step if self.first_step is not None else self._first_size(t, y, slope, direction)
         ratios: list[float] = []
         scaled: Tensor | None = None
+        trial: Trial | None = None
         while True:
             size = self.control.clamp(size)
             length, t1 = size, t + direction * size
             if self.taken >= self.max_steps:
                 self._limit(t, size, scaled)
             if t1 == t:
-                self._underflow(t, size, y, slope, scaled)
+                self._underflow(t, size, y, slope, scaled, trial)
             self.taken += 1
             stop = self.stops.first_in(t, t1)
             if stop is not None:
@@ -176,10 +178,12 @@ class AdaptiveLoop:
             with torch.no_grad():
                 scaled = trial.error / self.tolerance.scale(y, trial.y1)
                 ratio = self.tolerance.ratio(scaled)
+            if trial.unsolved is not None and trial.unsolved.finite:
+                self.field.tally.not_converged += 1
             # What the controller remembers are accepted steps, and the newest.
             proposed = size
             size = self.control.next_size(length, [ratio, *ratios], self.method.error_order, accepted=ratio <= 1)
-            if ratio <= 1 or length <= self.control.min_step:
+            if ratio <= 1 or (length <= self.control.min_step and self._is_state(trial, ratio)):
                 ratios = [ratio, *ratios[:1]]
                 self.field.tally.accepted += 1
                 if self.hooks.accept is not None:
@@ -197,6 +201,8 @@ class AdaptiveLoop:
                     self.hooks.reject(t, y, abs(h))
                 if not math.isfinite(ratio):
                     self._check_finite(t, y, slope)
+                    if length <= self.control.min_step:
+                        self._no_state(t, length, trial)
 
     def stage(self, t: float, t1: float) -> Callable[[float, Tensor], Tensor]:
         """The field on one step; at its end it sees the time just before, in case the field jumps there."""
@@ -236,6 +242,20 @@ class AdaptiveLoop:
                     self.circumstances(t, math.nan),
                 )
 
+    @staticmethod
+    def _is_state(trial: Trial, ratio: float) -> bool:
+        """Whether a step has a state at its end, however large the error."""
+        return math.isfinite(ratio) or (trial.unsolved is None and not where_not_finite(trial.y1))
+
+    def _no_state(self, t: float, size: float, trial: Trial) -> NoReturn:
+        """Raise, for even the shortest step cannot be made."""
+        left, circumstances = trial.unsolved, self.circumstances(t, size)
+        where = f"in a step of {size:.3g} from t = {t:.9g}, the shortest there is"
+        if left is not None and left.finite:
+            raise NotConvergedError(f"{where}: {left}", circumstances)
+        found = where_not_finite(trial.y1) or where_not_finite(trial.error) if left is None else left
+        raise NotFiniteStateError(f"non-finite values {where}: {found}", circumstances)
+
     def _limit(self, t: float, size: float, scaled: Tensor | None) -> NoReturn:
         tally = self.field.tally
         raise StepLimitError(
@@ -246,8 +266,12 @@ class AdaptiveLoop:
             self.circumstances(t, size),
         )
 
-    def _underflow(self, t: float, size: float, y: Tensor, slope: Tensor, scaled: Tensor | None) -> NoReturn:
+    def _underflow(
+        self, t: float, size: float, y: Tensor, slope: Tensor, scaled: Tensor | None, trial: Trial | None
+    ) -> NoReturn:
         self._check_finite(t, y, slope)
+        if trial is not None and scaled is not None and where_not_finite(scaled):
+            self._no_state(t, size, trial)
         tally = self.field.tally
         raise StepUnderflowError(
             f"underflow in dt: a step of {size:.3g} from t = {t:.9g} does not change the time, after {tally.accepted} "

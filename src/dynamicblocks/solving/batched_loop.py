@@ -7,7 +7,6 @@ back after each call: which samples are under way, and which outputs lie on the 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,22 +25,12 @@ MANY = 2**20
 BatchField = Callable[[Tensor, Tensor], Tensor]
 
 
-class Status(IntEnum):
-    """How far a sample has come."""
-
-    RUNNING = 0
-    DONE = 1
-    STEP_LIMIT = 2
-    UNDERFLOW = 3
-    NOT_FINITE = 4
-    EVENT = 5
-
-
 class Carry(NamedTuple):
     """Where all samples stand; tensors of shape (B,) but for the state and its slope.
 
     ``s`` is time times direction, which always grows; ``h`` the size of the next step, ``older`` the error ratios of
-    the last two accepted steps.
+    the last two accepted steps. ``stuck`` samples have no step left to try; ``lost`` are those of them whose last one
+    met values that are not finite.
     """
 
     s: Tensor
@@ -51,6 +40,7 @@ class Carry(NamedTuple):
     older: tuple[Tensor, Tensor]
     running: Tensor
     stuck: Tensor
+    lost: Tensor
     accepted: Tensor
     rejected: Tensor
 
@@ -63,7 +53,7 @@ def start(s: Tensor, y: Tensor, begin: Callable[[Tensor, Tensor], tuple[Tensor, 
     if slope.requires_grad and not y.requires_grad:
         y = y.detach().requires_grad_().view_as(y)
     no, count = torch.zeros_like(s, dtype=torch.bool), torch.zeros_like(s, dtype=torch.int64)
-    return Carry(s, h, y, slope, (torch.ones_like(h), torch.ones_like(h)), ~no, no, count, count.clone())
+    return Carry(s, h, y, slope, (torch.ones_like(h), torch.ones_like(h)), ~no, no, no.clone(), count, count.clone())
 
 
 class Summary(NamedTuple):
@@ -134,10 +124,11 @@ class BatchedLoop:
         )
         with torch.no_grad():
             ratio = torch.as_tensor(self.tolerance.norm(trial.error / self.tolerance.scale(y, trial.y1)))
-            taken = carry.running & ((ratio <= 1) | (size <= control.min_step))
+            finite, least = torch.isfinite(ratio), size <= control.min_step
+            taken = carry.running & ((ratio <= 1) | least & finite)
             sizes = control.next_sizes(size, (ratio, *carry.older), self.method.error_order)
             older = tuple(torch.where(taken, a, b) for a, b in zip((ratio, carry.older[0]), carry.older, strict=True))
-            stuck = carry.running & ~taken & (s + size * control.shrink == s)
+            stuck = carry.running & ~taken & (least | (s + size * control.shrink == s))
             where = self.wide(taken, y)
             s_next = torch.where(taken, s1, s)
         y_next = torch.where(where, trial.y1, y)
@@ -149,6 +140,7 @@ class BatchedLoop:
             (older[0], older[1]),
             carry.running & ~stuck & (s_next < end),
             carry.stuck | stuck,
+            carry.lost | (stuck & ~finite),
             carry.accepted + taken,
             carry.rejected + (carry.running & ~taken),
         )
@@ -343,6 +335,7 @@ def _shortened(carry: Carry, new: Carry, record: Record) -> Carry:
         h=torch.where(lost, new.h, carry.h),
         running=carry.running & ~(new.stuck & lost),
         stuck=carry.stuck | (new.stuck & lost),
+        lost=carry.lost | (new.stuck & lost),
         rejected=carry.rejected + lost,
     )
 

@@ -17,7 +17,6 @@ from dynamicblocks.solving.batched_loop import (
     BatchedOutputs,
     Carry,
     Record,
-    Status,
     Summary,
     rows_norm,
     run_loop,
@@ -32,13 +31,10 @@ from dynamicblocks.solving.nesting import Nesting, leaves, rebuilt
 from dynamicblocks.solving.problem import check_times
 from dynamicblocks.solving.scheme import Scheme
 from dynamicblocks.solving.solution import Solution, Statistics
+from dynamicblocks.solving.status import Status
 from dynamicblocks.solving.step_control import StepControl
 
-ERRORS = {
-    Status.STEP_LIMIT: StepLimitError,
-    Status.UNDERFLOW: StepUnderflowError,
-    Status.NOT_FINITE: NotFiniteStateError,
-}
+ERRORS = {error.status: error for error in (StepLimitError, StepUnderflowError, NotFiniteStateError)}
 
 
 @dataclass(frozen=True)
@@ -263,10 +259,12 @@ def _watch(problem: SampleProblem, nesting: Nesting, loop: BatchedLoop, s: Tenso
 
 
 def _statuses(end: Carry, watch: EventWatch | None) -> list[Status]:
-    found = torch.isfinite(end.y) & torch.isfinite(end.slope)
-    finite = found.reshape(len(found), math.prod(found.shape[1:])).all(1)
+    found = torch.isfinite(end.y).reshape(len(end.y), math.prod(end.y.shape[1:]))
+    there = found.all(1)
+    lost = end.lost | ~torch.isfinite(end.slope).reshape(found.shape).all(1)
     status = torch.where(end.running, Status.STEP_LIMIT, Status.DONE)
-    status = torch.where(end.stuck, torch.where(finite, Status.UNDERFLOW, Status.NOT_FINITE), status)
+    status = torch.where(end.stuck, torch.where(lost, Status.NOT_FINITE, Status.UNDERFLOW), status)
+    status = torch.where(there | end.running, status, Status.NOT_FINITE)
     if watch is not None:
         status = torch.where(torch.isfinite(watch.s), Status.EVENT, status)
     return [Status(value) for value in status.tolist()]

@@ -1,13 +1,17 @@
 """Why a solve ended early. The errors are also AssertionErrors, which callers of torchdiffeq may expect."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from dynamicblocks.errors import SolverError
+from dynamicblocks.integrators.unsolved import StageError, where_not_finite
 from dynamicblocks.solving.field import Tally
+from dynamicblocks.solving.status import Status
 from dynamicblocks.solving.summary import described
 
 
@@ -37,6 +41,8 @@ class Circumstances:
 class SolveError(SolverError, AssertionError):
     """A solve that ended before its last time; ``circumstances`` holds where, and what was solved till then."""
 
+    status: ClassVar[Status] = Status.RUNNING
+
     def __init__(self, message: str, circumstances: Circumstances) -> None:
         super().__init__(message)
         self.circumstances = circumstances
@@ -45,22 +51,31 @@ class SolveError(SolverError, AssertionError):
 class StepLimitError(SolveError):
     """More steps than allowed."""
 
+    status = Status.STEP_LIMIT
+
 
 class StepUnderflowError(SolveError):
     """A step too short to change the time."""
+
+    status = Status.UNDERFLOW
 
 
 class NotFiniteStateError(SolveError):
     """A state or slope that is NaN or infinite."""
 
+    status = Status.NOT_FINITE
 
-def where_not_finite(y: Tensor) -> str:
-    """The first entry that is NaN or infinite, in words; empty if all are finite."""
-    wrong = (~torch.isfinite(y)).nonzero()
-    if not len(wrong):
-        return ""
-    place = tuple(wrong[0].tolist())
-    return f"{len(wrong)} of {y.numel()} entries are not finite, the first at {list(place)}: {y[place].item()}"
+
+class NotConvergedError(SolveError):
+    """A step of an implicit method whose equations were not solved."""
+
+    status = Status.NOT_CONVERGED
+
+
+def unsolved_step(error: StageError, circumstances: Circumstances) -> SolveError:
+    """The failure of a solve whose next step could not be made."""
+    kind = NotConvergedError if error.left.finite else NotFiniteStateError
+    return kind(f"in the step from t = {circumstances.t:.9g} of size {circumstances.h:.3g}: {error}", circumstances)
 
 
 def worst_entry(ratio: Tensor) -> str:
@@ -89,3 +104,23 @@ def explained(error: SolveError, y0: Tensor, func: object) -> SolveError:
 
 def _finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor).all())
+
+
+def check_states(times: Sequence[float], states: Sequence[Tensor], tally: Tally) -> None:
+    """Raise a NotFiniteStateError for states that are not finite, as steps without an error pass them on.
+
+    One value is read from the device for each time, all at once.
+    """
+    if torch.compiler.is_compiling():
+        return
+    with torch.no_grad():
+        finite = torch.isfinite(torch.stack([state.detach() for state in states]))
+        told: list[bool] = finite.reshape(len(states), states[0].numel()).all(1).tolist()
+    if all(told):
+        return
+    n = told.index(False)
+    since = f", and were finite at t = {times[n - 1]:.9g}" if n else ""
+    raise NotFiniteStateError(
+        f"non-finite values in the state at t = {times[n]:.9g}{since}: {where_not_finite(states[n])}",
+        Circumstances(times[n], math.nan, replace(tally), times[:n], states[:n]),
+    )

@@ -80,12 +80,16 @@ class HostClock(Clock):
 
 @dataclass
 class Tally:
-    """What a solve has cost so far: evaluations of the field, steps accepted and rejected, seconds in the field."""
+    """What a solve has cost so far: evaluations of the field, steps accepted and rejected, seconds in the field.
+
+    And how many steps had an equation that was not solved.
+    """
 
     evaluations: int = 0
     accepted: int = 0
     rejected: int = 0
     seconds: float = 0.0
+    not_converged: int = 0
 
 
 class Field:

@@ -7,8 +7,11 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor, nn
 
+from dynamicblocks.errors import SolverError
 from dynamicblocks.integrators import Carry, Integrator, Reads, Size, Stage
+from dynamicblocks.integrators.unsolved import StageError
 from dynamicblocks.layers.parts import FIELD, PROJECTION
+from dynamicblocks.solving.failures import Circumstances, SolveError, unsolved_step
 from dynamicblocks.solving.outputs import Event, Outputs, StepKeeper, collect, wanted_states
 from dynamicblocks.solving.problem import Problem
 from dynamicblocks.solving.recording import Action, Recording
@@ -151,7 +154,11 @@ class GridCourse:
         def advance(carry: Carry, first: int, end: int) -> Carry:
             for step in range(first, end):
                 recording.add(Action(self.points[step], self.points[step + 1], recording.now()), carry)
-                carry = last[0] = self.advance(carry, step, step + 1)
+                try:
+                    carry = last[0] = self.advance(carry, step, step + 1)
+                except SolverError:
+                    recording.actions.pop()  # it was not taken
+                    raise
             return carry
 
         found = self._recorded(y, advance, recording)
@@ -216,7 +223,13 @@ class ProblemOnGrid(GridCourse):
         plain = self.event is None and self.kept is None and self.problem.hook("callback_step") is None
         if plain and passed is None and self.points is self.problem.times:
             # All states of the grid are outputs.
-            return super().follow(y, advance)
+            states = [y]
+            try:
+                for carry in self._one_by_one(y, advance):
+                    states.append(self.integrator.finish(carry))
+            except StageError as error:
+                raise self._failure(error, states) from None
+            return Outputs(states)
         steps = self._steps(y, advance)
         return collect(self.problem, y, steps, self.event, beyond=self.beyond, passed=passed, kept=self.kept)
 
@@ -226,9 +239,18 @@ class ProblemOnGrid(GridCourse):
         for step in range(self.steps):
             if hook is not None:
                 hook(self.points[step], y, abs(self.points[step + 1] - self.points[step]))
-            made = self._step(step, y, next(carries))
+            try:
+                made = self._step(step, y, next(carries))
+            except StageError as error:
+                raise self._failure(error, []) from None
             yield made
             y = made.y1
+
+    def _failure(self, error: StageError, states: Sequence[Tensor]) -> SolveError:
+        """The failure of a solve whose present step cannot be made."""
+        t0, t1 = self.points[self.field.step : self.field.step + 2]
+        tally = replace(self.problem.field.tally)
+        return unsolved_step(error, Circumstances(t0, t1 - t0, tally, self.problem.times[: len(states)], states))
 
     def _step(self, step: int, y: Tensor, after: Carry) -> GridStep:
         t0, t1 = self.points[step : step + 2]

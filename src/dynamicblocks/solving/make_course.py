@@ -75,12 +75,12 @@ def make_course(
         opt.watch_steps(problem.field, sum(sizes), max(sizes))
     if not method.given:
         integrator = integrator.for_block(len(points) - 1, None)
-    perturb = bool(scheme.options.get("perturb", False))
+    perturb, fractions = bool(scheme.options.get("perturb", False)), [c for c, _ in integrator.reads]
     return ProblemOnGrid(
         integrator,
         points,
         all_times=True,
-        field=TimedSteps(problem, points, [c for c, _ in integrator.reads], grid, perturb=perturb),
+        field=TimedSteps(problem, points, fractions, grid, perturb=perturb, strict=scheme.strict),
         problem=problem,
         scheme=scheme,
         interpolation=INTERPOLATIONS[name],

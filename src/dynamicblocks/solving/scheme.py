@@ -15,6 +15,7 @@ class Scheme:
         method: by what is solved.
         rtol, atol, options: of the call; a method that is an object brings its own.
         limit_each: whether the limit of steps is one between two times of output.
+        strict: whether an equation that an implicit method could not solve ends the solve, rather than a warning.
     """
 
     method: Method
@@ -22,6 +23,7 @@ class Scheme:
     atol: Any
     options: Mapping[str, Any] = field(default_factory=dict)
     limit_each: bool = False
+    strict: bool = False
 
     @property
     def settings(self) -> Adaptive | None:

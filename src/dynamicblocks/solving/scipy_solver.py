@@ -10,13 +10,13 @@ from scipy import integrate
 from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError, unknown_name
+from dynamicblocks.integrators.unsolved import where_not_finite
 from dynamicblocks.solving.failures import (
     Circumstances,
     NotFiniteStateError,
     SolveError,
     StepLimitError,
     StepUnderflowError,
-    where_not_finite,
 )
 from dynamicblocks.solving.options import make_tolerance, step_limit
 from dynamicblocks.solving.outputs import Outputs

@@ -7,19 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynamicblocks.solving.batched_loop import Status
-from dynamicblocks.solving.failures import NotFiniteStateError, SolveError, StepLimitError, StepUnderflowError
+from dynamicblocks.solving.status import Status
 from dynamicblocks.solving.summary import counted, described, shortened
-
-
-def status_of(error: SolveError) -> Status:
-    """How a solve failed."""
-    kinds = {
-        StepLimitError: Status.STEP_LIMIT,
-        StepUnderflowError: Status.UNDERFLOW,
-        NotFiniteStateError: Status.NOT_FINITE,
-    }
-    return kinds[type(error)]
 
 
 @dataclass(frozen=True, repr=False)
@@ -30,12 +19,15 @@ class Statistics:
         evaluations: calls of the field; with steps of their own all samples share a call.
         accepted, rejected: steps, numbers or, shape (B,), of each sample.
         seconds_in_field: time spent in func; with ``compile=True`` not known.
+        not_converged: equations of steps that an implicit method could not solve; the first ends the solve, unless the
+            method is adaptive, which then tries a shorter step.
     """
 
     evaluations: int
     accepted: int | Tensor
     rejected: int | Tensor
     seconds_in_field: float | None
+    not_converged: int = 0
 
     def __repr__(self) -> str:
         """One line, however many samples there are."""

@@ -1,5 +1,6 @@
 """A caller's field on the steps of a grid, and the states between the ends of such a step."""
 
+import warnings
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from dynamicblocks.integrators import Reads, Size, Stage
 from dynamicblocks.integrators.interpolant import Row, combine, hermite_weights
+from dynamicblocks.integrators.unsolved import StageError, Unsolved
 from dynamicblocks.solving.problem import Problem
 
 # Times are made for so many steps at once.
@@ -18,12 +20,21 @@ CHUNK = 256
 
 
 class TimedStage:
-    """A caller's field on one step; ``times`` are those of its fractions, ``time`` makes that of another."""
+    """A caller's field on one step; ``times`` are those of its fractions, ``time`` makes that of another.
 
-    __slots__ = ("_field", "_time", "_times")
+    ``unsolved`` is told of equations of the step that were not solved.
+    """
 
-    def __init__(self, problem: Problem, times: dict[float, Tensor], time: Callable[[float], Tensor]) -> None:
-        self._field, self._times, self._time = problem.field, times, time
+    __slots__ = ("_field", "_time", "_times", "unsolved")
+
+    def __init__(
+        self,
+        problem: Problem,
+        times: dict[float, Tensor],
+        time: Callable[[float], Tensor],
+        unsolved: Callable[[Unsolved], None],
+    ) -> None:
+        self._field, self._times, self._time, self.unsolved = problem.field, times, time, unsolved
 
     def __call__(self, c: float, y: Tensor) -> Tensor:
         times = self._times
@@ -43,6 +54,7 @@ class TimedSteps:
         fractions: of a step at which it is usually read.
         grid: the points as a tensor, where they carry gradients.
         perturb: whether stages at the ends of a step see the nearest time inside it, for fields that jump there.
+        strict: whether an equation that was not solved ends the solve, and not only where values are not finite.
     """
 
     parts: Container[str] = ()
@@ -56,8 +68,11 @@ class TimedSteps:
         grid: Tensor | None = None,
         *,
         perturb: bool = False,
+        strict: bool = False,
     ) -> None:
-        self.problem, self.points, self.grid, self.perturb = problem, points, grid, perturb
+        self.problem, self.points, self.grid = problem, points, grid
+        self.perturb, self.strict = perturb, strict
+        self.step = 0  # the last one that was asked for
         self.tensors, self.modules = problem.tensors, problem.modules
         self._fractions = tuple(dict.fromkeys(fractions))
         self._chunk = -1
@@ -65,7 +80,7 @@ class TimedSteps:
 
     def moved(self, problem: Problem, grid: Tensor | None) -> "TimedSteps":
         """The same along a grid of these values."""
-        return TimedSteps(problem, self.points, self._fractions, grid, perturb=self.perturb)
+        return TimedSteps(problem, self.points, self._fractions, grid, perturb=self.perturb, strict=self.strict)
 
     def jumps(self, step: int) -> bool:
         """A caller's field is smooth as far as anybody knows."""
@@ -77,12 +92,22 @@ class TimedSteps:
 
     def on_step(self, step: int) -> Stage:
         """The field on one step."""
+        self.step = step
         if self.grid is not None:
-            return TimedStage(self.problem, {}, partial(self._moving_time, step))
+            return TimedStage(self.problem, {}, partial(self._moving_time, step), self.unsolved)
         if step // CHUNK != self._chunk:
             self._chunk = step // CHUNK
             self._made = self._times(self._chunk * CHUNK)
-        return TimedStage(self.problem, self._made[step % CHUNK], partial(self._other_time, step))
+        return TimedStage(self.problem, self._made[step % CHUNK], partial(self._other_time, step), self.unsolved)
+
+    def unsolved(self, left: Unsolved) -> None:
+        """An equation of the present step was not solved: raise a StageError, or count it and warn of the first."""
+        tally = self.problem.field.tally
+        tally.not_converged += left.finite
+        if self.strict or not left.finite:
+            raise StageError(left)
+        if tally.not_converged == 1:
+            warnings.warn(left.warning, stacklevel=2)
 
     def _times(self, first: int) -> list[dict[float, Tensor]]:
         """The times of the usual stages of a chunk of steps."""
