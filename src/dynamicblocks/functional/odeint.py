@@ -23,7 +23,7 @@ from dynamicblocks.integrators import METHODS, AdaptiveMethod, Integrator
 from dynamicblocks.solving.batched_solve import SampleProblem
 from dynamicblocks.solving.compiled_solve import solve_compiled
 from dynamicblocks.solving.dense import Dense
-from dynamicblocks.solving.events import check_event_times, combined, event_found, rerouted
+from dynamicblocks.solving.events import EventFunction, check_event_times, event_found, rerouted
 from dynamicblocks.solving.make_course import MAX_STEPS, make_course
 from dynamicblocks.solving.outputs import StepLike
 from dynamicblocks.solving.problem import make_problem
@@ -97,7 +97,7 @@ def odeint(
         found = run(mode, make_course(scheme, problem))
         return problem.nesting.nested(torch.stack(found.states), (len(problem.times),))
     check_event_times(problem)
-    found = run(mode, make_course(scheme, problem, event=combined(event_fn, problem), beyond=True))
+    found = run(mode, make_course(scheme, problem, event=EventFunction(event_fn, problem), beyond=True))
     time, state = event_found(found)
     return problem.t.new_tensor(time), problem.nesting.nested(torch.stack([problem.y0, state]), (2,))
 
@@ -155,7 +155,7 @@ def odeint_event(
     problem = make_problem(func, y0, t)
     nesting = problem.nesting
     last = nesting.flat(states[-1] if isinstance(states, Tensor) else tuple(each[-1] for each in states))
-    event_t, last = rerouted(problem, combined(event_fn, problem), event_t, last)
+    event_t, last = rerouted(problem, EventFunction(event_fn, problem), event_t, last)
     if isinstance(states, Tensor):
         return event_t, torch.cat([states[:-1], last[None]])
     ends = nesting.nested(last)

@@ -23,7 +23,7 @@ from dynamicblocks.gradients.adjoint import Adjoint
 from dynamicblocks.gradients.adjoint_compiled import CompiledAdjoint, compiled_adjoint, with_norm
 from dynamicblocks.gradients.graph import described
 from dynamicblocks.integrators import Integrator
-from dynamicblocks.solving.events import check_event_times, combined, event_found
+from dynamicblocks.solving.events import EventFunction, check_event_times, event_found, rerouted
 from dynamicblocks.solving.make_course import MAX_STEPS, make_course
 from dynamicblocks.solving.problem import make_problem
 from dynamicblocks.solving.scheme import Scheme
@@ -114,9 +114,12 @@ def odeint_adjoint(
         found = run(mode, make_course(forward, problem))
         return problem.nesting.nested(torch.stack(found.states), (len(problem.times),))
     check_event_times(problem)
-    found = run(mode, make_course(forward, problem, event=combined(event_fn, problem), beyond=True))
+    event = EventFunction(event_fn, problem)
+    found = run(mode, make_course(forward, problem, event=event, beyond=True))
     time, state = event_found(found)
-    return problem.t.new_tensor(time), problem.nesting.nested(torch.stack([found.states[0], state]), (2,))
+    # The states are those of a fixed time, as torchdiffeq has them, so that odeint_event can be made of them.
+    event_t, _ = rerouted(problem, event, problem.t.new_tensor(time), state)
+    return event_t, problem.nesting.nested(torch.stack([found.states[0], state]), (2,))
 
 
 def _compiled(

@@ -18,7 +18,7 @@ from dynamicblocks.solving.batched_loop import Status
 from dynamicblocks.solving.batched_solve import SampleProblem, solve_batched
 from dynamicblocks.solving.compiled_solve import solve_compiled
 from dynamicblocks.solving.dense import Dense
-from dynamicblocks.solving.events import combined, rerouted
+from dynamicblocks.solving.events import EventFunction, rerouted
 from dynamicblocks.solving.failures import SolveError, explained
 from dynamicblocks.solving.make_course import make_course
 from dynamicblocks.solving.outputs import Outputs, StepLike
@@ -126,7 +126,7 @@ def solve(
         )
     known = () if mode is BACKPROP else differentiated(func, args, params)
     problem = make_problem(func, y0, t, args, tensors=known, timed=True)
-    event = None if event_fn is None else combined(lambda t, y: event_fn(t, y, *args), problem)
+    event = None if event_fn is None else EventFunction(lambda t, y: event_fn(t, y, *args), problem)
     kept: list[StepLike] | None = [] if dense else None
     course = make_course(scheme, problem, event=event, kept=kept)
     return _solved(mode, course, event, kept, return_failures=on_failure == "return")
@@ -185,7 +185,7 @@ def _compiled(request: SampleProblem, mode: Gradient, gradient: Gradient | str, 
 def _solved(
     mode: Gradient,
     course: ProblemCourse,
-    event: Callable[[Tensor, Tensor], Tensor] | None,
+    event: EventFunction | None,
     kept: list[StepLike] | None,
     *,
     return_failures: bool,
@@ -228,7 +228,7 @@ def _solved(
     )
 
 
-def _event(problem: Problem, event: Callable[[Tensor, Tensor], Tensor], found: Outputs) -> tuple[Tensor, Any]:
+def _event(problem: Problem, event: EventFunction, found: Outputs) -> tuple[Tensor, Any]:
     """The time and state of the event, not a number where there was none."""
     nesting = problem.nesting
     if found.event_time is None or found.event_state is None:

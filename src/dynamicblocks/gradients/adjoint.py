@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients.adjoint_equation import StoredSteps, adjoint_norm, solve_back
 from dynamicblocks.gradients.gradient import Course, Gradient, ProblemCourse, gradients
-from dynamicblocks.gradients.graph import described, differentiable_once, each_once
+from dynamicblocks.gradients.graph import described, each_once
 from dynamicblocks.integrators import AdaptiveMethod, Integrator, as_method, foreign_options
 from dynamicblocks.layers.parts import FIELD
 from dynamicblocks.solving.adaptive_course import AdaptiveCourse
 from dynamicblocks.solving.events import event_found
 from dynamicblocks.solving.grid_loop import ProblemOnGrid
 from dynamicblocks.solving.outputs import Outputs
+from dynamicblocks.solving.refusal import differentiable_once
 from dynamicblocks.solving.scheme import Scheme
 from dynamicblocks.solving.scipy_solver import ScipyCourse
 

@@ -93,6 +93,9 @@ def solve_back(
             change = (field(time, states[n]).conj() * by_states[n]).real.sum().to(clock.dtype)
             moving = moving - change
             by_t[n] = change
+        if numbers[n] == numbers[n - 1]:  # an event at the begin
+            a = a + by_states[n - 1]
+            continue
         state = (moving, *([states[n]] if stored is None else []), a, *sums)
         nesting = Nesting.of(state, 0)
         flat = nesting.flat(state)

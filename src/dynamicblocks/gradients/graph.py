@@ -3,12 +3,9 @@
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
-
-from dynamicblocks.errors import ConfigurationError
 
 
 def unlisted_leaves(result: Tensor, known: Sequence[Tensor]) -> list[Tensor]:
@@ -71,22 +68,3 @@ def autocast_of_now(device: str) -> Callable[[], contextlib.AbstractContextManag
         return contextlib.nullcontext
     enabled, kind = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
     return lambda: torch.autocast(device, dtype=kind, enabled=enabled, cache_enabled=False)
-
-
-def differentiable_once(values: Sequence[Tensor | None], like: Tensor, message: str) -> tuple[Tensor | None, ...]:
-    """The values; who differentiates them gets a ConfigurationError with the message, rather than constants."""
-    if not torch.is_grad_enabled():
-        return tuple(values)
-    handle = like.new_zeros((), requires_grad=True)
-    return _Once.apply(handle, message, *values)  # type: ignore[no-untyped-call]
-
-
-class _Once(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, _handle: Tensor, message: str, *values: Tensor | None) -> tuple[Tensor | None, ...]:
-        ctx.message = message
-        return tuple(None if value is None else value.clone() for value in values)
-
-    @staticmethod
-    def backward(ctx: Any, *_gradients: Tensor) -> tuple[None, ...]:
-        raise ConfigurationError(ctx.message)

@@ -11,7 +11,7 @@ from dynamicblocks.integrators import AdaptiveMethod, GridMethod, Tolerance
 from dynamicblocks.solving import options as opt
 from dynamicblocks.solving.adaptive_course import AdaptiveCourse
 from dynamicblocks.solving.adaptive_loop import AdaptiveLoop, Hooks
-from dynamicblocks.solving.events import MAX_GRID_STEPS, least
+from dynamicblocks.solving.events import MAX_EVENT_STEPS, least
 from dynamicblocks.solving.grid_loop import ProblemOnGrid
 from dynamicblocks.solving.outputs import Event, StepKeeper
 from dynamicblocks.solving.problem import Problem
@@ -24,7 +24,7 @@ Course = ProblemOnGrid | AdaptiveCourse | ScipyCourse
 """A caller's problem as steps that can be run."""
 
 MAX_STEPS = 1_000_000
-"""Most steps of an adaptive solve, where the caller names no number."""
+"""Most steps of an adaptive solve up to a time, where the caller names no number."""
 
 
 def make_course(
@@ -50,7 +50,7 @@ def make_course(
     if event is not None:
         watched = Event(problem, event, least(_tolerance(scheme, problem, norm=None).atol))
     if isinstance(method, AdaptiveMethod):
-        loop = _loop(scheme, problem, method)
+        loop = _loop(scheme, problem, method, MAX_EVENT_STEPS if beyond else MAX_STEPS)
         return AdaptiveCourse(problem, loop, watched, beyond, kept, scheme.limit_each, scheme)
     if not isinstance(method, GridMethod):
         if event is not None:
@@ -87,7 +87,7 @@ def _tolerance(scheme: Scheme, problem: Problem, norm: Callable[[Any], Any] | No
     return opt.make_tolerance(problem, *scheme.tolerances, norm)
 
 
-def _loop(scheme: Scheme, problem: Problem, method: AdaptiveMethod) -> AdaptiveLoop:
+def _loop(scheme: Scheme, problem: Problem, method: AdaptiveMethod, most: int) -> AdaptiveLoop:
     settings, options = scheme.settings, scheme.options
     number, embedded = opt.numbers(options), method.make(**method.chosen(options))
     first = number.get("first_step") if settings is None else settings.first_step
@@ -99,7 +99,7 @@ def _loop(scheme: Scheme, problem: Problem, method: AdaptiveMethod) -> AdaptiveL
         opt.make_control(options) if settings is None else StepControl.of(settings),
         opt.make_stops(options, problem.times[1:] if embedded.meets_outputs else []),
         None if first is None else abs(float(first)),
-        int(number.get("max_num_steps", MAX_STEPS)) if settings is None else settings.max_steps,
+        int(number.get("max_num_steps", most)) if settings is None else settings.max_steps,
         Hooks(*(problem.hook(f"callback_{name}") for name in ("step", "accept_step", "reject_step"))),
     )
 
@@ -119,5 +119,9 @@ def _endless(scheme: Scheme, problem: Problem) -> tuple[list[float], Tensor | No
             f"{scheme.method.name} finds an event with the option step_size only: the step at which it looks"
         )
     size, t0 = opt.step_size(scheme.options) * problem.direction, problem.t[0]
-    points = [problem.times[0] + n * size for n in range(MAX_GRID_STEPS + 1)]
+    points = [problem.times[0] + n * size for n in range(MAX_EVENT_STEPS + 1)]
+    far = problem.clock.far
+    points = [point for point in points if -far <= point <= far]
+    if len(points) < 2 or points[1] == points[0]:
+        raise ArgumentError(f"a step_size of {abs(size):.3g} leads from t = {points[0]:.9g} to no other time")
     return points, t0 + size * torch.arange(len(points)).to(problem.t) if t0.requires_grad else None
