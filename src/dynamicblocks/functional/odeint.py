@@ -19,6 +19,7 @@ from dynamicblocks.functional.arguments import (
     scheme_of,
 )
 from dynamicblocks.gradients import Backprop, Gradient, as_gradient
+from dynamicblocks.gradients.graph import outside_transforms
 from dynamicblocks.integrators import METHODS, AdaptiveMethod, Integrator
 from dynamicblocks.solving.batched_solve import SampleProblem
 from dynamicblocks.solving.compiled_solve import solve_compiled
@@ -90,16 +91,17 @@ def odeint(
     scheme = scheme_of(method, rtol, atol, options)
     check_torchdiffeq_state(y0)
     mode = BACKPROP if gradient == "backprop" else as_gradient(gradient)
-    problem = make_problem(func, y0, t, tensors=() if mode is BACKPROP else differentiated(func))
-    if scheme.options.get("compile"):
-        return _compiled(func, y0, t, scheme, event_fn, mode)
-    if event_fn is None:
-        found = run(mode, make_course(scheme, problem))
-        return problem.nesting.nested(torch.stack(found.states), (len(problem.times),))
-    check_event_times(problem)
-    found = run(mode, make_course(scheme, problem, event=EventFunction(event_fn, problem), beyond=True))
-    time, state = event_found(found)
-    return problem.t.new_tensor(time), problem.nesting.nested(torch.stack([problem.y0, state]), (2,))
+    with outside_transforms():
+        problem = make_problem(func, y0, t, tensors=() if mode is BACKPROP else differentiated(func))
+        if scheme.options.get("compile"):
+            return _compiled(func, y0, t, scheme, event_fn, mode)
+        if event_fn is None:
+            found = run(mode, make_course(scheme, problem))
+            return problem.nesting.nested(torch.stack(found.states), (len(problem.times),))
+        check_event_times(problem)
+        found = run(mode, make_course(scheme, problem, event=EventFunction(event_fn, problem), beyond=True))
+        time, state = event_found(found)
+        return problem.t.new_tensor(time), problem.nesting.nested(torch.stack([problem.y0, state]), (2,))
 
 
 def _compiled(
@@ -155,7 +157,8 @@ def odeint_event(
     problem = make_problem(func, y0, t)
     nesting = problem.nesting
     last = nesting.flat(states[-1] if isinstance(states, Tensor) else tuple(each[-1] for each in states))
-    event_t, last = rerouted(problem, EventFunction(event_fn, problem), event_t, last)
+    with outside_transforms():
+        event_t, last = rerouted(problem, EventFunction(event_fn, problem), event_t, last)
     if isinstance(states, Tensor):
         return event_t, torch.cat([states[:-1], last[None]])
     ends = nesting.nested(last)
@@ -197,7 +200,8 @@ def odeint_dense(
         raise ArgumentError(f"odeint_dense needs an adaptive method ({names}), got {scheme.method.name!r}")
     first = t0 if isinstance(t0, Tensor) else torch.tensor(t0, dtype=torch.float64)
     last = t1.detach() if isinstance(t1, Tensor) else torch.tensor(t1, dtype=torch.float64)
-    problem = make_problem(func, y0, torch.stack([first.reshape(()), last.reshape(()).to(first)]).to(y0.device))
     taken: list[StepLike] = []
-    run(BACKPROP, make_course(scheme, problem, kept=taken))
+    with outside_transforms():
+        problem = make_problem(func, y0, torch.stack([first.reshape(()), last.reshape(()).to(first)]).to(y0.device))
+        run(BACKPROP, make_course(scheme, problem, kept=taken))
     return Dense(taken, problem.times[1])

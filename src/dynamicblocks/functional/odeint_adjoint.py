@@ -21,7 +21,7 @@ from dynamicblocks.functional.arguments import (
 )
 from dynamicblocks.gradients.adjoint import Adjoint
 from dynamicblocks.gradients.adjoint_compiled import CompiledAdjoint, compiled_adjoint, with_norm
-from dynamicblocks.gradients.graph import described
+from dynamicblocks.gradients.graph import described, outside_transforms
 from dynamicblocks.integrators import Integrator
 from dynamicblocks.solving.events import EventFunction, check_event_times, event_found, rerouted
 from dynamicblocks.solving.make_course import MAX_STEPS, make_course
@@ -107,19 +107,20 @@ def odeint_adjoint(
         adjoint_rtol, adjoint_atol, adjoint_method, own, interpolant, _warn_of_unlisted if collected else None
     )
     check_torchdiffeq_state(y0)
-    if forward.options.get("compile"):
-        return _compiled(func, y0, t, forward, mode, params, event_fn)
-    problem = make_problem(func, y0, t, tensors=params)
-    if event_fn is None:
-        found = run(mode, make_course(forward, problem))
-        return problem.nesting.nested(torch.stack(found.states), (len(problem.times),))
-    check_event_times(problem)
-    event = EventFunction(event_fn, problem)
-    found = run(mode, make_course(forward, problem, event=event, beyond=True))
-    time, state = event_found(found)
-    # The states are those of a fixed time, as torchdiffeq has them, so that odeint_event can be made of them.
-    event_t, _ = rerouted(problem, event, problem.t.new_tensor(time), state)
-    return event_t, problem.nesting.nested(torch.stack([found.states[0], state]), (2,))
+    with outside_transforms():
+        if forward.options.get("compile"):
+            return _compiled(func, y0, t, forward, mode, params, event_fn)
+        problem = make_problem(func, y0, t, tensors=params)
+        if event_fn is None:
+            found = run(mode, make_course(forward, problem))
+            return problem.nesting.nested(torch.stack(found.states), (len(problem.times),))
+        check_event_times(problem)
+        event = EventFunction(event_fn, problem)
+        found = run(mode, make_course(forward, problem, event=event, beyond=True))
+        time, state = event_found(found)
+        # The states are those of a fixed time, as torchdiffeq has them, so that odeint_event can be made of them.
+        event_t, _ = rerouted(problem, event, problem.t.new_tensor(time), state)
+        return event_t, problem.nesting.nested(torch.stack([found.states[0], state]), (2,))
 
 
 def _compiled(

@@ -12,9 +12,10 @@ from dynamicblocks.gradients.graph import separated, unlisted_leaves
 from dynamicblocks.integrators import Embedded
 from dynamicblocks.integrators.interpolant import combine
 from dynamicblocks.solving.adaptive_loop import Step
+from dynamicblocks.solving.callbacks import CALLBACKS, called_by, warn_of_uncalled
 from dynamicblocks.solving.failures import SolveError, explained
 from dynamicblocks.solving.field import Clock, Field
-from dynamicblocks.solving.make_course import make_course
+from dynamicblocks.solving.make_course import inside_steps, make_course
 from dynamicblocks.solving.nesting import Nesting, mixed_norm
 from dynamicblocks.solving.problem import Problem
 from dynamicblocks.solving.scheme import Scheme
@@ -53,9 +54,6 @@ class StoredSteps:
         return combine(self._methods[n].weights(x), self._parts[n])
 
 
-CALLBACKS = ("callback_step", "callback_accept_step", "callback_reject_step")
-
-
 def solve_back(
     problem: Problem,
     scheme: Scheme,
@@ -79,6 +77,7 @@ def solve_back(
         stored: the states in between, if they are not to be solved for.
         unlisted: called with tensors that would lose their gradients; None not to look for them.
     """
+    warn_of_uncalled(problem.func, f"{scheme.method.name} in the backward pass", called_by(scheme.method), "_adjoint")
     field = problem.field
     clock = Clock(states[0], times[0])
     system = _AdjointField(problem, params, of_times=of_times, unlisted=unlisted, stored=stored)
@@ -89,7 +88,10 @@ def solve_back(
     numbers = times.tolist()
     for n in range(len(numbers) - 1, 0, -1):
         if by_t is not None:
-            (time,) = clock.tensors([numbers[n]])
+            number = numbers[n]
+            if inside_steps(scheme.options):
+                number = clock.before(number, number - numbers[n - 1])
+            (time,) = clock.tensors([number])
             change = (field(time, states[n]).conj() * by_states[n]).real.sum().to(clock.dtype)
             moving = moving - change
             by_t[n] = change
@@ -160,7 +162,7 @@ class _AdjointField:
                 lost = unlisted_leaves(slope.view_as(slope), inputs)
                 if lost:
                     self.unlisted(lost)
-                self.unlisted = None  # once is enough
+                    self.unlisted = None  # a warning is given once
             # The graph may go on into the caller's, which is needed again.
             with separated(self.params):
                 found = torch.autograd.grad(slope, inputs, -a, retain_graph=True, allow_unused=True)

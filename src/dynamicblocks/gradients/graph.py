@@ -6,6 +6,9 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+
+from dynamicblocks.errors import ConfigurationError, DynamicBlocksError
 
 
 def unlisted_leaves(result: Tensor, known: Sequence[Tensor]) -> list[Tensor]:
@@ -68,3 +71,33 @@ def autocast_of_now(device: str) -> Callable[[], contextlib.AbstractContextManag
         return contextlib.nullcontext
     enabled, kind = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
     return lambda: torch.autocast(device, dtype=kind, enabled=enabled, cache_enabled=False)
+
+
+def outside_transforms() -> contextlib.AbstractContextManager[None]:
+    """Says in a ConfigurationError that a solve failed for a transform of torch.func that it is inside of.
+
+    What can be transformed passes without being looked at.
+    """
+    return contextlib.nullcontext() if torch.compiler.is_compiling() else _named_failures()
+
+
+@contextlib.contextmanager
+def _named_failures() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, DynamicBlocksError) or not (_transformed() or "Batching rule" in str(error)):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise ConfigurationError(
+            "this solve cannot be inside a transform of torch.func (vmap, grad, vjp, jvp, jacrev, ...) or in forward "
+            "mode. Explicit methods with gradient='backprop' and no event_fn can, adaptive ones under all but vmap; "
+            "other gradient modes, batched=True, implicit methods and events are for torch.autograd, and take batches "
+            f"as they are. PyTorch says: {reason:.200}"
+        ) from error
+
+
+def _transformed() -> bool:
+    """Whether a transform of torch.func is being applied, or forward mode; batches of gradients have another way."""
+    level = getattr(getattr(torch._C, "_functorch", None), "maybe_current_level", lambda: None)()
+    return level is not None or getattr(forward_ad, "_current_level", -1) >= 0

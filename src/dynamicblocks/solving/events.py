@@ -169,9 +169,10 @@ class _Moved(torch.autograd.Function):
         rate, slope, moving = ctx.saved_tensors
         with torch.no_grad():
             total = by_time.to(rate.dtype) + _by_sample(by_y.conj() * slope, by_time)
-            asked = moving & (total != 0)
-            if bool((asked & ~(rate.abs() > 0)).any()):
+            flat = moving & ~(rate.abs() > 0)
+            # Rates first: what comes in may be a batch of gradients, which cannot be looked at.
+            if bool(flat.any()) and bool((flat & (total != 0)).any()):
                 raise SolverError(FLAT)
-            by_change = torch.where(asked, -total / rate, 0).to(ctx.kind)
+            by_change = torch.where(moving & ~flat, -total / torch.where(flat, 1, rate), 0).to(ctx.kind)
         by_change, by_y = differentiable_once((by_change, by_y), by_change, NO_SECOND)  # type: ignore[assignment]
         return by_change, None, None, None, None, by_y

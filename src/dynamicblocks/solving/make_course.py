@@ -1,6 +1,6 @@
 """From a problem, and a scheme by which it is solved, to steps that can be run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -67,7 +67,7 @@ def make_course(
     points, grid = _endless(scheme, problem) if beyond else _grid(scheme, problem)
     if not method.given:
         integrator = integrator.for_block(len(points) - 1, None)
-    perturb = bool(scheme.options.get("perturb", False))
+    perturb = inside_steps(scheme.options)
     return ProblemOnGrid(
         integrator,
         points,
@@ -80,6 +80,11 @@ def make_course(
         beyond=beyond,
         kept=kept,
     )
+
+
+def inside_steps(options: Mapping[str, Any]) -> bool:
+    """Whether stages at the ends of a step see the field from inside it; the option has two names."""
+    return bool(options.get("perturb", False)) or bool(options.get("enforce_openset", False))
 
 
 def _tolerance(scheme: Scheme, problem: Problem, norm: Callable[[Any], Any] | None) -> Tolerance:

@@ -11,7 +11,12 @@ from torch import Tensor
 from dynamicblocks.errors import SolverError
 from dynamicblocks.solving.outputs import Outputs
 from dynamicblocks.solving.problem import Problem
+from dynamicblocks.solving.refusal import without_gradient
 from dynamicblocks.solving.scheme import Scheme
+
+NO_GRADIENT = (
+    "scipy_solver solves with SciPy, through which no gradient flows; use odeint_adjoint, or another method, as dopri5"
+)
 
 
 @dataclass(frozen=True)
@@ -40,17 +45,23 @@ class ScipyCourse:
         """The states at all times of the problem."""
         if len(self.problem.times) == 1:
             return Outputs([y])
-        return Outputs(list(_solved(self.problem, y, self.scheme).unbind()))
+        solution, lost = _solved(self.problem, y, self.scheme)
+        if lost:
+            (solution,) = without_gradient([solution], solution, NO_GRADIENT)  # type: ignore[assignment]
+        return Outputs(list(solution.unbind()))
 
 
-def _solved(problem: Problem, y0: Tensor, scheme: Scheme) -> Tensor:
+def _solved(problem: Problem, y0: Tensor, scheme: Scheme) -> tuple[Tensor, bool]:
+    """The states, and whether a gradient of them could be asked for."""
     shape, options = y0.shape, scheme.options
+    lost = torch.is_grad_enabled() and (y0.requires_grad or problem.t.requires_grad)
 
     def slope(t: float, y: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            (time,) = problem.clock.tensors([t], shifted=False)
-            found = problem.field(time, torch.as_tensor(y).to(y0.device, y0.dtype).reshape(shape))
-        return found.reshape(-1).cpu().numpy()
+        nonlocal lost
+        (time,) = problem.clock.tensors([t], shifted=False)
+        found = problem.field(time, torch.as_tensor(y).to(y0.device, y0.dtype).reshape(shape))
+        lost = lost or found.requires_grad
+        return found.detach().reshape(-1).cpu().numpy()
 
     limits = {"min_step": options.get("min_step", 0), "max_step": options.get("max_step", np.inf)}
     name = options.get("solver", "LSODA")
@@ -68,7 +79,7 @@ def _solved(problem: Problem, y0: Tensor, scheme: Scheme) -> Tensor:
     )
     if not solution.success:
         raise SolverError(f"SciPy's {name} stopped: {solution.message}")
-    return torch.as_tensor(solution.y.T).to(y0.device, y0.dtype).reshape(-1, *shape)
+    return torch.as_tensor(solution.y.T).to(y0.device, y0.dtype).reshape(-1, *shape), lost
 
 
 def _number(tolerance: Any) -> Any:
