@@ -11,7 +11,7 @@ from dynamicblocks.gradients import Backprop, Gradient
 from dynamicblocks.gradients.gradient import ProblemCourse
 from dynamicblocks.gradients.graph import each_once
 from dynamicblocks.integrators import Integrator, Method, as_method, foreign_options
-from dynamicblocks.solving.callbacks import called_by, warn_of_uncalled
+from dynamicblocks.solving.callbacks import warn_of_uncalled
 from dynamicblocks.solving.failures import SolveError, explained
 from dynamicblocks.solving.holdings import held_by
 from dynamicblocks.solving.nesting import tensors_in
@@ -64,6 +64,8 @@ def check_torchdiffeq_state(y0: object) -> None:
 
 def parameters_of(func: object) -> list[Tensor]:
     """The parameters of a module, or of what else holds some, and the tensors it holds."""
+    if isinstance(func, nn.Module):
+        return _parameters(func)
     return [tensor for each in held_by(func) for tensor in ([each] if isinstance(each, Tensor) else _parameters(each))]
 
 
@@ -90,7 +92,7 @@ def run(mode: Gradient, course: ProblemCourse) -> Outputs:
     """The states that a course wants; an error tells its causes."""
     problem, scheme = course.problem, course.scheme
     assert scheme is not None
-    warn_of_uncalled(problem.func, scheme.method.name, called_by(scheme.method))
+    warn_of_uncalled(problem.func, scheme.method)
     try:
         return mode.run(course, problem.y0)
     except SolveError as error:

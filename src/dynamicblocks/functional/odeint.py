@@ -19,7 +19,7 @@ from dynamicblocks.functional.arguments import (
     scheme_of,
 )
 from dynamicblocks.gradients import Backprop, Gradient, as_gradient
-from dynamicblocks.gradients.graph import outside_transforms
+from dynamicblocks.gradients.graph import OUTSIDE_TRANSFORMS
 from dynamicblocks.integrators import METHODS, AdaptiveMethod, Integrator
 from dynamicblocks.solving.batched_solve import SampleProblem
 from dynamicblocks.solving.compiled_solve import solve_compiled
@@ -91,7 +91,7 @@ def odeint(
     scheme = scheme_of(method, rtol, atol, options)
     check_torchdiffeq_state(y0)
     mode = BACKPROP if gradient == "backprop" else as_gradient(gradient)
-    with outside_transforms():
+    with OUTSIDE_TRANSFORMS:
         problem = make_problem(func, y0, t, tensors=() if mode is BACKPROP else differentiated(func))
         if scheme.options.get("compile"):
             return _compiled(func, y0, t, scheme, event_fn, mode)
@@ -157,7 +157,7 @@ def odeint_event(
     problem = make_problem(func, y0, t)
     nesting = problem.nesting
     last = nesting.flat(states[-1] if isinstance(states, Tensor) else tuple(each[-1] for each in states))
-    with outside_transforms():
+    with OUTSIDE_TRANSFORMS:
         event_t, last = rerouted(problem, EventFunction(event_fn, problem), event_t, last)
     if isinstance(states, Tensor):
         return event_t, torch.cat([states[:-1], last[None]])
@@ -201,7 +201,7 @@ def odeint_dense(
     first = t0 if isinstance(t0, Tensor) else torch.tensor(t0, dtype=torch.float64)
     last = t1.detach() if isinstance(t1, Tensor) else torch.tensor(t1, dtype=torch.float64)
     taken: list[StepLike] = []
-    with outside_transforms():
+    with OUTSIDE_TRANSFORMS:
         problem = make_problem(func, y0, torch.stack([first.reshape(()), last.reshape(()).to(first)]).to(y0.device))
         run(BACKPROP, make_course(scheme, problem, kept=taken))
     return Dense(taken, problem.times[1])

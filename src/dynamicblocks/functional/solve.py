@@ -13,11 +13,11 @@ from dynamicblocks.functional.arguments import BACKPROP, check_brought, differen
 from dynamicblocks.gradients import Adjoint, Backprop, Gradient, as_gradient, gradients
 from dynamicblocks.gradients.adjoint_compiled import CompiledAdjoint, compiled_adjoint, with_norm
 from dynamicblocks.gradients.gradient import ProblemCourse
-from dynamicblocks.gradients.graph import outside_transforms
+from dynamicblocks.gradients.graph import OUTSIDE_TRANSFORMS
 from dynamicblocks.integrators import AdaptiveMethod, GridMethod, Integrator, as_method, foreign_options
 from dynamicblocks.solving.batched_loop import Status
 from dynamicblocks.solving.batched_solve import SampleProblem, solve_batched
-from dynamicblocks.solving.callbacks import called_by, warn_of_uncalled
+from dynamicblocks.solving.callbacks import warn_of_uncalled
 from dynamicblocks.solving.compiled_solve import solve_compiled
 from dynamicblocks.solving.dense import Dense
 from dynamicblocks.solving.events import EventFunction, rerouted
@@ -116,7 +116,7 @@ def solve(
         most = max_steps if scheme.settings is None else scheme.settings.max_steps
         request = SampleProblem(func, y0, t, args, scheme, most, func, event_fn, dense, on_failure == "return", compile)
         own = batched or (isinstance(t, Tensor) and t.ndim == 2)
-        with outside_transforms():
+        with OUTSIDE_TRANSFORMS:
             return _of_samples(request, mode, gradient) if own else _compiled(request, mode, gradient, params)
     if isinstance(chosen, AdaptiveMethod) and not chosen.given:
         scheme = replace(scheme, options={"max_num_steps": max_steps, **given})
@@ -128,7 +128,7 @@ def solve(
             "gradient='backprop'"
         )
     known = () if mode is BACKPROP else differentiated(func, args, params)
-    with outside_transforms():
+    with OUTSIDE_TRANSFORMS:
         problem = make_problem(func, y0, t, args, tensors=known, timed=True)
         event = None if event_fn is None else EventFunction(lambda t, y: event_fn(t, y, *args), problem)
         kept: list[StepLike] | None = [] if dense else None
@@ -164,12 +164,12 @@ def _of_samples(request: SampleProblem, mode: Gradient, gradient: Gradient | str
         raise ConfigurationError(
             f"with steps of its own for each sample gradients are made by 'backprop', got {gradient!r}"
         )
-    warn_of_uncalled(request.func, "a solve with steps of its own for each sample", ())
+    warn_of_uncalled(request.func, request.scheme.method, "a solve with steps of its own for each sample")
     return solve_batched(request)
 
 
 def _compiled(request: SampleProblem, mode: Gradient, gradient: Gradient | str, params: tuple[Tensor, ...]) -> Solution:
-    warn_of_uncalled(request.func, "a compiled loop", ())
+    warn_of_uncalled(request.func, request.scheme.method, "a compiled loop")
     if isinstance(mode, Backprop):
         return solve_compiled(request)
     if not isinstance(mode, Adjoint):
@@ -200,7 +200,7 @@ def _solved(
     problem, message, status = course.problem, "", Status.DONE
     nesting = problem.nesting
     assert course.scheme is not None
-    warn_of_uncalled(problem.func, course.scheme.method.name, called_by(course.scheme.method))
+    warn_of_uncalled(problem.func, course.scheme.method)
     try:
         found = mode.run(course, problem.y0)
     except SolveError as error:

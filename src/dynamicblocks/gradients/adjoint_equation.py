@@ -12,7 +12,7 @@ from dynamicblocks.gradients.graph import separated, unlisted_leaves
 from dynamicblocks.integrators import Embedded
 from dynamicblocks.integrators.interpolant import combine
 from dynamicblocks.solving.adaptive_loop import Step
-from dynamicblocks.solving.callbacks import CALLBACKS, called_by, warn_of_uncalled
+from dynamicblocks.solving.callbacks import CALLBACKS, warn_of_uncalled
 from dynamicblocks.solving.failures import SolveError, explained
 from dynamicblocks.solving.field import Clock, Field
 from dynamicblocks.solving.make_course import inside_steps, make_course
@@ -77,7 +77,7 @@ def solve_back(
         stored: the states in between, if they are not to be solved for.
         unlisted: called with tensors that would lose their gradients; None not to look for them.
     """
-    warn_of_uncalled(problem.func, f"{scheme.method.name} in the backward pass", called_by(scheme.method), "_adjoint")
+    warn_of_uncalled(problem.func, scheme.method, ending="_adjoint")
     field = problem.field
     clock = Clock(states[0], times[0])
     system = _AdjointField(problem, params, of_times=of_times, unlisted=unlisted, stored=stored)

@@ -73,21 +73,20 @@ def autocast_of_now(device: str) -> Callable[[], contextlib.AbstractContextManag
     return lambda: torch.autocast(device, dtype=kind, enabled=enabled, cache_enabled=False)
 
 
-def outside_transforms() -> contextlib.AbstractContextManager[None]:
+class _OutsideTransforms:
     """Says in a ConfigurationError that a solve failed for a transform of torch.func that it is inside of.
 
     What can be transformed passes without being looked at.
     """
-    return contextlib.nullcontext() if torch.compiler.is_compiling() else _named_failures()
 
+    def __enter__(self) -> None:
+        return None
 
-@contextlib.contextmanager
-def _named_failures() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        if isinstance(error, DynamicBlocksError) or not (_transformed() or "Batching rule" in str(error)):
-            raise
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if not isinstance(error, RuntimeError) or isinstance(error, DynamicBlocksError):
+            return
+        if not (_transformed() or "Batching rule" in str(error)):
+            return
         reason = str(error).partition("\n")[0]
         raise ConfigurationError(
             "this solve cannot be inside a transform of torch.func (vmap, grad, vjp, jvp, jacrev, ...) or in forward "
@@ -95,6 +94,9 @@ def _named_failures() -> Iterator[None]:
             "other gradient modes, batched=True, implicit methods and events are for torch.autograd, and take batches "
             f"as they are. PyTorch says: {reason:.200}"
         ) from error
+
+
+OUTSIDE_TRANSFORMS = _OutsideTransforms()
 
 
 def _transformed() -> bool:

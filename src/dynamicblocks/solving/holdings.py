@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Iterable, Iterator
+from types import FunctionType
 
 from torch import Tensor, nn
 
@@ -27,6 +28,12 @@ def held_by(func: object) -> Iterator[nn.Module | Tensor]:
         # The attributes of an object; what these hold in turn is not searched without end.
         for each in getattr(func, "__dict__", {}).values():
             yield from (part for part in _parts(each) if isinstance(part, nn.Module | Tensor))
+
+
+def modules_of(func: object) -> tuple[nn.Module, ...]:
+    """The modules among what a function holds."""
+    plain = isinstance(func, FunctionType) and not func.__dict__
+    return () if plain else tuple(each for each in held_by(func) if isinstance(each, nn.Module))
 
 
 def _parts(value: object) -> Iterable[object]:

@@ -14,7 +14,7 @@ from dynamicblocks.errors import ArgumentError, ArgumentTypeError, Configuration
 from dynamicblocks.integrators import Integrator
 from dynamicblocks.layers.parts import FIELD, check_parts
 from dynamicblocks.solving.field import Clock, Field, function_parts
-from dynamicblocks.solving.holdings import held_by
+from dynamicblocks.solving.holdings import modules_of
 from dynamicblocks.solving.nesting import Nesting
 
 
@@ -97,7 +97,7 @@ def make_problem(
         warnings.warn(f"t is not on the same device as y0: it is moved from {times.device} to {y.device}", stacklevel=4)
         times = times.to(y.device)
     field = Field(nesting.func(func, args), timed=timed)
-    modules = tuple(each for each in held_by(func) if isinstance(each, nn.Module))
+    modules = (func,) if isinstance(func, nn.Module) else modules_of(func)
     return Problem(func, field, Clock(y, times[0]), y, times, numbers, nesting, args, tensors, modules)
 
 
