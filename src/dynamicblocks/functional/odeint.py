@@ -62,7 +62,7 @@ def odeint(
         options: of the method.
 
             Adaptive methods: ``first_step``, ``min_step``, ``max_step``, ``max_num_steps`` (between two times of
-            output; 1,000,000), ``safety`` (0.9), ``ifactor`` (10) and ``dfactor`` (0.2), the most by which a step may
+            output, 1,000,000; up to an event 20,000), ``safety`` (0.9), ``ifactor`` (10) and ``dfactor`` (0.2), the most by which a step may
             grow and shrink, ``pcoeff``, ``icoeff``, ``dcoeff`` (0, 1, 0: the PID controller's coefficients),
             ``step_t`` and ``jump_t``, tensors of times that steps must meet, the latter where func jumps, ``norm``
             of the state (the root mean square; of a tuple the largest of them), ``dtype`` (accepted; time is counted
@@ -70,8 +70,8 @@ def odeint(
             takes long; callbacks are not called, and times get no gradient.
 
             Methods on a grid: ``step_size``, or ``grid_constructor`` (func, y0, t) -> grid; by default the grid is
-            ``t``. ``interp``: "linear" or "cubic", between the grid's points. ``perturb``: see func at the ends of
-            a step from inside it.
+            ``t``. ``interp``: "linear" or "cubic", between the grid's points. ``perturb``, also called
+            ``enforce_openset``: see func at the ends of a step from inside it.
         event_fn: (t, y) -> tensor; the solve ends when one of its entries becomes zero. Then ``t`` has two times: a
             begin, and another that gives the direction.
         gradient: how the backward pass is made, as in :func:`~dynamicblocks.solve`.
@@ -138,7 +138,7 @@ def odeint_event(
     Args:
         func, y0: as in :func:`odeint`.
         t0: the first time, a tensor with one element.
-        event_fn: (t, y) -> tensor; the event is the first zero of one of its entries.
+        event_fn: (t, y) -> tensor; the event is the first zero of one of its entries, at ``t0`` if one is zero there.
         reverse_time: let time run back.
         odeint_interface: :func:`odeint`, or :func:`odeint_adjoint` for the adjoint method.
         kwargs: handed on to it.

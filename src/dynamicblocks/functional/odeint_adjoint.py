@@ -57,7 +57,8 @@ def odeint_adjoint(
 
     Args:
         func, y0, t, rtol, atol, method, options, event_fn: as in :func:`odeint`; ``func`` is an ``nn.Module``, unless
-            ``adjoint_params`` is given. It may carry ``callback_step_adjoint`` and so on.
+            ``adjoint_params`` is given. With ``event_fn`` the time has its gradient, and the states are those of a
+            fixed time, which :func:`odeint_event` completes. ``func`` may carry ``callback_step_adjoint`` and so on.
         adjoint_rtol, adjoint_atol, adjoint_method, adjoint_options: of the backward pass; by default as forward, but
             for the norm, which is the largest of those of y, a, the gradients of the times and of the parameters.
             ``norm="seminorm"`` leaves the parameters out, which saves steps (Kidger et al. 2021, arXiv:2009.09457). A

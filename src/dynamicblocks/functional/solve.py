@@ -64,14 +64,15 @@ def solve(
         gradient: how the backward pass is made: a :class:`~dynamicblocks.Gradient`, or a name, also with arguments
             such as ``"checkpoint(states=4)"``. ``"backprop"``: through the steps. ``"checkpoint"``: through the steps,
             taken again from a few that were kept. ``"adjoint"``: by the continuous adjoint equation. ``"reversible"``:
-            through steps taken back one by one (``alf``, ``reversible_heun``). The parameters of ``func`` (a module)
-            and the tensors in ``args`` are found; a tensor that would lose its gradient is an error.
+            through steps taken back one by one (``alf``, ``reversible_heun``). The parameters of ``func`` (a module, a
+            method of one, a partial function or an object that holds some) and the tensors in ``args`` are found; a
+            tensor that would lose its gradient is an error.
         gradient_options: of ``"checkpoint"``: ``states``, how many are kept on a level (16), and ``params``. Of
             ``"adjoint"``: ``rtol``, ``atol``, ``method``, ``options`` of the adjoint equation, ``params``, and
             ``interpolant=True`` to keep the steps of the forward pass, two states and two slopes each, rather than
             solve for y back in time. ``params`` are tensors that get gradients, beside those that are found.
-        event_fn: g(t, y, *args); the solve ends where g changes its sign, or at the last time. With ``batched`` g has
-            shape (B,), and each sample ends at its own event.
+        event_fn: g(t, y, *args); the solve ends where an entry of g is zero or changes its sign, or at the last time.
+            With ``batched`` g has shape (B,) or, for several events, (B, K), and each sample ends at its own.
         batched: each sample takes steps of its own, whatever its neighbours are, and ends at its last time (steps that
             are common to the state go beyond it, and states are interpolated). Explicit adaptive methods.
         dense: also return the solution as a function of time.
