@@ -19,7 +19,7 @@ from dynamicblocks.functional.arguments import (
     scheme_of,
 )
 from dynamicblocks.gradients import Backprop, Gradient, as_gradient
-from dynamicblocks.gradients.graph import OUTSIDE_TRANSFORMS
+from dynamicblocks.gradients.graph import OutsideTransforms
 from dynamicblocks.integrators import METHODS, AdaptiveMethod, Integrator
 from dynamicblocks.solving.batched_solve import SampleProblem
 from dynamicblocks.solving.compiled_solve import solve_compiled
@@ -62,10 +62,10 @@ def odeint(
         options: of the method.
 
             Adaptive methods: ``first_step``, ``min_step``, ``max_step``, ``max_num_steps`` (between two times of
-            output, 1,000,000; up to an event 20,000), ``safety`` (0.9), ``ifactor`` (10) and ``dfactor`` (0.2), the most by which a step may
-            grow and shrink, ``pcoeff``, ``icoeff``, ``dcoeff`` (0, 1, 0: the PID controller's coefficients),
-            ``step_t`` and ``jump_t``, tensors of times that steps must meet, the latter where func jumps, ``norm``
-            of the state (the root mean square; of a tuple the largest of them), ``dtype`` (accepted; time is counted
+            output, 1,000,000; up to an event 20,000), ``safety`` (0.9), ``ifactor`` (10) and ``dfactor`` (0.2), the
+            most by which a step may grow and shrink, ``pcoeff``, ``icoeff``, ``dcoeff`` (0, 1, 0: the PID controller's
+            coefficients), ``step_t`` and ``jump_t``, tensors of times that steps must meet, the latter where func
+            jumps, ``norm`` of the state (the root mean square; of a tuple the largest of them), ``dtype`` (accepted; time is counted
             in double precision), ``compile``: run the loop compiled, several attempts in one call. The first solve then
             takes long; callbacks are not called, and times get no gradient.
 
@@ -91,7 +91,7 @@ def odeint(
     scheme = scheme_of(method, rtol, atol, options)
     check_torchdiffeq_state(y0)
     mode = BACKPROP if gradient == "backprop" else as_gradient(gradient)
-    with OUTSIDE_TRANSFORMS:
+    with OutsideTransforms():
         problem = make_problem(func, y0, t, tensors=() if mode is BACKPROP else differentiated(func))
         if scheme.options.get("compile"):
             return _compiled(func, y0, t, scheme, event_fn, mode)
@@ -157,7 +157,7 @@ def odeint_event(
     problem = make_problem(func, y0, t)
     nesting = problem.nesting
     last = nesting.flat(states[-1] if isinstance(states, Tensor) else tuple(each[-1] for each in states))
-    with OUTSIDE_TRANSFORMS:
+    with OutsideTransforms():
         event_t, last = rerouted(problem, EventFunction(event_fn, problem), event_t, last)
     if isinstance(states, Tensor):
         return event_t, torch.cat([states[:-1], last[None]])
@@ -201,7 +201,7 @@ def odeint_dense(
     first = t0 if isinstance(t0, Tensor) else torch.tensor(t0, dtype=torch.float64)
     last = t1.detach() if isinstance(t1, Tensor) else torch.tensor(t1, dtype=torch.float64)
     taken: list[StepLike] = []
-    with OUTSIDE_TRANSFORMS:
+    with OutsideTransforms():
         problem = make_problem(func, y0, torch.stack([first.reshape(()), last.reshape(()).to(first)]).to(y0.device))
         run(BACKPROP, make_course(scheme, problem, kept=taken))
     return Dense(taken, problem.times[1])

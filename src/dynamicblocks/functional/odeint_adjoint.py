@@ -21,7 +21,7 @@ from dynamicblocks.functional.arguments import (
 )
 from dynamicblocks.gradients.adjoint import Adjoint
 from dynamicblocks.gradients.adjoint_compiled import CompiledAdjoint, compiled_adjoint, with_norm
-from dynamicblocks.gradients.graph import OUTSIDE_TRANSFORMS, described
+from dynamicblocks.gradients.graph import OutsideTransforms, described
 from dynamicblocks.integrators import Integrator
 from dynamicblocks.solving.events import EventFunction, check_event_times, event_found, rerouted
 from dynamicblocks.solving.make_course import MAX_STEPS, make_course
@@ -108,7 +108,7 @@ def odeint_adjoint(
         adjoint_rtol, adjoint_atol, adjoint_method, own, interpolant, _warn_of_unlisted if collected else None
     )
     check_torchdiffeq_state(y0)
-    with OUTSIDE_TRANSFORMS:
+    with OutsideTransforms():
         if forward.options.get("compile"):
             return _compiled(func, y0, t, forward, mode, params, event_fn)
         problem = make_problem(func, y0, t, tensors=params)

@@ -13,7 +13,7 @@ from dynamicblocks.functional.arguments import BACKPROP, check_brought, differen
 from dynamicblocks.gradients import Adjoint, Backprop, Gradient, as_gradient, gradients
 from dynamicblocks.gradients.adjoint_compiled import CompiledAdjoint, compiled_adjoint, with_norm
 from dynamicblocks.gradients.gradient import ProblemCourse
-from dynamicblocks.gradients.graph import OUTSIDE_TRANSFORMS
+from dynamicblocks.gradients.graph import OutsideTransforms
 from dynamicblocks.integrators import AdaptiveMethod, GridMethod, Integrator, as_method, foreign_options
 from dynamicblocks.solving.batched_loop import Status
 from dynamicblocks.solving.batched_solve import SampleProblem, solve_batched
@@ -117,7 +117,7 @@ def solve(
         most = max_steps if scheme.settings is None else scheme.settings.max_steps
         request = SampleProblem(func, y0, t, args, scheme, most, func, event_fn, dense, on_failure == "return", compile)
         own = batched or (isinstance(t, Tensor) and t.ndim == 2)
-        with OUTSIDE_TRANSFORMS:
+        with OutsideTransforms():
             return _of_samples(request, mode, gradient) if own else _compiled(request, mode, gradient, params)
     if isinstance(chosen, AdaptiveMethod) and not chosen.given:
         scheme = replace(scheme, options={"max_num_steps": max_steps, **given})
@@ -129,7 +129,7 @@ def solve(
             "gradient='backprop'"
         )
     known = () if mode is BACKPROP else differentiated(func, args, params)
-    with OUTSIDE_TRANSFORMS:
+    with OutsideTransforms():
         problem = make_problem(func, y0, t, args, tensors=known, timed=True)
         event = None if event_fn is None else EventFunction(lambda t, y: event_fn(t, y, *args), problem)
         kept: list[StepLike] | None = [] if dense else None

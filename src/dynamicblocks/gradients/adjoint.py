@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients.adjoint_equation import StoredSteps, adjoint_norm, solve_back
 from dynamicblocks.gradients.gradient import Course, Gradient, ProblemCourse, gradients
-from dynamicblocks.gradients.graph import OUTSIDE_TRANSFORMS, described, each_once, unlisted_leaves
+from dynamicblocks.gradients.graph import OutsideTransforms, described, each_once, unlisted_leaves
 from dynamicblocks.integrators import AdaptiveMethod, Integrator, as_method, foreign_options
 from dynamicblocks.layers.parts import FIELD
 from dynamicblocks.solving.adaptive_course import AdaptiveCourse
@@ -189,7 +189,7 @@ class _Adjoint(torch.autograd.Function):
         times, states, *params = ctx.saved_tensors
         enabled, kind = ctx.autocast
         autocast = torch.autocast(states.device.type, dtype=kind, enabled=enabled)
-        with torch.no_grad(), autocast, OUTSIDE_TRANSFORMS:
+        with torch.no_grad(), autocast, OutsideTransforms():
             by_y0, by_t, by_params = solve_back(
                 node.course.problem, node.back, times, states, by_states, params,
                 of_times=ctx.of_times, stored=ctx.stored, unlisted=node.unlisted,

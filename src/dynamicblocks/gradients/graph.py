@@ -73,10 +73,10 @@ def autocast_of_now(device: str) -> Callable[[], contextlib.AbstractContextManag
     return lambda: torch.autocast(device, dtype=kind, enabled=enabled, cache_enabled=False)
 
 
-class _OutsideTransforms:
+class OutsideTransforms:
     """Says in a ConfigurationError that a solve failed for a transform of torch.func that it is inside of.
 
-    What can be transformed passes without being looked at.
+    What can be transformed passes without being looked at. A class, entered where it is made: the compiler traces that.
     """
 
     def __enter__(self) -> None:
@@ -94,9 +94,6 @@ class _OutsideTransforms:
             "other gradient modes, batched=True, implicit methods and events are for torch.autograd, and take batches "
             f"as they are. PyTorch says: {reason:.200}"
         ) from error
-
-
-OUTSIDE_TRANSFORMS = _OutsideTransforms()
 
 
 def _transformed() -> bool:
