@@ -65,9 +65,9 @@ def odeint(
             output, 1,000,000; up to an event 20,000), ``safety`` (0.9), ``ifactor`` (10) and ``dfactor`` (0.2), the
             most by which a step may grow and shrink, ``pcoeff``, ``icoeff``, ``dcoeff`` (0, 1, 0: the PID controller's
             coefficients), ``step_t`` and ``jump_t``, tensors of times that steps must meet, the latter where func
-            jumps, ``norm`` of the state (the root mean square; of a tuple the largest of them), ``dtype`` (accepted; time is counted
-            in double precision), ``compile``: run the loop compiled, several attempts in one call. The first solve then
-            takes long; callbacks are not called, and times get no gradient.
+            jumps, ``norm`` of the state (the root mean square; of a tuple the largest of them), ``dtype`` (accepted;
+            time is counted in double precision), ``compile``: run the loop compiled, several attempts in one call. The
+            first solve then takes long; callbacks are not called, and times get no gradient.
 
             Methods on a grid: ``step_size``, or ``grid_constructor`` (func, y0, t) -> grid; by default the grid is
             ``t``. ``interp``: "linear" or "cubic", between the grid's points. ``perturb``, also called
