@@ -11,7 +11,9 @@ from dynamicblocks.gradients import Backprop, Gradient
 from dynamicblocks.gradients.gradient import ProblemCourse
 from dynamicblocks.gradients.graph import each_once
 from dynamicblocks.integrators import Integrator, Method, as_method, foreign_options
+from dynamicblocks.solving.callbacks import warn_of_uncalled
 from dynamicblocks.solving.failures import SolveError, explained
+from dynamicblocks.solving.holdings import held_by
 from dynamicblocks.solving.nesting import tensors_in
 from dynamicblocks.solving.outputs import Outputs
 from dynamicblocks.solving.scheme import Scheme
@@ -65,14 +67,19 @@ def check_torchdiffeq_state(y0: object) -> None:
 
 
 def parameters_of(func: object) -> list[Tensor]:
-    """The parameters of a module; in a replica of DataParallel they are plain attributes. Else none."""
-    if not isinstance(func, nn.Module):
-        return []
-    if not getattr(func, "_is_replica", False):
-        return list(func.parameters())
+    """The parameters of a module, or of what else holds some, and the tensors it holds."""
+    if isinstance(func, nn.Module):
+        return _parameters(func)
+    return [tensor for each in held_by(func) for tensor in ([each] if isinstance(each, Tensor) else _parameters(each))]
+
+
+def _parameters(module: nn.Module) -> list[Tensor]:
+    """In a replica of DataParallel they are plain attributes."""
+    if not getattr(module, "_is_replica", False):
+        return list(module.parameters())
     return [
         value
-        for each in func.modules()
+        for each in module.modules()
         for value in vars(each).values()
         if isinstance(value, Tensor) and value.requires_grad
     ]
@@ -80,12 +87,16 @@ def parameters_of(func: object) -> list[Tensor]:
 
 def differentiated(func: object, args: tuple[Any, ...] = (), params: Iterable[Tensor] = ()) -> list[Tensor]:
     """The tensors that get gradients beside state and times, as far as they are known."""
-    return each_once([*parameters_of(func), *tensors_in(args), *params])
+    return each_once(
+        [*(tensor for each in (func, *args) for tensor in parameters_of(each)), *tensors_in(args), *params]
+    )
 
 
 def run(mode: Gradient, course: ProblemCourse) -> Outputs:
     """The states that a course wants; an error tells its causes."""
-    problem = course.problem
+    problem, scheme = course.problem, course.scheme
+    assert scheme is not None
+    warn_of_uncalled(problem.func, scheme.method)
     try:
         return mode.run(course, problem.y0)
     except SolveError as error:

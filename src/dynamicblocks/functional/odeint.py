@@ -19,11 +19,12 @@ from dynamicblocks.functional.arguments import (
     scheme_of,
 )
 from dynamicblocks.gradients import Backprop, Gradient, as_gradient
+from dynamicblocks.gradients.graph import OutsideTransforms
 from dynamicblocks.integrators import METHODS, AdaptiveMethod, Integrator
 from dynamicblocks.solving.batched_solve import SampleProblem
 from dynamicblocks.solving.compiled_solve import solve_compiled
 from dynamicblocks.solving.dense import Dense
-from dynamicblocks.solving.events import check_event_times, combined, event_found, rerouted
+from dynamicblocks.solving.events import EventFunction, check_event_times, event_found, rerouted
 from dynamicblocks.solving.make_course import make_course
 from dynamicblocks.solving.options import step_limit
 from dynamicblocks.solving.outputs import StepLike
@@ -62,16 +63,17 @@ def odeint(
         options: of the method.
 
             Adaptive methods: ``first_step``, ``min_step``, ``max_step``, ``max_num_steps`` (between two times of
-            output; 1,000,000), ``safety`` (0.9), ``ifactor`` (10) and ``dfactor`` (0.2), the most by which a step may
-            grow and shrink, ``pcoeff``, ``icoeff``, ``dcoeff`` (0, 1, 0: the PID controller's coefficients),
-            ``step_t`` and ``jump_t``, tensors of times that steps must meet, the latter where func jumps, ``norm``
-            of the state (the root mean square; of a tuple the largest of them), ``dtype`` (accepted; time is counted
-            in double precision), ``compile``: run the loop compiled, several attempts in one call. The first solve then
-            takes long; callbacks are not called, and times get no gradient.
+            output, 1,000,000; up to an event 20,000), ``safety`` (0.9), ``ifactor`` (10) and ``dfactor`` (0.2), the
+            most by which a step may grow and shrink, ``pcoeff``, ``icoeff``, ``dcoeff`` (0, 1, 0: the PID controller's
+            coefficients), ``step_t`` and ``jump_t``, tensors of times that steps must meet, the latter where func
+            jumps, ``norm`` of the state (the root mean square; of a tuple the largest of them), ``dtype`` (accepted;
+            time is counted in double precision), ``compile``: run the loop compiled, several attempts in one call. The
+            first solve then takes long; callbacks are not called, and times get no gradient.
 
             Methods on a grid: ``step_size``, or ``grid_constructor`` (func, y0, t) -> grid; by default the grid is
             ``t``. ``max_num_steps``: the most that these two may make (1,000,000). ``interp``: "linear" or "cubic",
-            between the grid's points. ``perturb``: see func at the ends of a step from inside it.
+            between the grid's points. ``perturb``, also called ``enforce_openset``: see func at the ends of a step from
+            inside it.
 
             ``scipy_solver``: ``solver``, a name of SciPy's, ``min_step``, ``max_step``, and ``max_num_steps``, there
             the most evaluations of func between two times of output (1,000,000).
@@ -94,16 +96,17 @@ def odeint(
     scheme = scheme_of(method, rtol, atol, options)
     check_torchdiffeq_state(y0)
     mode = BACKPROP if gradient == "backprop" else as_gradient(gradient)
-    problem = make_problem(func, y0, t, tensors=() if mode is BACKPROP else differentiated(func))
-    if scheme.options.get("compile"):
-        return _compiled(func, y0, t, scheme, event_fn, mode)
-    if event_fn is None:
-        found = run(mode, make_course(scheme, problem))
-        return problem.nesting.nested(found.stacked(), (len(problem.times),))
-    check_event_times(problem)
-    found = run(mode, make_course(scheme, problem, event=combined(event_fn, problem), beyond=True))
-    time, state = event_found(found)
-    return problem.t.new_tensor(time), problem.nesting.nested(torch.stack([problem.y0, state]), (2,))
+    with OutsideTransforms():
+        problem = make_problem(func, y0, t, tensors=() if mode is BACKPROP else differentiated(func))
+        if scheme.options.get("compile"):
+            return _compiled(func, y0, t, scheme, event_fn, mode)
+        if event_fn is None:
+            found = run(mode, make_course(scheme, problem))
+            return problem.nesting.nested(found.stacked(), (len(problem.times),))
+        check_event_times(problem)
+        found = run(mode, make_course(scheme, problem, event=EventFunction(event_fn, problem), beyond=True))
+        time, state = event_found(found)
+        return problem.t.new_tensor(time), problem.nesting.nested(torch.stack([problem.y0, state]), (2,))
 
 
 def _compiled(
@@ -140,7 +143,7 @@ def odeint_event(
     Args:
         func, y0: as in :func:`odeint`.
         t0: the first time, a tensor with one element.
-        event_fn: (t, y) -> tensor; the event is the first zero of one of its entries.
+        event_fn: (t, y) -> tensor; the event is the first zero of one of its entries, at ``t0`` if one is zero there.
         reverse_time: let time run back.
         odeint_interface: :func:`odeint`, or :func:`odeint_adjoint` for the adjoint method.
         kwargs: handed on to it.
@@ -159,7 +162,8 @@ def odeint_event(
     problem = make_problem(func, y0, t)
     nesting = problem.nesting
     last = nesting.flat(states[-1] if isinstance(states, Tensor) else tuple(each[-1] for each in states))
-    event_t, last = rerouted(problem, combined(event_fn, problem), event_t, last)
+    with OutsideTransforms():
+        event_t, last = rerouted(problem, EventFunction(event_fn, problem), event_t, last)
     ends = nesting.nested(last)
     if isinstance(states, Tensor):
         return event_t, torch.cat([states[:-1], ends[None]])
@@ -201,8 +205,9 @@ def odeint_dense(
         raise ArgumentError(f"odeint_dense needs an adaptive method ({names}), got {scheme.method.name!r}")
     first = t0 if isinstance(t0, Tensor) else torch.tensor(t0, dtype=torch.float64)
     last = t1.detach() if isinstance(t1, Tensor) else torch.tensor(t1, dtype=torch.float64)
-    problem = make_problem(func, y0, torch.stack([first.reshape(()), last.reshape(()).to(first)]).to(y0.device))
     taken: list[StepLike] = []
-    run(BACKPROP, make_course(scheme, problem, kept=taken))
+    with OutsideTransforms():
+        problem = make_problem(func, y0, torch.stack([first.reshape(()), last.reshape(()).to(first)]).to(y0.device))
+        run(BACKPROP, make_course(scheme, problem, kept=taken))
     dense = Dense(taken, problem.times[1])
     return dense if problem.y0.dtype == y0.dtype else lambda t: dense(t).to(y0.dtype)

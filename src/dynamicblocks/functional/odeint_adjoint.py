@@ -21,9 +21,9 @@ from dynamicblocks.functional.arguments import (
 )
 from dynamicblocks.gradients.adjoint import Adjoint
 from dynamicblocks.gradients.adjoint_compiled import CompiledAdjoint, compiled_adjoint, with_norm
-from dynamicblocks.gradients.graph import described
+from dynamicblocks.gradients.graph import OutsideTransforms, described
 from dynamicblocks.integrators import Integrator
-from dynamicblocks.solving.events import check_event_times, combined, event_found
+from dynamicblocks.solving.events import EventFunction, check_event_times, event_found, rerouted
 from dynamicblocks.solving.make_course import make_course
 from dynamicblocks.solving.options import step_limit
 from dynamicblocks.solving.problem import make_problem
@@ -58,7 +58,8 @@ def odeint_adjoint(
 
     Args:
         func, y0, t, rtol, atol, method, options, event_fn: as in :func:`odeint`; ``func`` is an ``nn.Module``, unless
-            ``adjoint_params`` is given. It may carry ``callback_step_adjoint`` and so on.
+            ``adjoint_params`` is given. With ``event_fn`` the time has its gradient, and the states are those of a
+            fixed time, which :func:`odeint_event` completes. ``func`` may carry ``callback_step_adjoint`` and so on.
         adjoint_rtol, adjoint_atol, adjoint_method, adjoint_options: of the backward pass; by default as forward, but
             for the norm, which is the largest of those of y, a, the gradients of the times and of the parameters.
             ``norm="seminorm"`` leaves the parameters out, which saves steps (Kidger et al. 2021, arXiv:2009.09457). A
@@ -108,16 +109,20 @@ def odeint_adjoint(
         adjoint_rtol, adjoint_atol, adjoint_method, own, interpolant, _warn_of_unlisted if collected else None
     )
     check_torchdiffeq_state(y0)
-    if forward.options.get("compile"):
-        return _compiled(func, y0, t, forward, mode, params, event_fn)
-    problem = make_problem(func, y0, t, tensors=params)
-    if event_fn is None:
-        found = run(mode, make_course(forward, problem))
-        return problem.nesting.nested(found.stacked(), (len(problem.times),))
-    check_event_times(problem)
-    found = run(mode, make_course(forward, problem, event=combined(event_fn, problem), beyond=True))
-    time, state = event_found(found)
-    return problem.t.new_tensor(time), problem.nesting.nested(torch.stack([found.states[0], state]), (2,))
+    with OutsideTransforms():
+        if forward.options.get("compile"):
+            return _compiled(func, y0, t, forward, mode, params, event_fn)
+        problem = make_problem(func, y0, t, tensors=params)
+        if event_fn is None:
+            found = run(mode, make_course(forward, problem))
+            return problem.nesting.nested(found.stacked(), (len(problem.times),))
+        check_event_times(problem)
+        event = EventFunction(event_fn, problem)
+        found = run(mode, make_course(forward, problem, event=event, beyond=True))
+        time, state = event_found(found)
+        # The states are those of a fixed time, as torchdiffeq has them, so that odeint_event can be made of them.
+        event_t, _ = rerouted(problem, event, problem.t.new_tensor(time), state)
+        return event_t, problem.nesting.nested(torch.stack([found.states[0], state]), (2,))
 
 
 def _compiled(

@@ -13,11 +13,13 @@ from dynamicblocks.functional.arguments import BACKPROP, check_brought, differen
 from dynamicblocks.gradients import Adjoint, Backprop, Gradient, as_gradient, gradients
 from dynamicblocks.gradients.adjoint_compiled import CompiledAdjoint, compiled_adjoint, with_norm
 from dynamicblocks.gradients.gradient import ProblemCourse
+from dynamicblocks.gradients.graph import OutsideTransforms
 from dynamicblocks.integrators import AdaptiveMethod, GridMethod, Integrator, as_method, foreign_options
 from dynamicblocks.solving.batched_solve import SampleProblem, solve_batched
+from dynamicblocks.solving.callbacks import warn_of_uncalled
 from dynamicblocks.solving.compiled_solve import solve_compiled
 from dynamicblocks.solving.dense import Dense
-from dynamicblocks.solving.events import combined, rerouted
+from dynamicblocks.solving.events import EventFunction, rerouted
 from dynamicblocks.solving.failures import SolveError, check_states, explained
 from dynamicblocks.solving.make_course import make_course
 from dynamicblocks.solving.options import step_limit
@@ -63,14 +65,15 @@ def solve(
         gradient: how the backward pass is made: a :class:`~dynamicblocks.Gradient`, or a name, also with arguments
             such as ``"checkpoint(states=4)"``. ``"backprop"``: through the steps. ``"checkpoint"``: through the steps,
             taken again from a few that were kept. ``"adjoint"``: by the continuous adjoint equation. ``"reversible"``:
-            through steps taken back one by one (``alf``, ``reversible_heun``). The parameters of ``func`` (a module)
-            and the tensors in ``args`` are found; a tensor that would lose its gradient is an error.
+            through steps taken back one by one (``alf``, ``reversible_heun``). The parameters of ``func`` (a module, a
+            method of one, a partial function or an object that holds some) and the tensors in ``args`` are found; a
+            tensor that would lose its gradient is an error.
         gradient_options: of ``"checkpoint"``: ``states``, how many are kept on a level (16), and ``params``. Of
             ``"adjoint"``: ``rtol``, ``atol``, ``method``, ``options`` of the adjoint equation, ``params``, and
             ``interpolant=True`` to keep the steps of the forward pass, two states and two slopes each, rather than
             solve for y back in time. ``params`` are tensors that get gradients, beside those that are found.
-        event_fn: g(t, y, *args); the solve ends where g changes its sign, or at the last time. With ``batched`` g has
-            shape (B,), and each sample ends at its own event.
+        event_fn: g(t, y, *args); the solve ends where an entry of g is zero or changes its sign, or at the last time.
+            With ``batched`` g has shape (B,) or, for several events, (B, K), and each sample ends at its own.
         batched: each sample takes steps of its own, whatever its neighbours are, and ends at its last time (steps that
             are common to the state go beyond it, and states are interpolated). Explicit adaptive methods.
         dense: also return the solution as a function of time.
@@ -119,7 +122,8 @@ def solve(
         most = step_limit(given, MAX_STEPS) if scheme.settings is None else scheme.settings.max_steps
         request = SampleProblem(func, y0, t, args, scheme, most, func, event_fn, dense, on_failure == "return", compile)
         own = batched or (isinstance(t, Tensor) and t.ndim == 2)
-        return _of_samples(request, mode, gradient) if own else _compiled(request, mode, gradient, params)
+        with OutsideTransforms():
+            return _of_samples(request, mode, gradient) if own else _compiled(request, mode, gradient, params)
     if isinstance(chosen, AdaptiveMethod) and not chosen.given:
         scheme = replace(scheme, options={"max_num_steps": MAX_STEPS, **given})
     if not isinstance(chosen, AdaptiveMethod | GridMethod):
@@ -130,11 +134,12 @@ def solve(
             "gradient='backprop'"
         )
     known = () if mode is BACKPROP else differentiated(func, args, params)
-    problem = make_problem(func, y0, t, args, tensors=known, timed=True)
-    event = None if event_fn is None else combined(lambda t, y: event_fn(t, y, *args), problem)
-    kept: list[StepLike] | None = [] if dense else None
-    course = make_course(scheme, problem, event=event, kept=kept)
-    return _solved(mode, course, event, kept, return_failures=on_failure == "return")
+    with OutsideTransforms():
+        problem = make_problem(func, y0, t, args, tensors=known, timed=True)
+        event = None if event_fn is None else EventFunction(lambda t, y: event_fn(t, y, *args), problem)
+        kept: list[StepLike] | None = [] if dense else None
+        course = make_course(scheme, problem, event=event, kept=kept)
+        return _solved(mode, course, event, kept, return_failures=on_failure == "return")
 
 
 def _mode(gradient: Gradient | str, options: Mapping[str, Any], params: tuple[Tensor, ...]) -> Gradient:
@@ -165,10 +170,12 @@ def _of_samples(request: SampleProblem, mode: Gradient, gradient: Gradient | str
         raise ConfigurationError(
             f"with steps of its own for each sample gradients are made by 'backprop', got {gradient!r}"
         )
+    warn_of_uncalled(request.func, request.scheme.method, "a solve with steps of its own for each sample")
     return solve_batched(request)
 
 
 def _compiled(request: SampleProblem, mode: Gradient, gradient: Gradient | str, params: tuple[Tensor, ...]) -> Solution:
+    warn_of_uncalled(request.func, request.scheme.method, "a compiled loop")
     if isinstance(mode, Backprop):
         return solve_compiled(request)
     if not isinstance(mode, Adjoint):
@@ -190,7 +197,7 @@ def _compiled(request: SampleProblem, mode: Gradient, gradient: Gradient | str, 
 def _solved(
     mode: Gradient,
     course: ProblemCourse,
-    event: Callable[[Tensor, Tensor], Tensor] | None,
+    event: EventFunction | None,
     kept: list[StepLike] | None,
     *,
     return_failures: bool,
@@ -198,6 +205,8 @@ def _solved(
     """The solution of a course."""
     problem, message, status = course.problem, "", Status.DONE
     nesting = problem.nesting
+    assert course.scheme is not None
+    warn_of_uncalled(problem.func, course.scheme.method)
     try:
         found = mode.run(course, problem.y0)
         ends = [] if found.event_state is None else [found.event_state]
@@ -238,7 +247,7 @@ def _solved(
     )
 
 
-def _event(problem: Problem, event: Callable[[Tensor, Tensor], Tensor], found: Outputs) -> tuple[Tensor, Any]:
+def _event(problem: Problem, event: EventFunction, found: Outputs) -> tuple[Tensor, Any]:
     """The time and state of the event, not a number where there was none."""
     nesting = problem.nesting
     if found.event_time is None or found.event_state is None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients.adjoint_equation import StoredSteps, adjoint_norm, solve_back
 from dynamicblocks.gradients.gradient import Course, Gradient, ProblemCourse, gradients
-from dynamicblocks.gradients.graph import described, differentiable_once, each_once
+from dynamicblocks.gradients.graph import OutsideTransforms, described, each_once, unlisted_leaves
 from dynamicblocks.integrators import AdaptiveMethod, Integrator, as_method, foreign_options
 from dynamicblocks.layers.parts import FIELD
 from dynamicblocks.solving.adaptive_course import AdaptiveCourse
@@ -20,6 +20,7 @@ from dynamicblocks.solving.failures import SolveError
 from dynamicblocks.solving.grid_loop import ProblemOnGrid
 from dynamicblocks.solving.options import check_step_size
 from dynamicblocks.solving.outputs import Outputs
+from dynamicblocks.solving.refusal import differentiable_once
 from dynamicblocks.solving.scheme import Scheme
 from dynamicblocks.solving.scipy_solver import ScipyCourse
 
@@ -113,13 +114,27 @@ class Adjoint(Gradient):
     def run(self, course: Course, y: Tensor) -> Outputs:
         self.check_course(course)
         assert isinstance(course, ProblemCourse)
-        node = _Node(course, self.scheme(course), self.unlisted, self.interpolant)
         inputs = each_once(course.problem.tensors)
+        known = any(each.requires_grad for each in (y, course.problem.t, *inputs))
+        if self.unlisted is not None and not known and torch.is_grad_enabled():
+            return self._without_gradient(course, y, self.unlisted)
+        node = _Node(course, self.scheme(course), self.unlisted, self.interpolant)
         event_t, states = _Adjoint.apply(node, y, course.problem.t, *inputs)  # type: ignore[no-untyped-call]
         for failure in node.failures:
             failure.circumstances.states = list(states.unbind())
             raise failure
         return Outputs(states) if event_t is None else Outputs(states[:1], event_t.item(), states[1])
+
+    @staticmethod
+    def _without_gradient(course: ProblemCourse, y: Tensor, unlisted: Callable[[list[Tensor]], None]) -> Outputs:
+        """The states where nothing that is known needs a gradient: then nothing that func reads may need one."""
+        found = course.follow(y)
+        states = torch.stack([*found.states, *([] if found.event_state is None else [found.event_state])])
+        if not states.requires_grad:
+            return found
+        unlisted(unlisted_leaves(states, []))
+        event = None if found.event_state is None else found.event_state.detach()
+        return Outputs([each.detach() for each in found.states], found.event_time, event)
 
 
 def check_continuous(course: ProblemCourse, *, interpolant: bool) -> None:
@@ -189,7 +204,8 @@ class _Adjoint(torch.autograd.Function):
         node: _Node = ctx.node
         times, states, *params = ctx.saved_tensors
         enabled, kind = ctx.autocast
-        with torch.no_grad(), torch.autocast(states.device.type, dtype=kind, enabled=enabled):
+        autocast = torch.autocast(states.device.type, dtype=kind, enabled=enabled)
+        with torch.no_grad(), autocast, OutsideTransforms():
             by_y0, by_t, by_params = solve_back(
                 node.course.problem, node.back, times, states, by_states, params,
                 of_times=ctx.of_times, stored=ctx.stored, unlisted=node.unlisted,

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients.adjoint import NO_SECOND
-from dynamicblocks.gradients.graph import described, differentiable_once, unlisted_leaves
+from dynamicblocks.gradients.graph import described, unlisted_leaves
 from dynamicblocks.solving.batched_solve import SampleProblem
 from dynamicblocks.solving.compiled_solve import solve_compiled
 from dynamicblocks.solving.nesting import conformed, leaves, mixed_norm, one_number, rebuilt, tensors_in
+from dynamicblocks.solving.refusal import differentiable_once
 from dynamicblocks.solving.scheme import Scheme
 from dynamicblocks.solving.solution import Solution
 

@@ -13,9 +13,10 @@ from dynamicblocks.gradients.graph import separated, unlisted_leaves
 from dynamicblocks.integrators import Embedded
 from dynamicblocks.integrators.interpolant import combine
 from dynamicblocks.solving.adaptive_loop import Step
+from dynamicblocks.solving.callbacks import CALLBACKS, warn_of_uncalled
 from dynamicblocks.solving.failures import SolveError, explained
 from dynamicblocks.solving.field import Clock, Field
-from dynamicblocks.solving.make_course import make_course
+from dynamicblocks.solving.make_course import inside_steps, make_course
 from dynamicblocks.solving.nesting import Nesting, mixed_norm
 from dynamicblocks.solving.options import tolerance
 from dynamicblocks.solving.problem import Problem
@@ -55,9 +56,6 @@ class StoredSteps:
         return combine(self._methods[n].weights(x), self._parts[n])
 
 
-CALLBACKS = ("callback_step", "callback_accept_step", "callback_reject_step")
-
-
 def solve_back(
     problem: Problem,
     scheme: Scheme,
@@ -81,6 +79,7 @@ def solve_back(
         stored: the states in between, if they are not to be solved for.
         unlisted: called with tensors that would lose their gradients; None not to look for them.
     """
+    warn_of_uncalled(problem.func, scheme.method, ending="_adjoint")
     field = problem.field
     clock = Clock(states[0], times[0])
     system = _AdjointField(problem, params, of_times=of_times, unlisted=unlisted, stored=stored)
@@ -92,10 +91,16 @@ def solve_back(
     numbers = times.tolist()
     for n in range(len(numbers) - 1, 0, -1):
         if by_t is not None:
-            (time,) = clock.tensors([numbers[n]])
+            number = numbers[n]
+            if inside_steps(scheme.options):
+                number = clock.before(number, number - numbers[n - 1])
+            (time,) = clock.tensors([number])
             change = (field(time, states[n]).conj() * by_states[n]).real.sum().to(clock.dtype)
             moving = moving - change
             by_t[n] = change
+        if numbers[n] == numbers[n - 1]:  # an event at the begin
+            a = a + by_states[n - 1]
+            continue
         state = (moving, *([states[n]] if stored is None else []), a, *sums)
         nesting = Nesting.of(state, 0)
         flat = nesting.flat(state)
@@ -189,7 +194,7 @@ class _AdjointField:
                 lost = unlisted_leaves(slope.view_as(slope), inputs)
                 if lost:
                     self.unlisted(lost)
-                self.unlisted = None  # once is enough
+                    self.unlisted = None  # a warning is given once
             # The graph may go on into the caller's, which is needed again.
             with separated(self.params):
                 found = torch.autograd.grad(slope, inputs, -a, retain_graph=True, allow_unused=True)

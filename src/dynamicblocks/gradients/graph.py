@@ -3,12 +3,12 @@
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.errors import ConfigurationError, DynamicBlocksError
 
 
 def unlisted_leaves(result: Tensor, known: Sequence[Tensor]) -> list[Tensor]:
@@ -73,20 +73,30 @@ def autocast_of_now(device: str) -> Callable[[], contextlib.AbstractContextManag
     return lambda: torch.autocast(device, dtype=kind, enabled=enabled, cache_enabled=False)
 
 
-def differentiable_once(values: Sequence[Tensor | None], like: Tensor, message: str) -> tuple[Tensor | None, ...]:
-    """The values; who differentiates them gets a ConfigurationError with the message, rather than constants."""
-    if not torch.is_grad_enabled():
-        return tuple(values)
-    handle = like.new_zeros((), requires_grad=True)
-    return _Once.apply(handle, message, *values)  # type: ignore[no-untyped-call]
+class OutsideTransforms:
+    """Says in a ConfigurationError that a solve failed for a transform of torch.func that it is inside of.
+
+    What can be transformed passes without being looked at. A class, entered where it is made: the compiler traces that.
+    """
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if not isinstance(error, RuntimeError) or isinstance(error, DynamicBlocksError):
+            return
+        if not (_transformed() or "Batching rule" in str(error)):
+            return
+        reason = str(error).partition("\n")[0]
+        raise ConfigurationError(
+            "this solve cannot be inside a transform of torch.func (vmap, grad, vjp, jvp, jacrev, ...) or in forward "
+            "mode. Explicit methods with gradient='backprop' and no event_fn can, adaptive ones under all but vmap; "
+            "other gradient modes, batched=True, implicit methods and events are for torch.autograd, and take batches "
+            f"as they are. PyTorch says: {reason:.200}"
+        ) from error
 
 
-class _Once(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, _handle: Tensor, message: str, *values: Tensor | None) -> tuple[Tensor | None, ...]:
-        ctx.message = message
-        return tuple(None if value is None else value.clone() for value in values)
-
-    @staticmethod
-    def backward(ctx: Any, *_gradients: Tensor) -> tuple[None, ...]:
-        raise ConfigurationError(ctx.message)
+def _transformed() -> bool:
+    """Whether a transform of torch.func is being applied, or forward mode; batches of gradients have another way."""
+    level = getattr(getattr(torch._C, "_functorch", None), "maybe_current_level", lambda: None)()
+    return level is not None or getattr(forward_ad, "_current_level", -1) >= 0

@@ -15,7 +15,6 @@ from dynamicblocks.gradients.carries import join_carry, split_carry
 from dynamicblocks.gradients.graph import (
     autocast_of_now,
     described,
-    differentiable_once,
     each_once,
     separated,
     unlisted_leaves,
@@ -26,6 +25,7 @@ from dynamicblocks.solving.failures import SolveError
 from dynamicblocks.solving.grid_loop import GridCourse
 from dynamicblocks.solving.outputs import Outputs
 from dynamicblocks.solving.recording import Action, Recording
+from dynamicblocks.solving.refusal import differentiable_once
 
 Replayable = GridCourse | AdaptiveCourse
 """Courses whose actions can be taken again."""

@@ -26,7 +26,7 @@ CONTROL_OPTIONS = (
     "first_step", "min_step", "max_step", "max_num_steps", "safety", "ifactor", "dfactor", "pcoeff", "icoeff", "dcoeff",
     "step_t", "jump_t", "norm", "dtype", "compile",
 )  # fmt: skip
-GRID_OPTIONS = ("step_size", "grid_constructor", "max_num_steps", "interp", "perturb", "norm")
+GRID_OPTIONS = ("step_size", "grid_constructor", "max_num_steps", "interp", "perturb", "enforce_openset", "norm")
 SCIPY_OPTIONS = ("solver", "min_step", "max_step", "max_num_steps", "norm", "grid_points", "eps")
 
 DEFAULT = "dopri5"

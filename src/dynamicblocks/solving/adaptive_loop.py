@@ -160,8 +160,12 @@ class AdaptiveLoop:
         ratios: list[float] = []
         scaled: Tensor | None = None
         trial: Trial | None = None
+        # Neither times nor lengths, which methods multiply by weights, may leave the range of the state's numbers.
+        far, longest = self.clock.far, self.clock.far / 128
         while True:
             size = self.control.clamp(size)
+            if size > longest:
+                size = longest
             length, t1 = size, t + direction * size
             if self.taken >= self.max_steps:
                 self._limit(t, size, scaled)
@@ -171,6 +175,8 @@ class AdaptiveLoop:
             stop = self.stops.first_in(t, t1)
             if stop is not None:
                 length, t1 = abs(stop[0] - t), stop[0]
+            if not -far <= t1 <= far:
+                self._end_of_time(t, size)
             h = t1 - t
             if self.hooks.step is not None:
                 self.hooks.step(t, y, abs(h))
@@ -263,6 +269,13 @@ class AdaptiveLoop:
             f"in all, {tally.evaluations} evaluations) ended at t = {t:.9g} with dt = {size:.3g}.{_largest(scaled)} "
             "Allow more steps, loosen the tolerances, or use an implicit method such as kvaerno5: an explicit one "
             "takes many small steps where the problem is stiff",
+            self.circumstances(t, size),
+        )
+
+    def _end_of_time(self, t: float, size: float) -> NoReturn:
+        raise StepLimitError(
+            f"no step can be made from t = {t:.9g}: with dt = {size:.3g} it would end beyond {self.clock.far:.3g}, the "
+            f"largest time, after {self.field.tally.accepted} accepted steps, which have grown without bound",
             self.circumstances(t, size),
         )
 

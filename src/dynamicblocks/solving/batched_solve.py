@@ -24,6 +24,7 @@ from dynamicblocks.solving.batched_loop import (
 )
 from dynamicblocks.solving.compiled_loop import CompiledLoop
 from dynamicblocks.solving.dense import BatchDense
+from dynamicblocks.solving.events import checked_value
 from dynamicblocks.solving.failures import Circumstances, NotFiniteStateError, StepLimitError, StepUnderflowError
 from dynamicblocks.solving.field import Field, Tally, unchanging
 from dynamicblocks.solving.misuse import check_order
@@ -102,12 +103,14 @@ def solve_batched(problem: SampleProblem) -> Solution:
     longest = float((s[:, -1] - s[:, 0]).max())
     loop = _loop(problem, nesting, pair, field, y0, direction, longest)
     outputs = BatchedOutputs(s, y0, pair)
-    watch = _watch(problem, nesting, loop, s[:, 0], y0)
+    watch = _watch(problem, nesting, loop)
     records: list[Record] = []
 
     compiled = _compiled(problem, nesting, loop, watch, field.tally) if problem.compile else None
     first_step = _first_step(problem)
     begin = start(s[:, 0], y0, lambda s, y: (compiled or loop).begin(s, y, first_step))
+    if watch is not None:
+        begin = watch.begin(begin)
 
     def attempts(carry: Carry, end: Tensor, s: Tensor, passed: Tensor, ahead: int) -> tuple[Carry, Record, Summary]:
         if compiled is None:
@@ -124,6 +127,8 @@ def solve_batched(problem: SampleProblem) -> Solution:
     tally = field.tally
     tally.accepted, tally.rejected = int(end.accepted.sum()), int(end.rejected.sum())
     message = _message(statuses, end, direction, tally, problem)
+    if watch is not None and bool(watch.lost.any()):
+        message += f"; event_fn was not a number (NaN) at the samples {watch.lost.nonzero()[:5, 0].tolist()}"
     if message and not problem.return_failures:
         worst = next(status for status in ERRORS if status in statuses)
         raise ERRORS[worst](
@@ -131,7 +136,7 @@ def solve_batched(problem: SampleProblem) -> Solution:
         )
     event_t = event_y = None
     if watch is not None:
-        event_t, flat = watch.result(end.y)
+        event_t, flat = watch.result(end)
         event_y = nesting.nested(torch.where(loop.wide(torch.isfinite(event_t), flat), flat, math.nan))
     interpolant = None
     if problem.dense:
@@ -240,22 +245,23 @@ def _first_step(problem: SampleProblem) -> float | None:
     return None if first is None else abs(float(first))
 
 
-def _watch(problem: SampleProblem, nesting: Nesting, loop: BatchedLoop, s: Tensor, y0: Tensor) -> EventWatch | None:
+def _watch(problem: SampleProblem, nesting: Nesting, loop: BatchedLoop) -> EventWatch | None:
     function = problem.event_fn
     if function is None:
         return None
 
     def event(t: Tensor, y: Tensor) -> Tensor:
-        value = function(t.to(nesting.time_kind), nesting.nested(y.clone()), *problem.args)
-        if value.numel() != len(y):
-            raise ConfigurationError(f"event_fn must return one number a sample, shape ({len(y)},), got {value.shape}")
-        return value
+        value = checked_value(function(t.to(nesting.time_kind), nesting.nested(y.clone()), *problem.args))
+        if value.numel() != len(y) and (value.ndim < 2 or len(value) != len(y)):
+            raise ConfigurationError(
+                f"event_fn must return one number for each sample, shape ({len(y)},), or one for each of its events, "
+                f"shape ({len(y)}, K); got shape {tuple(value.shape)}"
+            )
+        return value.reshape(len(y), -1)
 
     atol = loop.tolerance.atol
     accuracy = float(atol.min()) if isinstance(atol, Tensor) else atol
-    watch = EventWatch(loop, event, max(accuracy, 1e-12))
-    watch.begin(s, y0)
-    return watch
+    return EventWatch(loop, event, max(accuracy, 1e-12))
 
 
 def _statuses(end: Carry, watch: EventWatch | None) -> list[Status]:
@@ -267,6 +273,7 @@ def _statuses(end: Carry, watch: EventWatch | None) -> list[Status]:
     status = torch.where(there | end.running, status, Status.NOT_FINITE)
     if watch is not None:
         status = torch.where(torch.isfinite(watch.s), Status.EVENT, status)
+        status = torch.where(watch.lost, Status.NOT_FINITE, status)
     return [Status(value) for value in status.tolist()]
 
 

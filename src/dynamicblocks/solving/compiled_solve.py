@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dynamicblocks.errors import ArgumentError, ConfigurationError
 from dynamicblocks.solving.batched_solve import SampleProblem, solve_batched
+from dynamicblocks.solving.events import checked_value
 from dynamicblocks.solving.nesting import Nesting, leaves, rebuilt
 from dynamicblocks.solving.solution import Solution, Statistics
 
@@ -57,7 +58,8 @@ def _one_sample(func: Callable[..., Any]) -> Callable[..., Any]:
 
 def _one_event(event_fn: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def batch_of_one(t: Tensor, y: Any, *args: Any) -> Tensor:
-        return event_fn(t.reshape(()), _mapped(lambda part: part[0], y), *args).reshape(1)
+        value = event_fn(t.reshape(()), _mapped(lambda part: part[0], y), *args)
+        return checked_value(value).reshape(1, -1)
 
     return batch_of_one
 

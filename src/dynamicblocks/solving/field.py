@@ -31,11 +31,14 @@ class Clock:
         like: a state.
         origin: the first time.
         dtype: of the times, where the loop's state is wider than that of the field.
+
+    No time lies beyond ``far``, the largest number that both have.
     """
 
     def __init__(self, like: Tensor, origin: Tensor, dtype: torch.dtype | None = None) -> None:
         self.dtype = dtype or (like.abs().dtype if like.is_complex() else like.dtype)
         self.device = like.device
+        self.far = min(torch.finfo(kind).max for kind in (self.dtype, origin.dtype))
         self.shift = (origin - origin.detach()).to(self.device, self.dtype) if origin.requires_grad else None
 
     def moved(self, like: Tensor, origin: Tensor) -> "Clock":
@@ -58,7 +61,9 @@ class Clock:
     def _next(self, time: float, direction: float) -> float:
         towards = math.copysign(math.inf, direction)
         kind = _NUMPY.get(self.dtype)
-        if kind is None or kind is np.float64:
+        if kind is None:
+            return float(torch.nextafter(torch.tensor(time, dtype=self.dtype), torch.tensor(towards, dtype=self.dtype)))
+        if kind is np.float64:
             return math.nextafter(time, towards)
         return float(np.nextafter(np.asarray(time, kind), np.asarray(towards, kind)))
 

@@ -1,7 +1,7 @@
 """From a problem, and a scheme by which it is solved, to steps that can be run."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -15,7 +15,7 @@ from dynamicblocks.integrators.implicit import ImplicitRungeKutta
 from dynamicblocks.solving import options as opt
 from dynamicblocks.solving.adaptive_course import AdaptiveCourse
 from dynamicblocks.solving.adaptive_loop import AdaptiveLoop, Hooks
-from dynamicblocks.solving.events import MAX_GRID_STEPS, least
+from dynamicblocks.solving.events import MAX_EVENT_STEPS, least
 from dynamicblocks.solving.grid_loop import ProblemOnGrid
 from dynamicblocks.solving.outputs import Event, StepKeeper
 from dynamicblocks.solving.problem import Problem
@@ -23,6 +23,7 @@ from dynamicblocks.solving.scheme import Scheme
 from dynamicblocks.solving.scipy_solver import ScipyCourse
 from dynamicblocks.solving.step_control import StepControl
 from dynamicblocks.solving.timed_steps import INTERPOLATIONS, TimedSteps
+from dynamicblocks.times import MAX_STEPS
 
 Course = ProblemOnGrid | AdaptiveCourse | ScipyCourse
 """A caller's problem as steps that can be run."""
@@ -52,7 +53,7 @@ def make_course(
         atol = problem.nesting.tolerance(scheme.tolerances[1], "atol")
         watched = Event(problem, event, least(opt.tolerance(atol, "atol", problem.y0)))
     if isinstance(method, AdaptiveMethod):
-        loop = _loop(scheme, problem, method)
+        loop = _loop(scheme, problem, method, MAX_EVENT_STEPS if beyond else MAX_STEPS)
         return AdaptiveCourse(problem, loop, watched, beyond, kept, scheme.limit_each, scheme)
     if not isinstance(method, GridMethod):
         if event is not None:
@@ -75,7 +76,7 @@ def make_course(
         opt.watch_steps(problem.field, sum(sizes), max(sizes))
     if not method.given:
         integrator = integrator.for_block(len(points) - 1, None)
-    perturb, fractions = bool(scheme.options.get("perturb", False)), [c for c, _ in integrator.reads]
+    perturb, fractions = inside_steps(scheme.options), [c for c, _ in integrator.reads]
     return ProblemOnGrid(
         integrator,
         points,
@@ -90,12 +91,17 @@ def make_course(
     )
 
 
+def inside_steps(options: Mapping[str, Any]) -> bool:
+    """Whether stages at the ends of a step see the field from inside it; the option has two names."""
+    return bool(options.get("perturb", False)) or bool(options.get("enforce_openset", False))
+
+
 def _tolerance(scheme: Scheme, problem: Problem, norm: Callable[[Any], Any] | None) -> Tolerance:
     """Of the error of a step."""
     return opt.make_tolerance(problem, *scheme.tolerances, norm)
 
 
-def _loop(scheme: Scheme, problem: Problem, method: AdaptiveMethod) -> AdaptiveLoop:
+def _loop(scheme: Scheme, problem: Problem, method: AdaptiveMethod, most: int) -> AdaptiveLoop:
     settings, options = scheme.settings, scheme.options
     control = opt.make_control(options) if settings is None else StepControl.of(settings)
     if problem.warns and control.max_step < math.inf:
@@ -110,7 +116,7 @@ def _loop(scheme: Scheme, problem: Problem, method: AdaptiveMethod) -> AdaptiveL
         control,
         opt.make_stops(options, problem.times[1:] if embedded.meets_outputs else []),
         None if first is None else abs(float(first)),
-        opt.step_limit(options) if settings is None else settings.max_steps,
+        opt.step_limit(options, most) if settings is None else settings.max_steps,
         Hooks(*(problem.hook(f"callback_{name}") for name in ("step", "accept_step", "reject_step"))),
     )
 
@@ -131,5 +137,9 @@ def _endless(scheme: Scheme, problem: Problem) -> tuple[list[float], Tensor | No
         )
     opt.check_step_moves(opt.step_size(scheme.options), problem.times[0], problem.t.dtype)
     size, t0 = opt.step_size(scheme.options) * problem.direction, problem.t[0]
-    points = [problem.times[0] + n * size for n in range(MAX_GRID_STEPS + 1)]
+    points = [problem.times[0] + n * size for n in range(MAX_EVENT_STEPS + 1)]
+    far = problem.clock.far
+    points = [point for point in points if -far <= point <= far]
+    if len(points) < 2 or points[1] == points[0]:
+        raise ArgumentError(f"a step_size of {abs(size):.3g} leads from t = {points[0]:.9g} to no other time")
     return points, t0 + size * torch.arange(len(points)).to(problem.t) if t0.requires_grad else None

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dynamicblocks.integrators import Size
 from dynamicblocks.integrators.interpolant import Row, combine
-from dynamicblocks.solving.failures import SolveError
+from dynamicblocks.solving.failures import Circumstances, NotFiniteStateError, SolveError, StepLimitError
 from dynamicblocks.solving.problem import Problem
 from dynamicblocks.solving.recording import Action
 
@@ -77,9 +77,12 @@ class Event:
 
     def happened(self, time: float, y: Tensor) -> bool:
         """Whether the event is over."""
+        return self._value(time, y) <= 0
+
+    def _value(self, time: float, y: Tensor) -> float:
         with torch.no_grad():
             (t,) = self.problem.clock.tensors([time], shifted=False)
-            return float(self.function(t, y.detach())) <= 0
+            return float(self.function(t, y.detach()))
 
     def on(self, step: StepLike, last: float | None) -> float | None:
         """The time of the event, if it lies on the step, and not beyond the last time."""
@@ -88,16 +91,26 @@ class Event:
             after = last
         with torch.no_grad():
             y = step.state((after - step.t0) / (step.t1 - step.t0))
-        if not self.happened(after, y):
+        value = self._value(after, y)
+        if value > 0:
             return None
+        # Behind an event the function may be undefined, not a number; before one it must not be.
         with torch.no_grad():
-            for _ in range(math.ceil(math.log2(max(abs(after - before) / self.accuracy, 1)))):
-                middle = (before + after) / 2
-                if self.happened(middle, step.state((middle - step.t0) / (step.t1 - step.t0))):
-                    after = middle
-                else:
+            while abs(after - before) > self.accuracy:
+                middle = before + (after - before) / 2
+                if middle in (before, after):  # no number lies between them
+                    break
+                found = self._value(middle, step.state((middle - step.t0) / (step.t1 - step.t0)))
+                if found > 0:
                     before = middle
-        return (before + after) / 2
+                else:
+                    after, value = middle, found
+        if math.isnan(value):
+            raise NotFiniteStateError(
+                f"event_fn is not a number (NaN) at t = {after:.9g}",
+                Circumstances(after, math.nan, replace(self.problem.field.tally)),
+            )
+        return before + (after - before) / 2
 
 
 @dataclass
@@ -167,6 +180,10 @@ def collect(
     except SolveError as error:
         error.circumstances.times = times[:count]
         error.circumstances.states = list(states.found())
+        if beyond and isinstance(error, StepLimitError):
+            raise StepLimitError(
+                f"no event till then; does event_fn change its sign? {error}", error.circumstances
+            ) from None
         raise
     return Outputs(states.found(), event_time, event_state)
 

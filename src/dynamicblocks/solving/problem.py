@@ -14,6 +14,7 @@ from dynamicblocks.errors import ArgumentError, ArgumentTypeError
 from dynamicblocks.integrators import Integrator
 from dynamicblocks.layers.parts import FIELD, check_parts
 from dynamicblocks.solving.field import Clock, Field, function_parts
+from dynamicblocks.solving.holdings import modules_of
 from dynamicblocks.solving.misuse import check_order
 from dynamicblocks.solving.nesting import Nesting
 
@@ -105,7 +106,7 @@ def make_problem(
         warnings.warn(f"t is not on the same device as y0: it is moved from {times.device} to {y.device}", stacklevel=4)
         times = times.to(y.device)
     field = Field(nesting.func(func, args), timed=timed, owner=func, seen=nesting.seen)
-    modules = (func,) if isinstance(func, nn.Module) else ()
+    modules = (func,) if isinstance(func, nn.Module) else modules_of(func)
     clock = Clock(y, times[0], nesting.time_kind)
     return Problem(func, field, clock, y, times, numbers, nesting, args, tensors, modules, nesting.eps, warns=True)
 

@@ -21,9 +21,13 @@ from dynamicblocks.solving.failures import (
 from dynamicblocks.solving.options import make_tolerance, step_limit
 from dynamicblocks.solving.outputs import Outputs
 from dynamicblocks.solving.problem import Problem
+from dynamicblocks.solving.refusal import without_gradient
 from dynamicblocks.solving.scheme import Scheme
 
 SOLVERS = ("BDF", "DOP853", "LSODA", "RK23", "RK45", "Radau")
+NO_GRADIENT = (
+    "scipy_solver solves with SciPy, through which no gradient flows; use odeint_adjoint, or another method, as dopri5"
+)
 
 
 @dataclass(frozen=True)
@@ -52,11 +56,14 @@ class ScipyCourse:
         """The states at all times of the problem."""
         if len(self.problem.times) == 1:
             return Outputs([y])
-        return Outputs(_solved(self.problem, y, self.scheme))
+        solution, lost = _solved(self.problem, y, self.scheme)
+        if lost:
+            (solution,) = without_gradient([solution], solution, NO_GRADIENT)  # type: ignore[assignment]
+        return Outputs(solution)
 
 
-def _solved(problem: Problem, y0: Tensor, scheme: Scheme) -> Tensor:
-    """The states at all times, shape (T, *state)."""
+def _solved(problem: Problem, y0: Tensor, scheme: Scheme) -> tuple[Tensor, bool]:
+    """The states at all times, shape (T, *state), and whether a gradient of them could be asked for."""
     right_hand_side = _Slope(problem, y0, step_limit(scheme.options))
     name, times, tally = scheme.options.get("solver", "LSODA"), problem.times, problem.field.tally
     blocks, count = [_numbers(y0)[None]], 1
@@ -82,7 +89,7 @@ def _solved(problem: Problem, y0: Tensor, scheme: Scheme) -> Tensor:
     except SolveError as error:
         error.circumstances.times, error.circumstances.states = times[:count], list(_states(blocks, y0))
         raise
-    return _states(blocks, y0)
+    return _states(blocks, y0), right_hand_side.lost
 
 
 def _states(blocks: list[np.ndarray], like: Tensor) -> Tensor:
@@ -102,6 +109,8 @@ class _Slope:
         self.problem, self._like, self._most = problem, y0, most
         self.since_output = 0
         self.error: Exception | None = None
+        # Whether a gradient could be asked for, of the initial state, the times or what the field reads.
+        self.lost = torch.is_grad_enabled() and (y0.requires_grad or problem.t.requires_grad)
 
     def __call__(self, t: float, y: np.ndarray) -> np.ndarray:
         problem, like = self.problem, self._like
@@ -114,9 +123,10 @@ class _Slope:
                     _circumstances(problem, t),
                 )
             self.since_output += 1
-            with torch.no_grad():
-                (time,) = problem.clock.tensors([float(t)], shifted=False)
-                return _numbers(problem.field(time, torch.as_tensor(y).to(like.device, like.dtype).reshape(like.shape)))
+            (time,) = problem.clock.tensors([float(t)], shifted=False)
+            slope = problem.field(time, torch.as_tensor(y).to(like.device, like.dtype).reshape(like.shape))
+            self.lost = self.lost or slope.requires_grad
+            return _numbers(slope)
         except Exception as error:
             self.error = error
             raise

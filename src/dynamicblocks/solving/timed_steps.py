@@ -138,9 +138,9 @@ class TimedSteps:
     def _moving_time(self, step: int, c: float) -> Tensor:
         """The time of a stage of a step whose begin and size carry gradients."""
         assert self.grid is not None
-        time = self.grid[step] + c * (self.grid[step + 1] - self.grid[step])
-        offset = self._number(self.points[step], self.points[step + 1], c) - float(time.detach())
-        return (time + offset).to(self.problem.clock.dtype)
+        time = (self.grid[step] + c * (self.grid[step + 1] - self.grid[step])).to(self.problem.clock.dtype)
+        # In the precision of the field, which may be finer than that of the grid.
+        return time + (self._number(self.points[step], self.points[step + 1], c) - float(time.detach()))
 
 
 @dataclass
