@@ -6,12 +6,14 @@ import types
 import weakref
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError
+
+M = TypeVar("M", bound=nn.Module)
 
 # What every module keeps of its own accord; it is handed on as it is, but for the three that hold tensors.
 _USUAL = frozenset(vars(nn.Module()))
@@ -133,7 +135,11 @@ def named_tensors(
     return found
 
 
-def stand_in(module: nn.Module, named: Mapping[str, Tensor], others: Mapping[int, Tensor] | None = None) -> nn.Module:
+Places = Mapping[tuple[int, str], Tensor]
+"""Tensors by the ``id`` of the dictionary in which a module keeps an old one, and its name there."""
+
+
+def stand_in(module: M, named: Mapping[str, Tensor], places: Places | None = None) -> M:
     """A module that works as this one does with other tensors; nothing of the module is changed.
 
     Hooks run, with the stand-in. Submodules without tensors are used as they are. Lists, methods and functions in
@@ -143,11 +149,11 @@ def stand_in(module: nn.Module, named: Mapping[str, Tensor], others: Mapping[int
         module: which.
         named: tensors by the names of the parameters and buffers in whose place they are (of one that stands in several
             places the first).
-        others: further ones, by the ``id`` of the old tensor.
+        places: further ones, by their places.
     """
     if torch.compiler.is_dynamo_compiling():
-        return _traced(module, named, "", [])
-    return _Tree(named, others or {}).root(module)
+        return cast(M, _traced(module, named, "", []))
+    return cast(M, _Tree(named, places or {}).root(module))
 
 
 def arrive(module: nn.Module, standing: nn.Module) -> None:
@@ -205,11 +211,12 @@ class _Tree:
 
     Args:
         named: tensors by the name of those in whose place they are.
-        others: by their ``id``.
+        places: by the places of those.
     """
 
-    def __init__(self, named: Mapping[str, Tensor], others: Mapping[int, Tensor]) -> None:
-        self._named, self._tensors = named, dict(others)
+    def __init__(self, named: Mapping[str, Tensor], places: Places) -> None:
+        self._named, self._places = named, places
+        self._tensors: dict[int, Tensor] = {}
         self._made: dict[int, nn.Module] = {}
         self._leading: list[tuple[nn.Module, str, Any]] = []
         self._moved: dict[int, Any] = {}
@@ -267,6 +274,8 @@ class _Tree:
             new = self._tensors.get(id(old))
             if new is None and old is not None:
                 new = self._named.get(prefix + name, old)
+                if self._places:
+                    new = self._places.get((id(tensors), name), new)
                 self._tensors[id(old)] = new  # it may stand in other places, too
             found[name] = new
         return found
@@ -325,14 +334,13 @@ class _Tree:
         return other
 
     def _function(self, function: types.FunctionType, inside: bool) -> types.FunctionType:
-        cells = function.__closure__ or ()
-        new = tuple(self._cell(cell, inside) for cell in cells)
-        if all(a is b for a, b in zip(new, cells, strict=True)):
+        given = (function.__closure__ or (), function.__defaults__, function.__kwdefaults__)
+        cells = tuple(self._cell(cell, inside) for cell in given[0])
+        defaults, keywords = (self._with_new(each, inside) for each in given[1:])
+        if defaults is given[1] and keywords is given[2] and all(a is b for a, b in zip(cells, given[0], strict=True)):
             return function
-        made = types.FunctionType(
-            function.__code__, function.__globals__, function.__name__, function.__defaults__, new
-        )
-        made.__kwdefaults__ = function.__kwdefaults__
+        made = types.FunctionType(function.__code__, function.__globals__, function.__name__, defaults, cells)
+        made.__kwdefaults__ = keywords
         vars(made).update(vars(function))
         return made
 
@@ -357,8 +365,8 @@ def _class_of(module_class: type) -> Any:
 def _made_class(module_class: type) -> type | None:
     if issubclass(module_class, torch.jit.ScriptModule):
         raise ConfigurationError(
-            f"{module_class.__name__} is compiled by TorchScript, with weights that no others can stand in for; "
-            "give the block the module itself, or controls that are not blended ('constant')"
+            f"{module_class.__name__} is compiled by TorchScript, with tensors that no others can stand in for: "
+            "give the module itself; in a block, controls that are not blended ('constant') would do, too"
         )
     if module_class.__name__ == "OptimizedModule":
         return None

@@ -4,6 +4,7 @@ import inspect
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -67,11 +68,25 @@ class _Program:
 def _program(loop: BatchedLoop, func: Any, key: Hashable, build: Build) -> _Program:
     """The program of a function and a way to solve; it holds the function, so that its identity stays its own."""
     place = (id(func), key)
-    found = _programs.pop(place, None) or _Program(loop, func, build)
-    _programs[place] = found
+    # No step of this leaves another thread without the program: it is never taken out to be put in anew.
+    found = _programs.get(place) or _programs.setdefault(place, _Program(loop, func, build))
+    with suppress(KeyError):  # another thread made place
+        _programs.move_to_end(place)
     if len(_programs) > PROGRAMS:
         _programs.popitem(last=False)
     return found
+
+
+_COMPILER = r"torch\._dynamo"
+
+
+def let_tracing_look_at_grad() -> None:
+    """Leave out the warning of a compiler that looks at ``grad`` of inputs that are no leaves; of nobody else's.
+
+    The filter stays: ``warnings.catch_warnings`` exchanges the filters of all threads for the time of a call.
+    """
+    if not any(getattr(module, "pattern", module) == _COMPILER for _, _, _, module, _ in warnings.filters):
+        warnings.filterwarnings("ignore", message=r"The \.grad attribute of a Tensor", module=_COMPILER)
 
 
 class CompiledLoop:
@@ -124,10 +139,8 @@ class CompiledLoop:
         if self._program.failed:
             return None
         try:
-            with warnings.catch_warnings():
-                # Tracing looks at `grad` of inputs that are no leaves.
-                warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor")
-                return part(self._given, *arguments)
+            let_tracing_look_at_grad()
+            return part(self._given, *arguments)
         except ConfigurationError:
             raise
         except Exception as error:

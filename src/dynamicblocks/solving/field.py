@@ -1,5 +1,6 @@
 """A right-hand side f(t, y) as the adaptive loop calls it, and the times that it is given."""
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -91,9 +92,16 @@ class Field:
     """
 
     def __init__(self, func: Func, *, timed: bool = False) -> None:
+        self.timed = timed
         self.func = self._timed(func) if timed else func
         self.parts: Mapping[str, Callable[..., Tensor]] = {}
         self.tally = Tally()
+
+    def over(self, func: Func, parts: Mapping[str, Callable[..., Tensor]]) -> "Field":
+        """The field of another function, counted as this one."""
+        other = copy.copy(self)
+        other.func, other.parts = other._timed(func) if self.timed else func, parts
+        return other
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         value = self.func(t, y)
