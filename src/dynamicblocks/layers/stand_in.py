@@ -117,7 +117,7 @@ def named_tensors(
 ) -> dict[str, Tensor]:
     """The parameters or buffers of a module, each once: what ``named_parameters`` gives, in less time."""
     # In a trace an identity that is a number would be compiled in.
-    tracing = torch.compiler.is_dynamo_compiling()
+    tracing = torch.compiler.is_compiling()
     if seen is None:
         seen = [] if tracing else {}
     found: dict[str, Tensor] = {}
@@ -151,14 +151,14 @@ def stand_in(module: M, named: Mapping[str, Tensor], places: Places | None = Non
             places the first).
         places: further ones, by their places.
     """
-    if torch.compiler.is_dynamo_compiling():
+    if torch.compiler.is_compiling():
         return cast(M, _traced(module, named, "", []))
     return cast(M, _Tree(named, places or {}).root(module))
 
 
 def arrive(module: nn.Module, standing: nn.Module) -> None:
     """Give a module the attributes that were set in its stand-in, where that could not be done at once: in a trace."""
-    if not torch.compiler.is_dynamo_compiling():
+    if not torch.compiler.is_compiling():
         return
     for name, value in vars(standing).items():
         if name not in ("_parameters", "_buffers", "_modules") and value is not vars(module).get(name):
@@ -218,6 +218,8 @@ class _Tree:
         self._named, self._places = named, places
         self._tensors: dict[int, Tensor] = {}
         self._made: dict[int, nn.Module] = {}
+        # Exporters hand out a proxy of a submodule for each look at it; their identities are known while they live.
+        self._alive: list[nn.Module] = []
         self._leading: list[tuple[nn.Module, str, Any]] = []
         self._moved: dict[int, Any] = {}
 
@@ -246,6 +248,7 @@ class _Tree:
             return module
         new: nn.Module = object.__new__(kind)
         self._made[id(module)] = new
+        self._alive.append(module)
         own = vars(new)
         if kind.copied:
             own.update(live)
