@@ -103,7 +103,7 @@ class DynamicBlock(nn.Module):
             check_compilable(integrator, gradient)
         self.integrator = integrator
         self.gradient = gradient
-        # Of the last forward pass, where the integrator does not fix it.
+        # Of the last forward pass, where the integrator does not fix it; of several at once, of the one that ends last.
         self._evaluations: int | None = None
         self._programs = StepPrograms() if compile else None
 
