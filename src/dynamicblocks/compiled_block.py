@@ -19,7 +19,7 @@ from dynamicblocks.gradients import Checkpoint, Gradient
 from dynamicblocks.integrators import Carry, Integrator, Reads, Size, Stage
 from dynamicblocks.layers.parts import FIELD, PROJECTION, called
 from dynamicblocks.layers.stand_in import StandIn
-from dynamicblocks.solving.compiled_loop import let_tracing_look_at_grad
+from dynamicblocks.solving.compiled_loop import tracing_may_look_at_grad
 from dynamicblocks.solving.grid_loop import GridCourse
 
 
@@ -245,8 +245,8 @@ class CompiledSteps(Integrator):
             numbers = programs.numbers(plans, carry if stage.step == 0 else self.finish(carry))[stage.step]
             layers = tuple(self._field.controls.layers[index] for index in plan.controls)
             try:
-                let_tracing_look_at_grad()
-                return programs.program(plan.structure, self._inner)(layers, numbers, carry)
+                with tracing_may_look_at_grad():
+                    return programs.program(plan.structure, self._inner)(layers, numbers, carry)
             except Exception as error:
                 programs.failed = True
                 lines = f"{type(error).__name__}: {error}".splitlines()

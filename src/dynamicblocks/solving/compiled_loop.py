@@ -3,8 +3,8 @@
 import inspect
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from contextlib import suppress
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -77,16 +77,18 @@ def _program(loop: BatchedLoop, func: Any, key: Hashable, build: Build) -> _Prog
     return found
 
 
-_COMPILER = r"torch\._dynamo"
+@contextmanager
+def tracing_may_look_at_grad() -> Iterator[None]:
+    """Leave out the warning of a compiler that looks at ``grad`` of inputs that are no leaves.
 
-
-def let_tracing_look_at_grad() -> None:
-    """Leave out the warning of a compiler that looks at ``grad`` of inputs that are no leaves; of nobody else's.
-
-    The filter stays: ``warnings.catch_warnings`` exchanges the filters of all threads for the time of a call.
+    Filters of warnings are the process's, so they are exchanged only where there can be such inputs, with gradients.
     """
-    if not any(getattr(module, "pattern", module) == _COMPILER for _, _, _, module, _ in warnings.filters):
-        warnings.filterwarnings("ignore", message=r"The \.grad attribute of a Tensor", module=_COMPILER)
+    if not torch.is_grad_enabled():
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor")
+        yield
 
 
 class CompiledLoop:
@@ -139,8 +141,8 @@ class CompiledLoop:
         if self._program.failed:
             return None
         try:
-            let_tracing_look_at_grad()
-            return part(self._given, *arguments)
+            with tracing_may_look_at_grad():
+                return part(self._given, *arguments)
         except ConfigurationError:
             raise
         except Exception as error:
