@@ -115,7 +115,7 @@ class DynamicBlock(nn.Module):
         self.integrator = integrator
         self.gradient = gradient
         self._longest = max(grid.sizes)
-        # Of the last forward pass, where the integrator does not fix it.
+        # Of the last forward pass, where the integrator does not fix it; of several at once, of the one that ends last.
         self._evaluations: int | None = None
         self._not_converged = 0
         self._warned = False

@@ -18,6 +18,8 @@ from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients import Checkpoint, Gradient
 from dynamicblocks.integrators import Carry, Integrator, Reads, Size, Stage
 from dynamicblocks.layers.parts import FIELD, PROJECTION, called
+from dynamicblocks.layers.stand_in import StandIn
+from dynamicblocks.solving.compiled_loop import tracing_may_look_at_grad
 from dynamicblocks.solving.grid_loop import GridCourse
 
 
@@ -239,13 +241,13 @@ class CompiledSteps(Integrator):
         programs = self._programs
         plans = programs.plans(self._field, self._inner)
         plan = plans[stage.step]
-        if not programs.failed and not torch.compiler.is_compiling():
+        # A block inside a layer that is blended itself: a program for each stand-in would be one for each call.
+        inside = isinstance(self._field.controls, StandIn)
+        if not programs.failed and not inside and not torch.compiler.is_compiling():
             numbers = programs.numbers(plans, carry if stage.step == 0 else self.finish(carry))[stage.step]
             layers = tuple(self._field.controls.layers[index] for index in plan.controls)
             try:
-                with warnings.catch_warnings():
-                    # Tracing looks at `grad` of inputs that are no leaves.
-                    warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor")
+                with tracing_may_look_at_grad():
                     return programs.program(plan.structure, self._inner)(layers, numbers, carry)
             except Exception as error:
                 # A state that the layers cannot take is an error here, too, and no fault of the program's.

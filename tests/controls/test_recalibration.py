@@ -11,6 +11,7 @@ from scipy.optimize import lsq_linear
 from torch import nn
 
 import dynamicblocks as db
+from dynamicblocks.controls.calibration import measure, meters_of
 from dynamicblocks.controls.moments import LEAST_SHARE, fitted_moments
 
 
@@ -229,3 +230,14 @@ def test_fitted_moments_are_those_of_bounded_least_squares(seed, controls, place
         missed = root[:, 0] * (weights @ v[:, channel] - squares)
         assert (v[:, channel] >= least).all()
         assert 0.5 * missed @ missed == pytest.approx(best.cost, rel=1e-6, abs=1e-10)
+
+
+def test_an_error_leaves_the_network_as_it_was():
+    net = nn.Sequential(nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(3, 1)).train()
+    net[1].eval()
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        measure(net, meters_of(net), [torch.randn(2, 2, 4, 4)])
+    assert [module.training for module in net] == [True, False, True]
+    assert net[0].momentum == 0.1
+    assert not hasattr(net[0], "_blend")
+    assert not net[0]._forward_hooks

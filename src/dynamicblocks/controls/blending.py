@@ -1,11 +1,13 @@
 """Calling one of several equal layers with a blend of their weights and statistics."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+
+from dynamicblocks.layers.parts import called
+from dynamicblocks.layers.stand_in import arrive, named_tensors, stand_in
 
 Weights = Sequence[float | Tensor]
 """Numbers, or tensors without dimensions where one compiled program serves many times."""
@@ -74,7 +76,7 @@ def shares(weights: Weights, *, negative: bool = True) -> list[float | Tensor]:
 
 def blended_parameters(modules: Sequence[nn.Module], weights: Weights) -> dict[str, Tensor]:
     """The parameters sum_i w_i theta_i, by name."""
-    named = [dict(module.named_parameters()) for module in modules]
+    named = [named_tensors(module, "_parameters") for module in modules]
     return {name: blend([parameters[name] for parameters in named], weights) for name in named[0]}
 
 
@@ -88,17 +90,19 @@ def call_blended(
 ) -> Tensor:
     """Call one of the modules, the one of the largest weight, with blended ``parameters`` and blended buffers.
 
-    Or a ``method`` of it in the place of its forward.
+    Or a ``method`` of it in the place of its forward. What is called is a stand-in of the module
+    (:func:`~dynamicblocks.layers.stand_in.stand_in`): neither another thread nor a layer that calls its own block sees
+    anything of the blend.
 
     Floating-point buffers are blended like the weights (:func:`blend_variances`); integer buffers are the called
     module's own. In training, what the call did to the blended buffers is given back to every module by its share
     (:func:`shares`, :func:`_share_update`).
     """
     mix = weights if isinstance(weights, Mix) else Mix.of(weights)
-    called, numbers = mix.called, mix.weights
-    named = [dict(module.named_buffers()) for module in modules]
+    module, numbers = modules[mix.called], mix.weights
+    named = [named_tensors(each, "_buffers") for each in modules]
     buffers: dict[str, Tensor] = {}
-    for name, buffer in named[called].items():
+    for name, buffer in named[mix.called].items():
         if buffer.is_floating_point():
             own = [each[name] for each in named]
             if is_variance(name):
@@ -107,48 +111,22 @@ def call_blended(
                 buffers[name] = blend(own, numbers)
         else:
             buffers[name] = buffer.clone()
-    training = modules[called].training and len(buffers) > 0
+    training = module.training and len(buffers) > 0
     before = {name: buffer.clone() for name, buffer in buffers.items()} if training else {}
-    state = {**parameters, **buffers}
-    output = _called(modules[called], method, state, arguments)
+    standing = stand_in(module, {**parameters, **buffers})
+    output: Tensor = called(standing, method)(*arguments)
+    arrive(module, standing)
     if training:
         parts = shares(numbers, negative=mix.negative)
+        after = named_tensors(standing, "_buffers")
         with torch.no_grad():
-            for name, old in before.items():
-                whole = old
+            for name, value in before.items():
+                whole = value
                 if is_variance(name) and mix.negative:
                     # What negative weights leave may be small beside what it is left of: no measure for a growth.
-                    whole = torch.maximum(old, blend([each[name] for each in named], parts))
-                for module, share in zip(modules, parts, strict=True):
-                    _share_update(module, name, share, old, state[name], whole, in_place=state[name] is buffers[name])
-    return output
-
-
-class MethodModule(nn.Module):
-    """A method of a module as a module, for the tools of PyTorch that call modules with other tensors."""
-
-    def __init__(self, module: nn.Module, method: str) -> None:
-        super().__init__()
-        self.module, self.method = module, method
-
-    def forward(self, *arguments: object) -> Tensor:
-        return getattr(self.module, self.method)(*arguments)
-
-
-def as_modules(module: nn.Module, methods: Iterable[str]) -> None:
-    """Make these methods of a module callable by :func:`call_blended` also where a compiler traces it."""
-    # Not a submodule: it holds the module itself.
-    vars(module)["_methods"] = {method: MethodModule(module, method) for method in methods}
-
-
-def _called(module: nn.Module, method: str, state: dict[str, Tensor], arguments: tuple[object, ...]) -> Tensor:
-    """A module called with other parameters and buffers; those that it replaces while it runs stand in ``state``."""
-    if method == "forward":
-        return functional_call(module, state, arguments)
-    inside = {f"module.{name}": tensor for name, tensor in state.items()}
-    made = vars(module).get("_methods", {}).get(method)
-    output = functional_call(MethodModule(module, method) if made is None else made, inside, arguments)
-    state.update((name, inside[f"module.{name}"]) for name in state)
+                    whole = torch.maximum(value, blend([each[name] for each in named], parts))
+                for each, share in zip(modules, parts, strict=True):
+                    _share_update(each, name, share, value, after[name], whole, in_place=after[name] is buffers[name])
     return output
 
 

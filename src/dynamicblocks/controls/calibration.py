@@ -109,12 +109,13 @@ def meters_of(net: nn.Module) -> list[Meter]:
 def measure(net: nn.Module, meters: Iterable[Meter], batches: Iterable[Tensor]) -> int:
     """Run a network in evaluation, its normalisations alone in training; return the number of batches.
 
-    Flags of training are as before afterwards.
+    Flags of training are as before afterwards, also after an error. Meanwhile the network is not for other threads.
     """
     meters = list(meters)
     training = {module: module.training for module in net.modules()}
     count = 0
     with torch.no_grad(), ExitStack() as stack:
+        stack.callback(_set_training, training)
         for meter in meters:
             stack.enter_context(meter.listening())
         net.eval()
@@ -126,6 +127,9 @@ def measure(net: nn.Module, meters: Iterable[Meter], batches: Iterable[Tensor]) 
             count += 1
         for meter in meters:
             meter.settle()
-    for module, flag in training.items():
-        module.training = flag
     return count
+
+
+def _set_training(flags: dict[nn.Module, bool]) -> None:
+    for module, flag in flags.items():
+        module.training = flag

@@ -1,7 +1,7 @@
 """The right-hand side f(t, y; theta(t)) on a fixed grid."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from dynamicblocks.controls.basis import Terms, is_one_control
 from dynamicblocks.controls.controls import Controls
 from dynamicblocks.layers.lending import Lender
 from dynamicblocks.layers.parts import FIELD, PROJECTION
+from dynamicblocks.layers.stand_in import Places, stand_in
 
 # Of basis functions on both sides of a knot; what differs by less differs by rounding.
 SAME = 1e-9
@@ -56,6 +57,10 @@ class ControlledField:
     def modules(self) -> list[nn.Module]:
         """The layers of all controls."""
         return list(self.controls.layers)
+
+    def apart(self, places: Places) -> "ControlledField":
+        """The same with other buffers, without a change of the layers."""
+        return replace(self, controls=stand_in(self.controls, {}, places))
 
     def terms(self, step: int, fraction: float) -> Terms:
         """The basis functions at a stage."""

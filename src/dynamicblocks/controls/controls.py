@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dynamicblocks.controls.basis import Basis, Matrix, Terms, is_one_control
-from dynamicblocks.controls.blending import as_modules, blend, blended_parameters, call_blended, is_variance
+from dynamicblocks.controls.blending import blend, blended_parameters, call_blended, is_variance
 from dynamicblocks.controls.projection import projection_matrix
 from dynamicblocks.errors import ConfigurationError, unknown_name
 from dynamicblocks.layers.parts import FIELD, PROJECTION, called, parts_of
@@ -46,9 +46,6 @@ class Controls(nn.Module):
             part: takes_time(called(first, method), part=part not in (FIELD, PROJECTION))
             for part, method in self.parts.items()
         }
-        methods = [method for part, method in self.parts.items() if not self.holder[part] and method != "forward"]
-        for layer in self.layers if methods else ():
-            as_modules(layer, methods)
         # Indices frozen because a grid does not read them, not because the user chose to.
         self._frozen_unread: set[int] = set()
         self._frozen_weights: set[str] = set()

@@ -1,5 +1,6 @@
 """The right-hand side f(t, y; theta(t)) at any time, for methods that choose their own steps."""
 
+import copy
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -11,6 +12,7 @@ from dynamicblocks.controls.alignment import Alignment, Location
 from dynamicblocks.controls.basis import Basis, Terms, is_one_control
 from dynamicblocks.controls.controls import Controls
 from dynamicblocks.layers.parts import PROJECTION
+from dynamicblocks.layers.stand_in import Places, stand_in
 
 # A place nearer to a knot than this share of the interval is at the knot: nothing is blended for a rounding error.
 _AT_KNOT = 1e-12
@@ -33,6 +35,12 @@ class TimedField:
     def __init__(self, controls: Controls, alignment: Alignment, narrow: torch.dtype | None = None) -> None:
         self.controls, self.times, self.narrow = controls, alignment.times, narrow
         self._kept: tuple[float, bool, dict[str, Tensor]] | None = None
+
+    def apart(self, places: Places) -> "TimedField":
+        """The same with other buffers, without a change of the layers."""
+        other = copy.copy(self)
+        other.controls, other._kept = stand_in(self.controls, {}, places), None
+        return other
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         """f(t, y; theta(t)); the time is on the CPU, in double precision."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients.adjoint import NO_SECOND
 from dynamicblocks.gradients.graph import described, unlisted_leaves
+from dynamicblocks.layers.stand_in import stand_in
 from dynamicblocks.solving.batched_solve import SampleProblem
 from dynamicblocks.solving.compiled_solve import solve_compiled
 from dynamicblocks.solving.nesting import conformed, leaves, mixed_norm, one_number, rebuilt, tensors_in
@@ -132,7 +133,9 @@ class _AdjointEquation:
             given = _substituted(args, iter(inputs[len(self.names) :]))
             if isinstance(self.func, nn.Module):
                 params = dict(zip(self.names, inputs, strict=False))
-                return torch.func.functional_call(self.func, params, (t, y, *given))
+                if torch.compiler.is_dynamo_compiling():
+                    return torch.func.functional_call(self.func, params, (t, y, *given))  # exchanges nothing in a trace
+                return stand_in(self.func, params)(t, y, *given)
             return self.func(t, y, *given)
 
         slope, back = torch.func.vjp(lambda *given: conformed(slope_of(*given), y), y, *inputs)[:2]

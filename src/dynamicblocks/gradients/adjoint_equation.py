@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.gradients.graph import separated, unlisted_leaves
+from dynamicblocks.gradients.graph import separate_gradients, unlisted_leaves
 from dynamicblocks.integrators import Embedded
 from dynamicblocks.integrators.interpolant import combine
 from dynamicblocks.solving.adaptive_loop import Step
@@ -196,8 +196,7 @@ class _AdjointField:
                     self.unlisted(lost)
                     self.unlisted = None  # a warning is given once
             # The graph may go on into the caller's, which is needed again.
-            with separated(self.params):
-                found = torch.autograd.grad(slope, inputs, -a, retain_graph=True, allow_unused=True)
+            found = separate_gradients([slope], inputs, [-a])
         by_y = torch.zeros_like(y) if found[0] is None else found[0]
         by_t = found[1] if self.of_times and found[1] is not None else torch.zeros_like(moving)
         by_params = found[2:] if self.of_times else found[1:]

@@ -1,6 +1,11 @@
-"""What a field may read and change beside its arguments, buffers and random numbers, set back to what it was."""
+"""What a field may read and change beside its arguments, buffers and random numbers, as it was before.
 
-from collections.abc import Iterable
+Buffers are never exchanged in a module for the time of a pass, which another thread may call: what runs again runs on
+stand-ins of the modules, with copies (``course.apart``).
+"""
+
+import contextlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -34,11 +39,16 @@ class Buffers:
         for (buffers, name), tensor in zip(self._places, tensors, strict=True):
             buffers[name] = tensor
 
+    def places(self) -> list[tuple[int, str]]:
+        """Where they are, for stand-ins."""
+        return [(id(buffers), name) for buffers, name in self._places]
+
 
 class KeptBuffers:
-    """A context in which modules have copies of the buffers that they had when it was made.
+    """Copies of the buffers that modules had when it was made.
 
-    The live buffers come back untouched at its end. It can be entered again, once for each backward pass.
+    As a context it gives modules these copies, and at its end the live buffers, untouched: for who has the modules to
+    himself.
 
     Args:
         buffers: which.
@@ -69,6 +79,10 @@ class KeptBuffers:
                 found[place] = (part.clone() if self._apart else part).view(self._shapes[place])
         return [found[place] for place in range(len(self._shapes))]
 
+    def by_place(self) -> dict[tuple[int, str], Tensor]:
+        """Copies for stand-ins of the modules."""
+        return dict(zip(self._buffers.places(), self.copies(), strict=True))
+
     def __enter__(self) -> None:
         self._outside.append(self._buffers.now())
         self._buffers.put(self.copies())
@@ -77,7 +91,10 @@ class KeptBuffers:
         self._buffers.put(self._outside.pop())
 
     def set_back(self, live: list[Tensor]) -> None:
-        """Give the live buffers the values that they had, and modules these buffers."""
+        """Give the live buffers the values that they had, and modules these buffers.
+
+        A statistic that another thread moved meanwhile is moved back, too, as one of two writers of a buffer loses.
+        """
         for buffer, value in zip(live, self.copies(), strict=True):
             # Past autograd, as batch normalisation itself does: no step that was taken needs the values in between.
             buffer.data.copy_(value)
@@ -109,6 +126,22 @@ class RandomState:
         if self.devices:
             set_device_states(self.devices, self.states, device_type=self.like.device.type)
 
+    @contextlib.contextmanager
+    def again(self) -> Iterator[None]:
+        """While this lasts, the same numbers come again; what it ends in is left as it was.
+
+        PyTorch has one generator for all threads, so it is only set where what runs again draws from it: numbers that
+        other threads draw meanwhile are drawn once more, as beside PyTorch's own checkpoints.
+        """
+        outside = RandomState.now(self.like)
+        if not outside.equals(self):
+            self.restore()
+        try:
+            yield
+        finally:
+            if not outside.equals(RandomState.now(self.like)):
+                outside.restore()
+
 
 class Surroundings:
     """Buffers and random numbers as they are before each action of a solve.
@@ -133,18 +166,9 @@ class Surroundings:
         return self._last
 
 
+@dataclass(frozen=True)
 class Snapshot:
-    """A context in which random numbers and copies of the buffers are as they were; what it ends in is left alone."""
+    """Random numbers, and copies of the buffers, as they were."""
 
-    def __init__(self, random: RandomState, buffers: KeptBuffers) -> None:
-        self.random, self._buffers = random, buffers
-        self._outside: list[RandomState] = []
-
-    def __enter__(self) -> None:
-        self._outside.append(RandomState.now(self.random.like))
-        self.random.restore()
-        self._buffers.__enter__()
-
-    def __exit__(self, *_exception: object) -> None:
-        self._buffers.__exit__()
-        self._outside.pop().restore()
+    random: RandomState
+    buffers: KeptBuffers

@@ -1,8 +1,9 @@
 """What a solve that is one node of the graph must know of the graph around it."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,20 +47,38 @@ def each_once(tensors: Sequence[Tensor]) -> list[Tensor]:
     return list({id(tensor): tensor for tensor in tensors if tensor.requires_grad}.values())
 
 
-@contextlib.contextmanager
-def separated(inputs: Sequence[Tensor]) -> Iterator[None]:
-    """Let gradients of inputs not flow on into those of others that they were made of: the caller's graph does that."""
+def separate_gradients(
+    outputs: Sequence[Tensor], inputs: Sequence[Tensor], by_outputs: Sequence[Tensor]
+) -> tuple[Tensor | None, ...]:
+    """Gradients that do not flow on from inputs into others that they were made of: the caller's graph does that.
 
-    def stopped(place: int, gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    The graph is kept. Another pass may run through the caller's part of it at the same time, in another thread; what is
+    hung there knows this pass by its number.
+    """
+    inner = [each for each in inputs if each.grad_fn is not None]
+    if not inner:
+        return torch.autograd.grad(outputs, inputs, by_outputs, retain_graph=True, allow_unused=True)
+    passes: set[int] = set()
+
+    def begun(_gradients: Any) -> None:
+        passes.add(torch._C._current_graph_task_id())
+
+    def stopped(place: int, gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...] | None:
+        if torch._C._current_graph_task_id() not in passes:
+            return None
         return tuple(
             torch.zeros_like(each) if n == place and each is not None else each for n, each in enumerate(gradients)
         )
 
-    handles = [
-        each.grad_fn.register_prehook(partial(stopped, each.output_nr)) for each in inputs if each.grad_fn is not None
+    # Views have nodes of their own, which no other pass runs through.
+    with torch.enable_grad():
+        views = [each.view_as(each) for each in outputs]
+    handles = [each.grad_fn.register_prehook(begun) for each in views if each.grad_fn is not None]
+    handles += [
+        each.grad_fn.register_prehook(partial(stopped, each.output_nr)) for each in inner if each.grad_fn is not None
     ]
     try:
-        yield
+        return torch.autograd.grad(views, inputs, by_outputs, retain_graph=True, allow_unused=True)
     finally:
         for handle in handles:
             handle.remove()

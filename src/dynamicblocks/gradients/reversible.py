@@ -86,10 +86,11 @@ class LastOne:
         (carry,) = carries
         for n in range(len(actions) - 1, -1, -1):
             if n:  # the initial state itself is known
-                carry = around(n, partial(_taken_back, course, n, carry))
+                carry = around(n, partial(_taken_back, n, carry))
             yield n, carry
 
 
-def _taken_back(course: GridCourse, n: int, carry: Carry) -> Carry:
+def _taken_back(n: int, carry: Carry, course: Replayable) -> Carry:
+    assert isinstance(course, GridCourse)
     with torch.no_grad():
         return course.integrator.unstep(course.field.on_step(n), course.size(n), carry)

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.gradients.buffers import Snapshot, Surroundings
+from dynamicblocks.gradients.buffers import RandomState, Snapshot, Surroundings
 from dynamicblocks.gradients.carries import join_carry, split_carry
 from dynamicblocks.gradients.graph import (
     autocast_of_now,
     described,
     each_once,
-    separated,
+    separate_gradients,
     unlisted_leaves,
 )
 from dynamicblocks.integrators import Carry
@@ -30,8 +30,8 @@ from dynamicblocks.solving.refusal import differentiable_once
 Replayable = GridCourse | AdaptiveCourse
 """Courses whose actions can be taken again."""
 
-Around = Callable[[int, Callable[[], Any]], Any]
-"""Calls a function with random numbers and buffers as they were before an action."""
+Around = Callable[[int, Callable[[Replayable], Any]], Any]
+"""Calls a function of the course with random numbers and buffers as they were before an action."""
 
 
 class Keeper(Protocol):
@@ -67,8 +67,8 @@ def taped(course: Replayable, y0: Tensor, keeper: Keeper, mode: str) -> Outputs:
     surroundings, autocast = Surroundings(course.modules, y0), autocast_of_now(y0.device.type)
     begun = surroundings.now()
     still = course.moving(y0.detach(), *(None if each is None else each.detach() for each in (t, grid)))
-    with begun, torch.enable_grad(), autocast():
-        inputs = _inputs(still, y0)
+    with begun.random.again(), torch.enable_grad(), autocast():
+        inputs = _inputs(still.apart(begun.buffers.by_place()), y0)
     if not any(each is not None and each.requires_grad for each in (y0, t, grid, *inputs)):
         return course.follow(y0)
     recording = Recording(surroundings.now, keeper.keep)
@@ -87,7 +87,8 @@ def taped(course: Replayable, y0: Tensor, keeper: Keeper, mode: str) -> Outputs:
     if actions and len(outputs):
         actions[-1].event = found.event_time
         steady = all(action.around is begun for action in actions) and surroundings.now() is begun
-        tape = Tape(still, keeper, actions, len(inputs), mode, autocast, begun if steady else None, outputs)
+        draws = not steady and not begun.random.equals(RandomState.now(begun.random.like))
+        tape = Tape(still, keeper, actions, len(inputs), mode, autocast, begun if steady else None, draws, outputs)
         outputs = _Taped.apply(tape, y0, t, grid, *inputs)  # type: ignore[no-untyped-call]
         states = outputs[: len(before) - 1]
         # Few large states are not copied into one tensor.
@@ -122,6 +123,7 @@ class Tape:
         mode: the name of the gradient mode.
         autocast: that of the first pass.
         steady: the surroundings of all actions, if they are the same.
+        draws: whether random numbers were drawn.
         outputs: the states; only till they are handed over.
         forms: the carries that are kept, without their tensors.
     """
@@ -133,15 +135,17 @@ class Tape:
     mode: str
     autocast: Callable[[], contextlib.AbstractContextManager[object]]
     steady: Snapshot | None
+    draws: bool
     outputs: Tensor | None
     forms: list[Carry] = field(default_factory=list)
 
-    def around(self, n: int, function: Callable[[], Any]) -> Any:
-        """What a function returns with the surroundings of an action."""
+    def around(self, course: Replayable, n: int, function: Callable[[Replayable], Any]) -> Any:
+        """What a function of the course returns with the surroundings of an action."""
         if self.steady is not None:
-            return function()
-        with self.actions[n].around:
-            return function()
+            return function(course)
+        then: Snapshot = self.actions[n].around
+        with then.random.again() if self.draws else contextlib.nullcontext():
+            return function(course.apart(then.buffers.by_place()))
 
 
 class _Taped(torch.autograd.Function):
@@ -164,7 +168,7 @@ class _Taped(torch.autograd.Function):
         y0, t, grid, *rest = ctx.saved_tensors
         inputs, tensors = rest[: tape.count], iter(rest[tape.count :])
         carries = [join_carry(form, tensors) for form in tape.forms]
-        with torch.no_grad(), tape.autocast(), tape.steady or contextlib.nullcontext():
+        with torch.no_grad(), tape.autocast():
             found = _backward(tape, y0, t, grid, inputs, carries, by_outputs)
         message = (
             f"gradient={tape.mode!r} has no second derivatives; use gradient='backprop', whose steps can be "
@@ -186,10 +190,13 @@ def _backward(
     moved = [_leaf(each) if each is not None and each.requires_grad else None for each in (t, grid)]
     with torch.enable_grad():
         course = tape.course.moving(y0.detach(), t if moved[0] is None else moved[0], moved[1])
+        if tape.steady is not None:
+            course = course.apart(tape.steady.buffers.by_place())
+    around = partial(tape.around, course)
     others = [*moved, *inputs]
     totals: list[Tensor | None] = [None] * len(others)
     by_carry: list[Tensor | None] = []
-    for n, carry in tape.keeper.earlier(course, tape.actions, carries, tape.around):
+    for n, carry in tape.keeper.earlier(course, tape.actions, carries, around):
         action = tape.actions[n]
         by_states = [by_outputs[action.places.start - 1 : action.places.stop - 1]] if action.places else []
         by_states += [] if action.event is None else [by_outputs[-1]]
@@ -197,8 +204,8 @@ def _backward(
             continue
         tensors, form = split_carry(y0 if n == 0 else carry)
         leaves = [_leaf(each) for each in tensors]
-        pulled = partial(_pulled, course, n, action, (leaves, form), others, by_carry, by_states, tape.mode)
-        by_carry, by_others = tape.around(n, pulled)
+        pulled = partial(_pulled, n, action, (leaves, form), others, by_carry, by_states, tape.mode)
+        by_carry, by_others = around(n, pulled)
         totals = [_sum(one, two) for one, two in zip(totals, by_others, strict=True)]
     return by_carry[0] if by_carry else None, *totals
 
@@ -210,7 +217,6 @@ def _leaf(tensor: Tensor) -> Tensor:
 
 
 def _pulled(
-    course: Replayable,
     n: int,
     action: Action,
     before: tuple[list[Tensor], Carry],
@@ -218,6 +224,7 @@ def _pulled(
     by_carry: Sequence[Tensor | None],
     by_outputs: Sequence[Tensor],
     mode: str,
+    course: Replayable,
 ) -> tuple[list[Tensor | None], list[Tensor | None]]:
     """The gradients of what comes before an action and of the other inputs, from those of what comes after it."""
     leaves, form = before
@@ -234,10 +241,7 @@ def _pulled(
                 f"{described(lost)}, and does not read them at the first time: gradient={mode!r} would lose it. "
                 "Hand them over in args, or use gradient='backprop'"
             )
-    with separated(known):
-        found = torch.autograd.grad(
-            [one for one, _ in pairs], known, [by for _, by in pairs], retain_graph=True, allow_unused=True
-        )
+    found = separate_gradients([one for one, _ in pairs], known, [by for _, by in pairs])
     by = {id(each): gradient for each, gradient in zip(known, found, strict=True)}
     return [by.get(id(leaf)) for leaf in leaves], [by.get(id(each)) for each in others]
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from dynamicblocks.integrators import Carry
+from dynamicblocks.layers.stand_in import Places
 from dynamicblocks.solving.adaptive_loop import AdaptiveLoop, Step
 from dynamicblocks.solving.outputs import Event, Outputs, StepKeeper, collect, wanted_states
 from dynamicblocks.solving.problem import Problem
@@ -82,6 +83,13 @@ class AdaptiveCourse:
         assert t is not None
         problem = self.problem.moved(y0, t)
         return replace(self, problem=problem, loop=replace(self.loop, clock=problem.clock))
+
+    def apart(self, places: Places) -> "AdaptiveCourse":
+        """The same with other buffers, without a change of the modules."""
+        if not places:
+            return self
+        problem = self.problem.apart(places)
+        return replace(self, problem=problem, loop=replace(self.loop, field=problem.field))
 
     def record(self, y: Tensor, recording: Recording) -> Outputs:
         """As :meth:`follow`, and take note of each action and of the carry before it."""

@@ -3,7 +3,8 @@
 import inspect
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -67,11 +68,27 @@ class _Program:
 def _program(loop: BatchedLoop, func: Any, key: Hashable, build: Build) -> _Program:
     """The program of a function and a way to solve; it holds the function, so that its identity stays its own."""
     place = (id(func), key)
-    found = _programs.pop(place, None) or _Program(loop, func, build)
-    _programs[place] = found
+    # No step of this leaves another thread without the program: it is never taken out to be put in anew.
+    found = _programs.get(place) or _programs.setdefault(place, _Program(loop, func, build))
+    with suppress(KeyError):  # another thread made place
+        _programs.move_to_end(place)
     if len(_programs) > PROGRAMS:
         _programs.popitem(last=False)
     return found
+
+
+@contextmanager
+def tracing_may_look_at_grad() -> Iterator[None]:
+    """Leave out the warning of a compiler that looks at ``grad`` of inputs that are no leaves.
+
+    Filters of warnings are the process's, so they are exchanged only where there can be such inputs, with gradients.
+    """
+    if not torch.is_grad_enabled():
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor")
+        yield
 
 
 class CompiledLoop:
@@ -124,9 +141,7 @@ class CompiledLoop:
         if self._program.failed:
             return None
         try:
-            with warnings.catch_warnings():
-                # Tracing looks at `grad` of inputs that are no leaves.
-                warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor")
+            with tracing_may_look_at_grad():
                 return part(self._given, *arguments)
         except ConfigurationError:
             raise

@@ -1,5 +1,6 @@
 """A right-hand side f(t, y) as the adaptive loop calls it, and the times that it is given."""
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -114,6 +115,7 @@ class Field:
     def __init__(
         self, func: Func, *, timed: bool = False, owner: object = None, seen: torch.dtype | None = None
     ) -> None:
+        self.timed = timed
         self.func = self._timed(func) if timed else func
         self.owner, self.seen = func if owner is None else owner, seen
         self.parts: Mapping[str, Callable[..., Tensor]] = {}
@@ -125,6 +127,13 @@ class Field:
         self.watch: Callable[[Tensor, Tensor], None] | None = None
         # A compiler sees what is changed where, and leaves out copies that nobody needs.
         self._traced = torch.compiler.is_compiling()
+
+    def over(self, func: Func, parts: Mapping[str, Callable[..., Tensor]]) -> "Field":
+        """The field of another function, counted as this one."""
+        other = copy.copy(self)
+        other.func, other.parts = other._timed(func) if self.timed else func, parts
+        other._begun = other._trusted = False
+        return other
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         if not self._trusted:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, Self
 
 from torch import Tensor, nn
 
@@ -11,6 +11,7 @@ from dynamicblocks.errors import SolverError
 from dynamicblocks.integrators import Carry, Integrator, Reads, Size, Stage
 from dynamicblocks.integrators.unsolved import StageError
 from dynamicblocks.layers.parts import FIELD, PROJECTION
+from dynamicblocks.layers.stand_in import Places
 from dynamicblocks.solving.failures import Circumstances, SolveError, unsolved_step
 from dynamicblocks.solving.outputs import Event, Outputs, StepKeeper, collect, wanted_states
 from dynamicblocks.solving.problem import Problem
@@ -39,6 +40,9 @@ class SteppedField(Protocol):
 
     def on_step(self, step: int) -> Stage:
         """The field on one step of the grid."""
+
+    def apart(self, places: Places) -> Self:
+        """The same with other buffers, without a change of the modules."""
 
     def jumps(self, step: int) -> bool:
         """Whether the field at the begin of a step is another than at the end of the one before."""
@@ -146,6 +150,10 @@ class GridCourse:
     def moving(self, y0: Tensor, t: Tensor | None, grid: Tensor | None) -> "GridCourse":
         """The same from another state, with times and a grid of these values."""
         return self
+
+    def apart(self, places: Places) -> "GridCourse":
+        """The same with other buffers, without a change of the modules."""
+        return replace(self, field=self.field.apart(places)) if places else self
 
     def record(self, y: Tensor, recording: Recording) -> Outputs:
         """As :meth:`follow`, and take note of each step and of the carry before it."""
@@ -266,6 +274,12 @@ class ProblemOnGrid(GridCourse):
         assert t is not None
         problem = self.problem.moved(y0, t)
         return replace(self, problem=problem, field=self.field.moved(problem, grid))
+
+    def apart(self, places: Places) -> "ProblemOnGrid":
+        if not places:
+            return self
+        problem = self.problem.apart(places)
+        return replace(self, problem=problem, field=self.field.moved(problem, self.field.grid))
 
     def _recorded(self, y: Tensor, advance: Advance, recording: Recording) -> Outputs:
         return self.follow(y, advance, passed=recording.passed)

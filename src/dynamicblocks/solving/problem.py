@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dynamicblocks.errors import ArgumentError, ArgumentTypeError
 from dynamicblocks.integrators import Integrator
 from dynamicblocks.layers.parts import FIELD, check_parts
+from dynamicblocks.layers.stand_in import Places, stand_in
 from dynamicblocks.solving.field import Clock, Field, function_parts
 from dynamicblocks.solving.holdings import modules_of
 from dynamicblocks.solving.misuse import check_order
@@ -59,6 +60,16 @@ class Problem:
     def moved(self, y0: Tensor, t: Tensor) -> "Problem":
         """The same from another state and with other times, of the same values."""
         return replace(self, y0=y0, t=t, clock=self.clock.moved(y0, t[0]))
+
+    def apart(self, places: Places) -> "Problem":
+        """The same with other buffers, without a change of the modules."""
+        if not self.modules:
+            return self
+        # What has buffers is a module of the caller's, or the layers of a block.
+        func: Any = stand_in(self.func, {}, places) if isinstance(self.func, nn.Module) else self.func.apart(places)  # type: ignore[attr-defined]
+        parts = function_parts(func, self.args) if self.field.parts else {}
+        field = self.field.over(self.nesting.func(func, self.args), {name: parts[name] for name in self.field.parts})
+        return replace(self, field=field)
 
     def declare_parts(self, integrator: Integrator) -> None:
         """Give the field the parts that an integrator reads, or raise an error that names what is missing."""

@@ -1,13 +1,10 @@
 """What a first pass leaves for a backward pass that takes its steps again: what it did, one thing after another."""
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from dynamicblocks.integrators import Carry
-
-Context = contextlib.AbstractContextManager[Any]
 
 
 @dataclass
@@ -16,14 +13,14 @@ class Action:
 
     Args:
         t0, t1: the ends of the step; ``t1`` is None for an evaluation at ``t0``.
-        around: what func could draw from and change, as it was.
+        around: what func could draw from and change, as it was; known to the gradient mode alone.
         places: of the times of output that lie on it.
         event: the time of the event, if it lies on it.
     """
 
     t0: float
     t1: float | None
-    around: Context
+    around: Any
     places: range = range(0)
     event: float | None = None
 
@@ -33,11 +30,11 @@ class Recording:
     """The actions of a first pass.
 
     Args:
-        now: a context in which random numbers and buffers are as they are now.
+        now: a record of what func could draw from and change, as it is now.
         keep: takes note of the carry before each action, with its number; on a grid also of the last one.
     """
 
-    now: Callable[[], Context]
+    now: Callable[[], Any]
     keep: Callable[[int, Carry], None]
     actions: list[Action] = field(default_factory=list)
     outputs: int = 1

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dynamicblocks.integrators import Reads, Size, Stage
 from dynamicblocks.integrators.interpolant import Row, combine, hermite_weights
 from dynamicblocks.integrators.unsolved import StageError, Unsolved
+from dynamicblocks.layers.stand_in import Places
 from dynamicblocks.solving.problem import Problem
 
 # Times are made for so many steps at once.
@@ -81,6 +82,10 @@ class TimedSteps:
     def moved(self, problem: Problem, grid: Tensor | None) -> "TimedSteps":
         """The same along a grid of these values."""
         return TimedSteps(problem, self.points, self._fractions, grid, perturb=self.perturb, strict=self.strict)
+
+    def apart(self, places: Places) -> "TimedSteps":
+        """The same with other buffers, without a change of the modules."""
+        return self.moved(self.problem.apart(places), self.grid)
 
     def jumps(self, step: int) -> bool:
         """A caller's field is smooth as far as anybody knows."""
