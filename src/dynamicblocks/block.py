@@ -16,6 +16,7 @@ from dynamicblocks.layers.parts import check_parts
 from dynamicblocks.solving.field import Tally
 from dynamicblocks.solving.grid_loop import GridCourse
 from dynamicblocks.times import Grid, Times, as_grid, uniform
+from dynamicblocks.tracing import untraced
 
 
 class DynamicBlock(nn.Module):
@@ -151,8 +152,7 @@ class DynamicBlock(nn.Module):
             return self.gradient.run(self.course(all_times=all_times), y).states
         return self._counted(y, all_times=all_times)
 
-    # The number of steps or iterations depends on values; a compiled caller calls this as it is.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @untraced  # the number of steps or iterations depends on values
     def _counted(self, y: Tensor, *, all_times: bool) -> list[Tensor]:
         """The states at every time, or the last one, with a count of the evaluations."""
         integrator = self.integrator

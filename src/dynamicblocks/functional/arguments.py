@@ -1,6 +1,5 @@
 """What callers of odeint, its relatives and solve write, checked and understood."""
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from dynamicblocks.solving.failures import SolveError, explained
 from dynamicblocks.solving.nesting import tensors_in
 from dynamicblocks.solving.outputs import Outputs
 from dynamicblocks.solving.scheme import Scheme
+from dynamicblocks.tracing import warn_caller
 
 Func = Callable[..., Any]
 State = Tensor | tuple[Tensor, ...]
@@ -35,10 +35,7 @@ def scheme_of(
     given = dict(options) if options else {}
     foreign = foreign_options(chosen, given) if given else []
     if foreign:
-        warnings.warn(
-            f"{chosen.name}: unexpected options {', '.join(foreign)}; it takes {', '.join(chosen.options)}",
-            stacklevel=3,
-        )
+        warn_caller(f"{chosen.name}: unexpected options {', '.join(foreign)}; it takes {', '.join(chosen.options)}")
     return Scheme(chosen, rtol, atol, {name: given[name] for name in given if name not in foreign}, limit_each)
 
 

@@ -27,8 +27,10 @@ from dynamicblocks.solving.events import check_event_times, combined, event_foun
 from dynamicblocks.solving.make_course import MAX_STEPS, make_course
 from dynamicblocks.solving.problem import make_problem
 from dynamicblocks.solving.scheme import Scheme
+from dynamicblocks.tracing import untraced, warn_caller
 
 
+@untraced
 def odeint_adjoint(
     func: Func,
     y0: State,
@@ -99,9 +101,8 @@ def odeint_adjoint(
         asked = {name: value for name, value in adjoint_options.items() if name != "interpolant"}
         own = dict(scheme_of(adjoint_method or method, RTOL, ATOL, asked).options)
         if callable(own.get("norm")) and len(params) < len(given):
-            warnings.warn(
-                "parameters that need no gradient are left out of the adjoint pass, and of what its norm is given",
-                stacklevel=2,
+            warn_caller(
+                "parameters that need no gradient are left out of the adjoint pass, and of what its norm is given"
             )
     mode = Adjoint(
         adjoint_rtol, adjoint_atol, adjoint_method, own, interpolant, _warn_of_unlisted if collected else None

@@ -19,6 +19,7 @@ from dynamicblocks.solving.compiled_solve import solve_compiled
 from dynamicblocks.solving.nesting import leaves, mixed_norm, rebuilt, tensors_in
 from dynamicblocks.solving.scheme import Scheme
 from dynamicblocks.solving.solution import Solution
+from dynamicblocks.tracing import untraced
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ class _Node(torch.autograd.Function):
         return states
 
     @staticmethod
+    @untraced
     def backward(ctx: Any, *by_states: Tensor) -> tuple[Tensor | None, ...]:
         task: CompiledAdjoint = ctx.task
         saved = ctx.saved_tensors

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError, SolverError
+from dynamicblocks.tracing import untraced
 
 Residual = Callable[[Tensor], Tensor]
 """A function r(z) of a tensor of rows; what concerns one row depends on that row alone."""
@@ -321,6 +322,7 @@ class _Root(torch.autograd.Function):
         return root.clone()
 
     @staticmethod
+    @untraced
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (root,) = ctx.saved_tensors
         again = torch.is_grad_enabled()

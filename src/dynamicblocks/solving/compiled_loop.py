@@ -13,6 +13,7 @@ from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.integrators import Tolerance
 from dynamicblocks.solving.batched_loop import BatchedLoop, Carry, Record, Summary
 from dynamicblocks.solving.field import Tally
+from dynamicblocks.tracing import warn_caller
 
 # Attempts in one call where many are ahead: a call costs as much as a dozen attempts of a small field.
 ATTEMPTS = 12
@@ -133,5 +134,5 @@ class CompiledLoop:
         except Exception as error:
             self._program.failed = True
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            warnings.warn(f"the solve was not compiled and runs as usual: {reason:.300}", stacklevel=7)
+            warn_caller(f"the solve was not compiled and runs as usual: {reason:.300}")
             return None

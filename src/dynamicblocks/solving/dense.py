@@ -12,6 +12,7 @@ from dynamicblocks.integrators import Embedded
 from dynamicblocks.integrators.interpolant import combine
 from dynamicblocks.solving.batched_loop import Record
 from dynamicblocks.solving.outputs import StepLike
+from dynamicblocks.tracing import untraced
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Dense:
     steps: Sequence[StepLike]
     end: float
 
+    @untraced
     def __call__(self, t: Tensor | float) -> Tensor:
         """The states at times of any shape, shape (*times, *state)."""
         like = self.steps[0].y0
@@ -86,6 +88,7 @@ class BatchDense:
         self.parts = [torch.cat(each) for each in zip(*(record.parts for record in records), strict=True)]
         self.begin, self.end, self.direction, self.method = begin, end, direction, method
 
+    @untraced
     def __call__(self, t: Tensor | float) -> Tensor:
         """The states at times of shape (), (Q,) for all samples, or (B, Q): shape (Q, B, *state)."""
         times = torch.as_tensor(t, device=self.s0.device).to(self.s0.dtype)

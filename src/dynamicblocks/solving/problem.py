@@ -1,7 +1,6 @@
 """An initial value problem as the loops need it, checked once."""
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -15,6 +14,7 @@ from dynamicblocks.integrators import Integrator
 from dynamicblocks.layers.parts import FIELD, check_parts
 from dynamicblocks.solving.field import Clock, Field, function_parts
 from dynamicblocks.solving.nesting import Nesting
+from dynamicblocks.tracing import warn_caller
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def make_problem(
     check_state(y)
     times, numbers = check_times(t)
     if times.device != y.device:
-        warnings.warn(f"t is not on the same device as y0: it is moved from {times.device} to {y.device}", stacklevel=4)
+        warn_caller(f"t is not on the same device as y0: it is moved from {times.device} to {y.device}")
         times = times.to(y.device)
     field = Field(nesting.func(func, args), timed=timed)
     modules = (func,) if isinstance(func, nn.Module) else ()
