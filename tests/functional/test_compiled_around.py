@@ -13,7 +13,17 @@ from dynamicblocks.tracing import warn_caller
 
 ADAPTIVE = [name for name, method in METHODS.items() if isinstance(method, AdaptiveMethod)]
 GRIDS = ["euler", "midpoint", "rk4", "heun3", "alf", "reversible_heun"]
-ITERATED = ["implicit_euler", "gl4", "explicit_adams", "fixed_adams"]
+ITERATED = {
+    "implicit_euler": {},
+    "gl4": {},
+    "explicit_adams": {"step_size": 0.1},
+    "fixed_adams": {"step_size": 0.1, "max_iters": 50},
+}
+# Tracing looks at `grad` of inputs that are no leaves.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The .grad attribute"),
+    pytest.mark.filterwarnings("ignore:Skipping serialization"),
+]
 HAS_REASON = "reason" in inspect.signature(torch.compiler.disable).parameters
 
 
@@ -57,7 +67,7 @@ def solved(func, x, t, **keywords):
 
 
 def event(func, x, t, **keywords):
-    time, states = db.odeint_event(func, x, t[0], event_fn=lambda t, y: y.sum() + 2 * t - 12, **keywords)
+    time, states = db.odeint_event(func, x, t[0], event_fn=lambda t, y: y.sum() / 100 + t - 0.8, **keywords)
     return states * time
 
 
@@ -82,16 +92,15 @@ def nested(func, x, t, **keywords):
 WAYS = {
     "odeint": (db.odeint, {}),
     "odeint bosh3": (db.odeint, {"method": "bosh3"}),
-    "odeint implicit": (db.odeint, {"method": "kvaerno5"}),
+    "odeint implicit": (db.odeint, {"method": "kvaerno5", "rtol": 1e-2, "atol": 1e-3}),
     "odeint on steps": (db.odeint, {"method": "rk4", "options": {"step_size": 0.13}}),
     "odeint reversible": (db.odeint, {"method": "alf", "gradient": "reversible"}),
-    "odeint scipy": (lambda func, x, t: db.odeint(func, x, t, method="scipy_solver") + 0 * x, {}),
     "nested": (nested, {}),
     "odeint_adjoint": (db.odeint_adjoint, {}),
     "odeint_adjoint on a grid": (db.odeint_adjoint, {"method": "rk4"}),
     "odeint_adjoint interpolant": (db.odeint_adjoint, {"adjoint_options": {"interpolant": True}}),
     "odeint_event": (event, {}),
-    "odeint_event adjoint": (event, {"odeint_interface": db.odeint_adjoint}),
+    "odeint_event adjoint": (event, {"odeint_interface": db.odeint_adjoint, "rtol": 1e-6, "atol": 1e-6}),
     "odeint_dense": (dense, {}),
     "solve": (solved, {}),
     "solve dense": (dense_solution, {}),
@@ -101,7 +110,7 @@ WAYS = {
     "solve checkpoint": (solved, {"gradient": "checkpoint"}),
     "solve reversible": (solved, {"method": "reversible_heun", "gradient": "reversible"}),
     "solve batched": (solved, {"batched": True}),
-    **{f"odeint {name}": (db.odeint, {"method": name}) for name in ITERATED},
+    **{f"odeint {name}": (db.odeint, {"method": name, "options": own}) for name, own in ITERATED.items()},
 }
 
 
@@ -112,6 +121,12 @@ def run_with_gradients(call, func, x, t):
     wanted = [x, *func.parameters()]
     found = torch.autograd.grad((value * torch.arange(1, value.numel() + 1).view_as(value).cos()).sum(), wanted)
     return [value.detach(), *found]
+
+
+def close_with_gradients(compiled, plain, func, x, t, tolerance):
+    pairs = zip(run_with_gradients(compiled, func, x, t), run_with_gradients(plain, func, x, t), strict=True)
+    for one, two in pairs:
+        torch.testing.assert_close(one, two, rtol=tolerance, atol=tolerance)
 
 
 def around(way, keywords):
@@ -131,7 +146,9 @@ def test_a_compiled_caller_gets_the_values_and_gradients_of_an_eager_one(name):
     assert func.traced == {False}
 
 
-@pytest.mark.parametrize("name", ["odeint", "odeint_adjoint", "solve checkpoint", "solve batched"])
+@pytest.mark.parametrize(
+    "name", ["odeint", *(pytest.param(name, marks=pytest.mark.slow) for name in ("odeint_adjoint", "solve batched"))]
+)
 def test_inductor_gives_the_exact_solution_for_values_that_change_between_calls(name):
     way, keywords = WAYS[name]
 
@@ -150,30 +167,26 @@ def test_inductor_gives_the_exact_solution_for_values_that_change_between_calls(
             torch.testing.assert_close(run(x), exact, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("integrator", ["dopri5(rtol=1e-6)", "implicit_midpoint", "fixed_adams", "rk4"])
-@pytest.mark.parametrize("gradient", ["backprop", "checkpoint"])
-def test_a_compiled_caller_of_a_block(integrator, gradient):
-    made = block(integrator, gradient)
+@pytest.mark.parametrize("integrator", ["dopri5(rtol=1e-3)", "kencarp4(rtol=1e-2)", "implicit_euler", "explicit_adams"])
+def test_a_compiled_caller_of_a_block(integrator):
+    made = block(integrator, "backprop" if integrator == "implicit_euler" else "checkpoint")
     plain = lambda func, x, t: func(x * 2) + func.trajectory(x)[1]  # noqa: E731
-    found = run_with_gradients(torch.compile(plain, backend="aot_eager"), made, numbers(4, 3), None)
-    for one, two in zip(found, run_with_gradients(plain, made, numbers(4, 3), None), strict=True):
-        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
+    close_with_gradients(torch.compile(plain, backend="aot_eager"), plain, made, numbers(4, 3), None, 1e-9)
 
 
 @pytest.mark.parametrize("method", GRIDS)
 def test_along_a_known_grid_a_solve_is_part_of_one_graph(method):
-    func, x, t = Spring(), numbers(4, 3), torch.tensor([0.0, 0.2, 0.5, 0.6, 1.0], dtype=torch.float64)
+    func, x, t = Spring(), numbers(4, 3), torch.tensor([0.0, 0.2, 1.0], dtype=torch.float64)
     plain = around(db.odeint, {"method": method})
     compiled = torch.compile(plain, backend="aot_eager", fullgraph=True)
-    found = run_with_gradients(compiled, func, x, t)
+    close_with_gradients(compiled, plain, func, x, t, 1e-12)
     assert True in func.traced
-    for one, two in zip(found, run_with_gradients(plain, func, x, t), strict=True):
-        torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_one_graph_of_inductor_has_eager_values_in_single_precision():
-    func, t = Spring(torch.float32), torch.linspace(0, 2, 9)
-    plain = around(nested, {"method": "rk4"})
+    func, t = Spring(torch.float32), torch.linspace(0, 1, 3)
+    plain = around(nested, {"method": "midpoint"})
     compiled = torch.compile(plain, fullgraph=True)
     for count in (3, 5):
         x = numbers(count, 3, dtype=torch.float32)
@@ -184,15 +197,19 @@ def test_one_graph_of_inductor_has_eager_values_in_single_precision():
 
 
 def test_one_graph_has_gradients_of_times_and_keeps_a_state_without_dimensions():
-    t = torch.tensor([0.0, 0.4, 1.0], dtype=torch.float64, requires_grad=True)
-    plain = lambda y: db.odeint(lambda t, y: torch.sin(t) * y, y, t, method="heun3")  # noqa: E731
+    plain = lambda y, t: db.odeint(lambda t, y: torch.sin(t) * y, y, t, method="heun3")  # noqa: E731
     compiled = torch.compile(plain, backend="aot_eager", fullgraph=True)
-    for y in (torch.tensor(0.7), torch.tensor([0.7, 0.2]), torch.tensor(0.7, dtype=torch.float64)):
-        one, two = compiled(y), plain(y)
-        assert one.dtype == two.dtype
+    t = torch.tensor([0.0, 0.4, 1.0], dtype=torch.float64)
+    for y in (torch.tensor(0.7), torch.tensor([0.7, 0.2])):
+        one, two = compiled(y, t), plain(y, t)
+        assert one.dtype == two.dtype == torch.float32
         torch.testing.assert_close(one, two)
-        for found, right in zip(*(torch.autograd.grad(each.sum(), [t]) for each in (one, two)), strict=True):
-            torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-6)
+    t.requires_grad_()
+    one, two = (torch.autograd.grad(call(y.double(), t).sum(), [t])[0] for call in (compiled, plain))
+    torch.testing.assert_close(one, two)
+
+
+BLOCK = block("dopri5(rtol=1e-3)")
 
 
 @pytest.mark.parametrize("call", [
@@ -202,11 +219,11 @@ def test_one_graph_has_gradients_of_times_and_keeps_a_state_without_dimensions()
     lambda x, t: db.odeint_event(lambda t, y: -y, x, t[0], event_fn=lambda t, y: y.sum() - 1)[1],
     lambda x, t: db.odeint_dense(lambda t, y: -y, x, 0.0, 1.0)(t),
     lambda x, t: db.solve(lambda t, y: -y, x, t).y,
-    lambda x, t: block("dopri5(rtol=1e-3)")(x),
+    lambda x, t, made=BLOCK: made(x),
 ], ids=["odeint", "steps", "adjoint", "event", "dense", "solve", "block"])  # fmt: skip
 def test_what_is_no_graph_says_so_where_one_is_asked_for(call):
     compiled = torch.compile(call, backend="aot_eager", fullgraph=True)
-    says = "steps that depend on values.*fullgraph=True" if HAS_REASON else "disable"
+    says = "steps that depend on values.*fullgraph=True" if HAS_REASON else "disable|inline in skipfiles"
     with pytest.raises(torch._dynamo.exc.Unsupported, match=f"(?s){says}"):
         compiled(numbers(2, 3), torch.tensor([0.0, 1.0], dtype=torch.float64))
 
@@ -263,9 +280,7 @@ def test_a_compiled_function_can_be_recomputed():
     plain = around(db.odeint, {})
     compiled = torch.compile(plain, backend="aot_eager")
     again = lambda func, x, t: torch.utils.checkpoint.checkpoint(compiled, func, x, t, use_reentrant=False)  # noqa: E731
-    found = run_with_gradients(again, func, numbers(2, 3), t)
-    for one, two in zip(found, run_with_gradients(plain, func, numbers(2, 3), t), strict=True):
-        torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-10)
+    close_with_gradients(again, plain, func, numbers(2, 3), t, 1e-10)
 
 
 def test_errors_and_warnings_reach_the_caller():
@@ -294,9 +309,13 @@ MODES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("method", ADAPTIVE)
+@pytest.mark.parametrize(
+    ("method", "mode", "backend"),
+    [
+        *((method, mode, "aot_eager") for method in ADAPTIVE for mode in MODES),
+        *((method, mode, "inductor") for method in ("dopri5", "kvaerno5") for mode in MODES),
+    ],
+)
 def test_every_adaptive_method(method, mode, backend):
     """With 2, 3 and 9 times, rough and sharp tolerances, both precisions, with gradients and without."""
     explicit = not METHODS[method].own
@@ -312,17 +331,14 @@ def test_every_adaptive_method(method, mode, backend):
         func, t = Spring(dtype), torch.linspace(0, 1, count, dtype=dtype)
         chosen = {"method": method, "rtol": tolerance, "atol": tolerance, **keywords}
         plain = around(way, chosen)
-        if n % 4 == 0:
+        if n % 4 == 0:  # shapes are dynamic from the second call on
             torch._dynamo.reset()
-            compiled = torch.compile(plain, backend=backend)
         compiled = torch.compile(plain, backend=backend)
         x = numbers(2 + count % 4, 3, dtype=dtype)
-        close = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-9, "atol": 1e-9}
+        close = 1e-5 if dtype == torch.float32 else 1e-9
         with torch.no_grad():
-            torch.testing.assert_close(compiled(func, x, t), plain(func, x, t), **close)
-        pairs = zip(run_with_gradients(compiled, func, x, t), run_with_gradients(plain, func, x, t), strict=True)
-        for one, two in pairs:
-            torch.testing.assert_close(one, two, **close)
+            torch.testing.assert_close(compiled(func, x, t), plain(func, x, t), rtol=close, atol=close)
+        close_with_gradients(compiled, plain, func, x, t, close)
         assert func.traced == {False}
 
 
@@ -331,9 +347,4 @@ def test_every_adaptive_method(method, mode, backend):
 def test_a_compiled_loop_inside_of_a_compiled_function(gradient):
     func, t = Spring(), torch.linspace(0, 1, 4, dtype=torch.float64)
     plain = around(solved, {"compile": True, "gradient": gradient})
-    for one, two in zip(
-        run_with_gradients(torch.compile(plain), func, numbers(2, 3), t),
-        run_with_gradients(plain, func, numbers(2, 3), t),
-        strict=True,
-    ):
-        torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-10)
+    close_with_gradients(torch.compile(plain), plain, func, numbers(2, 3), t, 1e-10)

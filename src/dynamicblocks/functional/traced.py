@@ -17,7 +17,6 @@ from dynamicblocks.solving.grid_loop import GridCourse
 from dynamicblocks.solving.nesting import Nesting
 from dynamicblocks.tracing import untraced
 
-
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -47,7 +46,10 @@ def _can_be_traced(
     **_tolerances: Any,
 ) -> bool:
     """Whether no number of the solve depends on values, and nothing about it is to be explained to the caller."""
-    if options or event_fn is not None or not (gradient == "backprop" or isinstance(gradient, Backprop)):
+    # The method first: all that is looked at is a condition of the trace.
+    if not _explicit(method) or options or event_fn is not None:
+        return False
+    if not (gradient == "backprop" or isinstance(gradient, Backprop)) or hasattr(func, "callback_step"):
         return False
     states = (y0,) if isinstance(y0, Tensor) else y0
     if not isinstance(states, tuple) or not states:
@@ -55,9 +57,7 @@ def _can_be_traced(
     if not all(isinstance(each, Tensor) and each.is_floating_point() for each in states):
         return False
     fits = isinstance(t, Tensor) and t.is_floating_point() and t.ndim == 1 and len(t) > 0
-    if not fits or any(each.device != t.device for each in states):
-        return False
-    return _explicit(method) and not hasattr(func, "callback_step")
+    return fits and all(each.device == t.device for each in states)
 
 
 def _explicit(method: Integrator | str | None) -> bool:
