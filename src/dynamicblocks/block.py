@@ -21,6 +21,7 @@ from dynamicblocks.solving.failures import Circumstances, SolveError, check_stat
 from dynamicblocks.solving.field import Tally
 from dynamicblocks.solving.grid_loop import GridCourse
 from dynamicblocks.times import Grid, Times, as_grid, uniform
+from dynamicblocks.tracing import untraced
 
 # An equation of a step of which a larger share is left has no solution, or none near: the state would be anything.
 MOST_LEFT = 1e-2
@@ -167,8 +168,7 @@ class DynamicBlock(nn.Module):
             return list(self.gradient.run(self.course(all_times=all_times), y).states)
         return self._counted(y, all_times=all_times)
 
-    # The number of steps or iterations depends on values; a compiled caller calls this as it is.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @untraced  # the number of steps or iterations depends on values
     def _counted(self, y: Tensor, *, all_times: bool) -> list[Tensor]:
         """The states at every time, or the last one, with a count of the evaluations."""
         integrator = self.integrator

@@ -1,12 +1,11 @@
 """What callers of odeint, its relatives and solve write, checked and understood."""
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-from dynamicblocks.errors import ArgumentError, ConfigurationError
+from dynamicblocks.errors import ArgumentError, ConfigurationError, warn_caller
 from dynamicblocks.gradients import Backprop, Gradient
 from dynamicblocks.gradients.gradient import ProblemCourse
 from dynamicblocks.gradients.graph import each_once
@@ -37,10 +36,7 @@ def scheme_of(
     given = dict(options) if options else {}
     foreign = foreign_options(chosen, given) if given else []
     if foreign:
-        warnings.warn(
-            f"{chosen.name}: unexpected options {', '.join(foreign)}; it takes {', '.join(chosen.options)}",
-            stacklevel=3,
-        )
+        warn_caller(f"{chosen.name}: unexpected options {', '.join(foreign)}; it takes {', '.join(chosen.options)}")
     return Scheme(chosen, rtol, atol, {name: given[name] for name in given if name not in foreign}, limit_each)
 
 

@@ -1,13 +1,12 @@
 """Initial value problems, with torchdiffeq's signatures and meaning."""
 
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dynamicblocks.errors import ArgumentError, ConfigurationError
+from dynamicblocks.errors import ArgumentError, ConfigurationError, warn_caller
 from dynamicblocks.functional.arguments import (
     BACKPROP,
     Func,
@@ -18,6 +17,7 @@ from dynamicblocks.functional.arguments import (
     run,
     scheme_of,
 )
+from dynamicblocks.functional.traced import untraced_but_for_grids
 from dynamicblocks.gradients import Backprop, Gradient, as_gradient
 from dynamicblocks.gradients.graph import OutsideTransforms
 from dynamicblocks.integrators import METHODS, AdaptiveMethod, Integrator
@@ -30,8 +30,10 @@ from dynamicblocks.solving.options import step_limit
 from dynamicblocks.solving.outputs import StepLike
 from dynamicblocks.solving.problem import make_problem
 from dynamicblocks.solving.scheme import Scheme
+from dynamicblocks.tracing import untraced
 
 
+@untraced_but_for_grids
 def odeint(
     func: Func,
     y0: State,
@@ -117,11 +119,12 @@ def _compiled(
     if not isinstance(mode, Backprop):
         raise ConfigurationError(f"a compiled loop makes its gradients by 'backprop', got {mode!r}; use solve")
     if any(hasattr(func, f"callback_{name}") for name in ("step", "accept_step", "reject_step")):
-        warnings.warn("a compiled loop does not call the callbacks of func", stacklevel=3)
+        warn_caller("a compiled loop does not call the callbacks of func")
     steps = step_limit(scheme.options)
     return solve_compiled(SampleProblem(func, y0, t, (), scheme, steps, func, compile=True)).y
 
 
+@untraced
 def odeint_event(
     func: Func,
     y0: State,
@@ -170,6 +173,7 @@ def odeint_event(
     return event_t, tuple(torch.cat([each[:-1], end[None]]) for each, end in zip(states, ends, strict=True))
 
 
+@untraced
 def odeint_dense(
     func: Func,
     y0: Tensor,

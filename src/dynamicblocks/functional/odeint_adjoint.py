@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.errors import ConfigurationError, warn_caller
 from dynamicblocks.functional.arguments import (
     ATOL,
     RTOL,
@@ -28,8 +28,10 @@ from dynamicblocks.solving.make_course import make_course
 from dynamicblocks.solving.options import step_limit
 from dynamicblocks.solving.problem import make_problem
 from dynamicblocks.solving.scheme import Scheme
+from dynamicblocks.tracing import untraced
 
 
+@untraced
 def odeint_adjoint(
     func: Func,
     y0: State,
@@ -101,9 +103,8 @@ def odeint_adjoint(
         asked = {name: value for name, value in adjoint_options.items() if name != "interpolant"}
         own = dict(scheme_of(adjoint_method or method, RTOL, ATOL, asked).options)
         if callable(own.get("norm")) and len(params) < len(given):
-            warnings.warn(
-                "parameters that need no gradient are left out of the adjoint pass, and of what its norm is given",
-                stacklevel=2,
+            warn_caller(
+                "parameters that need no gradient are left out of the adjoint pass, and of what its norm is given"
             )
     mode = Adjoint(
         adjoint_rtol, adjoint_atol, adjoint_method, own, interpolant, _warn_of_unlisted if collected else None

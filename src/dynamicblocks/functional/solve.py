@@ -28,11 +28,13 @@ from dynamicblocks.solving.problem import Problem, make_problem
 from dynamicblocks.solving.scheme import Scheme
 from dynamicblocks.solving.solution import Solution, Statistics
 from dynamicblocks.solving.status import Status
+from dynamicblocks.tracing import untraced
 
 RTOL, ATOL, MAX_STEPS = 1e-5, 1e-7, 10_000
 ON_FAILURE = ("raise", "return")
 
 
+@untraced
 def solve(
     func: Callable[..., Any],
     y0: Any,

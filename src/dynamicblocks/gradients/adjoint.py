@@ -23,6 +23,7 @@ from dynamicblocks.solving.outputs import Outputs
 from dynamicblocks.solving.refusal import differentiable_once
 from dynamicblocks.solving.scheme import Scheme
 from dynamicblocks.solving.scipy_solver import ScipyCourse
+from dynamicblocks.tracing import untraced
 
 NO_SECOND = "the adjoint method has no second derivatives; use odeint, whose steps can be differentiated twice"
 
@@ -200,6 +201,7 @@ class _Adjoint(torch.autograd.Function):
         return event_t, states
 
     @staticmethod
+    @untraced
     def backward(ctx: Any, _event: Tensor | None, by_states: Tensor) -> tuple[Tensor | None, ...]:
         node: _Node = ctx.node
         times, states, *params = ctx.saved_tensors

@@ -21,6 +21,7 @@ from dynamicblocks.solving.nesting import conformed, leaves, mixed_norm, one_num
 from dynamicblocks.solving.refusal import differentiable_once
 from dynamicblocks.solving.scheme import Scheme
 from dynamicblocks.solving.solution import Solution
+from dynamicblocks.tracing import untraced
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ class _Node(torch.autograd.Function):
         return states
 
     @staticmethod
+    @untraced
     def backward(ctx: Any, *by_states: Tensor) -> tuple[Tensor | None, ...]:
         task: CompiledAdjoint = ctx.task
         saved = ctx.saved_tensors

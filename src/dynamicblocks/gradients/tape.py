@@ -26,6 +26,7 @@ from dynamicblocks.solving.grid_loop import GridCourse
 from dynamicblocks.solving.outputs import Outputs
 from dynamicblocks.solving.recording import Action, Recording
 from dynamicblocks.solving.refusal import differentiable_once
+from dynamicblocks.tracing import untraced
 
 Replayable = GridCourse | AdaptiveCourse
 """Courses whose actions can be taken again."""
@@ -163,6 +164,7 @@ class _Taped(torch.autograd.Function):
         return outputs
 
     @staticmethod
+    @untraced
     def backward(ctx: Any, by_outputs: Tensor) -> tuple[Tensor | None, ...]:
         tape: Tape = ctx.tape
         y0, t, grid, *rest = ctx.saved_tensors

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError, SolverError
+from dynamicblocks.tracing import untraced
 
 Residual = Callable[[Tensor], Tensor]
 """A function r(z) of a tensor of rows; what concerns one row depends on that row alone."""
@@ -253,7 +254,8 @@ def gmres(apply: Callable[[Tensor], Tensor], rhs: Tensor, target: Tensor, krylov
         rest = torch.linalg.vector_norm(vector, dim=1, keepdim=True)
         # The space of this row is complete: what is left is rounding, and zero vectors do no harm.
         rest = torch.where(rest <= 10 * eps * length, 0, rest)
-        hessenberg = torch.nn.functional.pad(hessenberg, (0, 0, 0, 1))
+        # Not `pad`, which older versions refuse where there is no column yet.
+        hessenberg = torch.cat([hessenberg, torch.zeros_like(hessenberg[:, :1])], dim=1)
         hessenberg = torch.cat([hessenberg, torch.cat([column, rest], dim=1).unsqueeze(2)], dim=2)
         basis = torch.cat([basis, _divide(vector, rest).unsqueeze(1)], dim=1)
         weights, left = _least_squares(hessenberg, beta)
@@ -324,6 +326,7 @@ class _Root(torch.autograd.Function):
         return root.clone()
 
     @staticmethod
+    @untraced
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (root,) = ctx.saved_tensors
         again = torch.is_grad_enabled()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.errors import ConfigurationError, warn_caller
 from dynamicblocks.integrators import Tolerance
 from dynamicblocks.solving.batched_loop import BatchedLoop, Carry, Record, Summary
 from dynamicblocks.solving.field import Tally
@@ -148,5 +148,5 @@ class CompiledLoop:
         except Exception as error:
             self._program.failed = True
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            warnings.warn(f"the solve was not compiled and runs as usual: {reason:.300}", stacklevel=7)
+            warn_caller(f"the solve was not compiled and runs as usual: {reason:.300}")
             return None

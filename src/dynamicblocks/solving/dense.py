@@ -14,6 +14,7 @@ from dynamicblocks.integrators.interpolant import combine
 from dynamicblocks.solving.batched_loop import Record
 from dynamicblocks.solving.outputs import ENTRIES, StepLike, states_at
 from dynamicblocks.solving.summary import described
+from dynamicblocks.tracing import untraced
 
 
 @dataclass(frozen=True, repr=False)
@@ -42,6 +43,7 @@ class Dense:
         ends = torch.tensor([(step.t0, step.t1) for step in self.steps], dtype=torch.float64)
         return ends[:, 0].contiguous(), ends[:, 1].contiguous()
 
+    @untraced
     def __call__(self, t: Tensor | float) -> Tensor:
         """The states at times of any shape, shape (*times, *state)."""
         like = self.steps[0].y0
@@ -100,6 +102,7 @@ class BatchDense:
         state = described(self.parts[0][0])
         return f"{type(self).__name__}({len(self.begin)} samples, {len(self.s0)} attempts, states: {state})"
 
+    @untraced
     def __call__(self, t: Tensor | float) -> Tensor:
         """The states at times of shape (), (Q,) for all samples, or (B, Q): shape (Q, B, *state)."""
         times = torch.as_tensor(t, device=self.s0.device).to(self.s0.dtype)

@@ -1,7 +1,6 @@
 """An initial value problem as the loops need it, checked once."""
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynamicblocks.errors import ArgumentError, ArgumentTypeError
+from dynamicblocks.errors import ArgumentError, ArgumentTypeError, warn_caller
 from dynamicblocks.integrators import Integrator
 from dynamicblocks.layers.parts import FIELD, check_parts
 from dynamicblocks.layers.stand_in import Places, stand_in
@@ -114,7 +113,7 @@ def make_problem(
     check_order(func)
     times, numbers = check_times(t)
     if times.device != y.device:
-        warnings.warn(f"t is not on the same device as y0: it is moved from {times.device} to {y.device}", stacklevel=4)
+        warn_caller(f"t is not on the same device as y0: it is moved from {times.device} to {y.device}")
         times = times.to(y.device)
     field = Field(nesting.func(func, args), timed=timed, owner=func, seen=nesting.seen)
     modules = (func,) if isinstance(func, nn.Module) else modules_of(func)
