@@ -138,7 +138,7 @@ class AdaptiveLoop:
     def steps(self, t: float, y: Tensor, direction: float) -> Iterator[Step]:
         """The accepted steps from (t, y) on, without end; time runs up or down with the sign of ``direction``."""
         slope = self.field(self.clock.tensors([t])[0], y)
-        size = self.first_step if self.first_step is not None else self._first_size(t, y, slope, direction)
+        size = self.first_step if self.first_step is not None else self.first_size(t, y, slope, direction)
         ratios: list[float] = []
         scaled: Tensor | None = None
         while True:
@@ -189,7 +189,7 @@ class AdaptiveLoop:
         made = dict(zip(fractions, self.clock.tensors(times), strict=True))
         return lambda fraction, y: self.field(made[fraction], y)
 
-    def _first_size(self, t: float, y: Tensor, slope: Tensor, direction: float) -> float:
+    def first_size(self, t: float, y: Tensor, slope: Tensor, direction: float) -> float:
         """A first step whose error is about a hundredth of the tolerance (Hairer, Norsett and Wanner, II.4)."""
         with torch.no_grad():
             scale = self.tolerance.scale(y)

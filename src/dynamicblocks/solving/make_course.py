@@ -57,6 +57,8 @@ def make_course(
             raise ConfigurationError(f"{method.name} finds no events; use another method")
         return ScipyCourse(problem, scheme)
     given = {**scheme.options, "rtol": scheme.rtol, "atol": scheme.atol}
+    if method.open:
+        given["problem"] = problem
     integrator = method.make(**method.chosen(given))
     name = scheme.options.get("interp", "linear")
     if name not in INTERPOLATIONS:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -16,20 +15,25 @@ CHUNK = 256
 
 
 class TimedStage:
-    """A caller's field on one step; ``times`` are those of its fractions, ``time`` makes that of another."""
+    """A caller's field on one step; ``times`` are those of its fractions."""
 
-    __slots__ = ("_field", "_time", "_times")
+    __slots__ = ("_field", "_number", "_steps", "_times")
 
-    def __init__(self, problem: Problem, times: dict[float, Tensor], time: Callable[[float], Tensor]) -> None:
-        self._field, self._times, self._time = problem.field, times, time
+    def __init__(self, steps: "TimedSteps", number: int, times: dict[float, Tensor]) -> None:
+        self._steps, self._number, self._times, self._field = steps, number, times, steps.problem.field
 
     def __call__(self, c: float, y: Tensor) -> Tensor:
         times = self._times
-        return self._field(times[c] if c in times else self._time(c), y)
+        return self._field(times[c] if c in times else self._steps.time(self._number, c), y)
 
     def part(self, name: str, c: float, y: Tensor, *extra: float | Tensor) -> Tensor:
         times = self._times
-        return self._field.part(name, times[c] if c in times else self._time(c), y, *extra)
+        return self._field.part(name, times[c] if c in times else self._steps.time(self._number, c), y, *extra)
+
+    @property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """The times at which the step begins and ends, in the precision of the caller's times."""
+        return self._steps.ends(self._number)
 
 
 class TimedSteps:
@@ -76,11 +80,16 @@ class TimedSteps:
     def on_step(self, step: int) -> Stage:
         """The field on one step."""
         if self.grid is not None:
-            return TimedStage(self.problem, {}, partial(self._moving_time, step))
+            return TimedStage(self, step, {})
         if step // CHUNK != self._chunk:
             self._chunk = step // CHUNK
             self._made = self._times(self._chunk * CHUNK)
-        return TimedStage(self.problem, self._made[step % CHUNK], partial(self._other_time, step))
+        return TimedStage(self, step, self._made[step % CHUNK])
+
+    def ends(self, step: int) -> tuple[Tensor, Tensor]:
+        """The times at which a step begins and ends, in the precision of the caller's times."""
+        ends = self.problem.t.new_tensor(self.points[step : step + 2]) if self.grid is None else self.grid[step:][:2]
+        return ends[0], ends[1]
 
     def _times(self, first: int) -> list[dict[float, Tensor]]:
         """The times of the usual stages of a chunk of steps."""
@@ -103,16 +112,16 @@ class TimedSteps:
             return clock.before(t1, t1 - t0) if self.perturb else t1
         return t0 + c * (t1 - t0)
 
-    def _other_time(self, step: int, c: float) -> Tensor:
-        """The time of a stage that is not usual: of a method that begins with another, or of an interpolation."""
-        number = self._number(self.points[step], self.points[step + 1], c)
-        return self.problem.clock.tensors([number], shifted=False)[0]
+    def time(self, step: int, c: float) -> Tensor:
+        """The time of a stage that is not usual: of a method that begins with another, or of an interpolation.
 
-    def _moving_time(self, step: int, c: float) -> Tensor:
-        """The time of a stage of a step whose begin and size carry gradients."""
-        assert self.grid is not None
+        Where begin and size of the step carry gradients, so does it.
+        """
+        number = self._number(self.points[step], self.points[step + 1], c)
+        if self.grid is None:
+            return self.problem.clock.tensors([number], shifted=False)[0]
         time = self.grid[step] + c * (self.grid[step + 1] - self.grid[step])
-        offset = self._number(self.points[step], self.points[step + 1], c) - float(time.detach())
+        offset = number - float(time.detach())
         return (time + offset).to(self.problem.clock.dtype)
 
 
