@@ -141,6 +141,7 @@ class AdaptiveLoop:
         size = self.first_step if self.first_step is not None else self.first_size(t, y, slope, direction)
         ratios: list[float] = []
         scaled: Tensor | None = None
+        was_rejected = False
         while True:
             size = self.control.clamp(size)
             length, t1 = size, t + direction * size
@@ -161,8 +162,11 @@ class AdaptiveLoop:
                 ratio = self.tolerance.ratio(scaled)
             # What the controller remembers are accepted steps, and the newest.
             proposed = size
-            size = self.control.next_size(length, [ratio, *ratios], self.method.error_order, accepted=ratio <= 1)
-            if ratio <= 1 or length <= self.control.min_step:
+            size = self.control.next_size(
+                length, [ratio, *ratios], self.method.error_order, accepted=ratio <= 1, was_rejected=was_rejected
+            )
+            was_rejected = not (ratio <= 1 or length <= self.control.min_step)
+            if not was_rejected:
                 ratios = [ratio, *ratios[:1]]
                 self.field.tally.accepted += 1
                 if self.hooks.accept is not None:
