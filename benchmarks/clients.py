@@ -64,9 +64,10 @@ CLIENTS = [
     Client("ode_demo, adjoint", "torchdiffeq", "examples/ode_demo.py", (*FEW, "--adjoint"), 1e-4),
     Client("bouncing_ball", "torchdiffeq", "examples/bouncing_ball.py", ("4",), 1e-6),
     Client("bouncing_ball, adjoint", "torchdiffeq", "examples/bouncing_ball.py", ("4", "--adjoint"), 1e-6),
-    Client("cnf", "torchdiffeq", "examples/cnf.py", ("--niters", "3", "--num_samples", "64"), 1e-4),
+    # Both libraries are 2e-4 from the solution of the first solve, in single precision.
+    Client("cnf", "torchdiffeq", "examples/cnf.py", ("--niters", "3", "--num_samples", "64"), 5e-4),
     Client(
-        "cnf, adjoint", "torchdiffeq", "examples/cnf.py", ("--niters", "3", "--num_samples", "64", "--adjoint"), 1e-4
+        "cnf, adjoint", "torchdiffeq", "examples/cnf.py", ("--niters", "3", "--num_samples", "64", "--adjoint"), 5e-4
     ),
     Client("latent_ode", "torchdiffeq", "examples/latent_ode.py", ("--niters", "3"), 1e-4),
     Client(
