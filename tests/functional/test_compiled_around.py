@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import dynamicblocks as db
+from dynamicblocks.errors import warn_caller
 from dynamicblocks.integrators import METHODS, AdaptiveMethod
-from dynamicblocks.tracing import warn_caller
 
 ADAPTIVE = [name for name, method in METHODS.items() if isinstance(method, AdaptiveMethod)]
 GRIDS = ["euler", "midpoint", "rk4", "heun3", "alf", "reversible_heun"]

@@ -40,6 +40,8 @@ class Method:
         name: its name.
         shared: names of the options of its kind.
         own: names of the options of its own, among them ``rtol`` and ``atol`` where it iterates on a grid.
+        open: whether it takes options of any name, which what makes it checks; on a grid that is given the call's
+            tolerances and its problem with them.
         block: makes it for a block, from its own arguments; else why there is none.
         given: whether it is an object of the caller's, which brings tolerances and options of its own.
     """
@@ -49,6 +51,7 @@ class Method:
     own: tuple[str, ...] = ()
     block: Callable[..., Integrator] | str = field(kw_only=True, default="")
     given: bool = field(kw_only=True, default=False)
+    open: bool = field(kw_only=True, default=False)
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -57,7 +60,7 @@ class Method:
 
     def chosen(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Those of the options that are its own."""
-        return {name: options[name] for name in self.own if name in options}
+        return dict(options) if self.open else {name: options[name] for name in self.own if name in options}
 
 
 @dataclass(frozen=True)
@@ -173,7 +176,7 @@ def as_method(method: Integrator | str | None) -> Method:
 
 def foreign_options(method: Method, options: Mapping[str, Any]) -> list[str]:
     """Names of options that do not belong to the method."""
-    return sorted(set(options) - set(method.options))
+    return [] if method.open else sorted(set(options) - set(method.options))
 
 
 def list_integrators() -> list[str]:

@@ -156,12 +156,13 @@ class AdaptiveLoop:
     def steps(self, t: float, y: Tensor, direction: float) -> Iterator[Step]:
         """The accepted steps from (t, y) on, without end; time runs up or down with the sign of ``direction``."""
         slope = self.field(self.clock.tensors([t])[0], y)
-        size = self.first_step if self.first_step is not None else self._first_size(t, y, slope, direction)
+        size = self.first_step if self.first_step is not None else self.first_size(t, y, slope, direction)
         ratios: list[float] = []
         scaled: Tensor | None = None
         trial: Trial | None = None
         # Neither times nor lengths, which methods multiply by weights, may leave the range of the state's numbers.
         far, longest = self.clock.far, self.clock.far / 128
+        was_rejected = False
         while True:
             size = self.control.clamp(size)
             if size > longest:
@@ -188,8 +189,11 @@ class AdaptiveLoop:
                 self.field.tally.not_converged += 1
             # What the controller remembers are accepted steps, and the newest.
             proposed = size
-            size = self.control.next_size(length, [ratio, *ratios], self.method.error_order, accepted=ratio <= 1)
-            if ratio <= 1 or (length <= self.control.min_step and self._is_state(trial, ratio)):
+            size = self.control.next_size(
+                length, [ratio, *ratios], self.method.error_order, accepted=ratio <= 1, was_rejected=was_rejected
+            )
+            was_rejected = not (ratio <= 1 or (length <= self.control.min_step and self._is_state(trial, ratio)))
+            if not was_rejected:
                 ratios = [ratio, *ratios[:1]]
                 self.field.tally.accepted += 1
                 if self.hooks.accept is not None:
@@ -218,7 +222,7 @@ class AdaptiveLoop:
         made = dict(zip(fractions, self.clock.tensors(times), strict=True))
         return lambda fraction, y: self.field(made[fraction], y)
 
-    def _first_size(self, t: float, y: Tensor, slope: Tensor, direction: float) -> float:
+    def first_size(self, t: float, y: Tensor, slope: Tensor, direction: float) -> float:
         """A first step whose error is about a hundredth of the tolerance (Hairer, Norsett and Wanner, II.4)."""
         with torch.no_grad():
             scale = self.tolerance.scale(y)

@@ -29,8 +29,8 @@ class Carry(NamedTuple):
     """Where all samples stand; tensors of shape (B,) but for the state and its slope.
 
     ``s`` is time times direction, which always grows; ``h`` the size of the next step, ``older`` the error ratios of
-    the last two accepted steps. ``stuck`` samples have no step left to try; ``lost`` are those of them whose last one
-    met values that are not finite.
+    the last two accepted steps, ``was_rejected`` whether the last attempt was turned down. ``stuck`` samples have no
+    step left to try; ``lost`` are those of them whose last one met values that are not finite.
     """
 
     s: Tensor
@@ -38,6 +38,7 @@ class Carry(NamedTuple):
     y: Tensor
     slope: Tensor
     older: tuple[Tensor, Tensor]
+    was_rejected: Tensor
     running: Tensor
     stuck: Tensor
     lost: Tensor
@@ -53,7 +54,8 @@ def start(s: Tensor, y: Tensor, begin: Callable[[Tensor, Tensor], tuple[Tensor, 
     if slope.requires_grad and not y.requires_grad:
         y = y.detach().requires_grad_().view_as(y)
     no, count = torch.zeros_like(s, dtype=torch.bool), torch.zeros_like(s, dtype=torch.int64)
-    return Carry(s, h, y, slope, (torch.ones_like(h), torch.ones_like(h)), ~no, no, no.clone(), count, count.clone())
+    ones = torch.ones_like(h), torch.ones_like(h)
+    return Carry(s, h, y, slope, ones, no, ~no, no.clone(), no.clone(), count, count.clone())
 
 
 class Summary(NamedTuple):
@@ -126,7 +128,7 @@ class BatchedLoop:
             ratio = torch.as_tensor(self.tolerance.norm(trial.error / self.tolerance.scale(y, trial.y1)))
             finite, least = torch.isfinite(ratio), size <= control.min_step
             taken = carry.running & ((ratio <= 1) | least & finite)
-            sizes = control.next_sizes(size, (ratio, *carry.older), self.method.error_order)
+            sizes = control.next_sizes(size, (ratio, *carry.older), self.method.error_order, carry.was_rejected)
             older = tuple(torch.where(taken, a, b) for a, b in zip((ratio, carry.older[0]), carry.older, strict=True))
             stuck = carry.running & ~taken & (least | (s + size * control.shrink == s))
             where = self.wide(taken, y)
@@ -138,6 +140,7 @@ class BatchedLoop:
             y_next,
             torch.where(where, trial.end, carry.slope),
             (older[0], older[1]),
+            carry.running & ~taken,
             carry.running & ~stuck & (s_next < end),
             carry.stuck | stuck,
             carry.lost | (stuck & ~finite),
@@ -333,6 +336,7 @@ def _shortened(carry: Carry, new: Carry, record: Record) -> Carry:
     lost = ~torch.isfinite(record.ratio[-1]) & carry.running
     return carry._replace(
         h=torch.where(lost, new.h, carry.h),
+        was_rejected=carry.was_rejected | lost,
         running=carry.running & ~(new.stuck & lost),
         stuck=carry.stuck | (new.stuck & lost),
         lost=carry.lost | (new.stuck & lost),

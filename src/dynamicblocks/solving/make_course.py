@@ -60,7 +60,9 @@ def make_course(
             raise ConfigurationError(f"{method.name} finds no events; use another method")
         return ScipyCourse(problem, scheme)
     tolerance = _tolerance(scheme, problem, norm=None) if "rtol" in method.own else None
-    given = {} if tolerance is None else {"rtol": tolerance.rtol, "atol": tolerance.atol}
+    given: dict[str, Any] = {} if tolerance is None else {"rtol": tolerance.rtol, "atol": tolerance.atol}
+    if method.open:
+        given["problem"] = problem
     integrator = method.make(**method.chosen({**scheme.options, **given}))
     if problem.eps and isinstance(integrator, ImplicitRungeKutta):
         integrator = replace(integrator, eps=problem.eps)

@@ -23,7 +23,8 @@ class StepControl:
 
     Args:
         safety: factor below 1 that makes a rejection of the next step less likely.
-        grow, shrink: bounds of one change, above and below 1. After an accepted step the size never falls.
+        grow, shrink: bounds of one change, above and below 1. After an accepted step the size never falls, and it does
+            not grow if the attempt before was rejected: at a kink, longer steps would be tried again and again.
         min_step, max_step: bounds of the size; a step of the least size is accepted whatever its error.
         proportional, integral, derivative: the coefficients P, I, D.
 
@@ -75,7 +76,9 @@ class StepControl:
             return self.min_step
         return min(max(size, self.min_step), self.max_step)
 
-    def next_size(self, size: float, ratios: list[float], order: int, *, accepted: bool) -> float:
+    def next_size(
+        self, size: float, ratios: list[float], order: int, *, accepted: bool, was_rejected: bool = False
+    ) -> float:
         """The size of the next step.
 
         Args:
@@ -83,18 +86,20 @@ class StepControl:
             ratios: error ratios, the newest first; those of accepted steps beyond it.
             order: power of h of the error estimate.
             accepted: whether the last step was.
+            was_rejected: whether the attempt before it was rejected.
         """
+        grow = 1.0 if was_rejected else self.grow
         if ratios[0] == 0:
-            return self.clamp(size * self.grow)
+            return self.clamp(size * grow)
         factor = self.safety
         for power, ratio in zip(self.powers, ratios, strict=False):
-            if power and ratio > 0:
+            if power and ratio != 0:
                 factor *= ratio ** (-power / order)
         # A ratio that is not a number comes from a state that is not: a shorter step may still succeed.
-        factor = self.shrink if math.isnan(factor) else min(self.grow, max(factor, 1.0 if accepted else self.shrink))
+        factor = self.shrink if math.isnan(factor) else min(grow, max(factor, 1.0 if accepted else self.shrink))
         return self.clamp(size * factor)
 
-    def next_sizes(self, sizes: Tensor, ratios: Sequence[Tensor], order: int) -> Tensor:
+    def next_sizes(self, sizes: Tensor, ratios: Sequence[Tensor], order: int, was_rejected: Tensor) -> Tensor:
         """The size of the next step of each sample: :meth:`next_size` in tensors; ratios of at most 1 are accepted."""
         factor = torch.full_like(sizes, self.safety)
         for power, ratio in zip(self.powers, ratios, strict=True):
@@ -102,5 +107,6 @@ class StepControl:
                 # A vanishing error lets the step grow by as much as it may.
                 factor = factor * ratio.to(sizes.dtype).clamp_min(1e-30) ** (-power / order)
         least = torch.where(ratios[0] <= 1, 1.0, self.shrink)
-        factor = torch.maximum(factor.nan_to_num(nan=self.shrink), least).clamp_max(self.grow)
+        most = torch.where(was_rejected, 1.0, self.grow)
+        factor = torch.minimum(torch.maximum(factor.nan_to_num(nan=self.shrink), least), most)
         return (sizes * factor).clamp(self.min_step, self.max_step)

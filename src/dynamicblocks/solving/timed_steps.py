@@ -21,29 +21,30 @@ CHUNK = 256
 
 
 class TimedStage:
-    """A caller's field on one step; ``times`` are those of its fractions, ``time`` makes that of another.
+    """A caller's field on one step; ``times`` are those of its fractions."""
 
-    ``unsolved`` is told of equations of the step that were not solved.
-    """
+    __slots__ = ("_field", "_number", "_steps", "_times")
 
-    __slots__ = ("_field", "_time", "_times", "unsolved")
+    def __init__(self, steps: "TimedSteps", number: int, times: dict[float, Tensor]) -> None:
+        self._steps, self._number, self._times, self._field = steps, number, times, steps.problem.field
 
-    def __init__(
-        self,
-        problem: Problem,
-        times: dict[float, Tensor],
-        time: Callable[[float], Tensor],
-        unsolved: Callable[[Unsolved], None],
-    ) -> None:
-        self._field, self._times, self._time, self.unsolved = problem.field, times, time, unsolved
+    @property
+    def unsolved(self) -> Callable[[Unsolved], None]:
+        """Told of equations of the step that were not solved."""
+        return self._steps.unsolved
 
     def __call__(self, c: float, y: Tensor) -> Tensor:
         times = self._times
-        return self._field(times[c] if c in times else self._time(c), y)
+        return self._field(times[c] if c in times else self._steps.time(self._number, c), y)
 
     def part(self, name: str, c: float, y: Tensor, *extra: float | Tensor) -> Tensor:
         times = self._times
-        return self._field.part(name, times[c] if c in times else self._time(c), y, *extra)
+        return self._field.part(name, times[c] if c in times else self._steps.time(self._number, c), y, *extra)
+
+    @property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """The times at which the step begins and ends, in the precision of the caller's times."""
+        return self._steps.ends(self._number)
 
 
 class TimedSteps:
@@ -99,11 +100,11 @@ class TimedSteps:
         """The field on one step."""
         self.step = step
         if self.grid is not None:
-            return TimedStage(self.problem, {}, partial(self._moving_time, step), self.unsolved)
+            return TimedStage(self, step, {})
         if step // CHUNK != self._chunk:
             self._chunk = step // CHUNK
             self._made = self._times(self._chunk * CHUNK)
-        return TimedStage(self.problem, self._made[step % CHUNK], partial(self._other_time, step), self.unsolved)
+        return TimedStage(self, step, self._made[step % CHUNK])
 
     def unsolved(self, left: Unsolved) -> None:
         """An equation of the present step was not solved: raise a StageError, or count it and warn of the first."""
@@ -113,6 +114,11 @@ class TimedSteps:
             raise StageError(left)
         if tally.not_converged == 1:
             warnings.warn(left.warning, stacklevel=2)
+
+    def ends(self, step: int) -> tuple[Tensor, Tensor]:
+        """The times at which a step begins and ends, in the precision of the caller's times."""
+        ends = self.problem.t.new_tensor(self.points[step : step + 2]) if self.grid is None else self.grid[step:][:2]
+        return ends[0], ends[1]
 
     def _times(self, first: int) -> list[dict[float, Tensor]]:
         """The times of the usual stages of a chunk of steps."""
@@ -135,17 +141,17 @@ class TimedSteps:
             return clock.before(t1, t1 - t0) if self.perturb else t1
         return t0 + c * (t1 - t0)
 
-    def _other_time(self, step: int, c: float) -> Tensor:
-        """The time of a stage that is not usual: of a method that begins with another, or of an interpolation."""
-        number = self._number(self.points[step], self.points[step + 1], c)
-        return self.problem.clock.tensors([number], shifted=False)[0]
+    def time(self, step: int, c: float) -> Tensor:
+        """The time of a stage that is not usual: of a method that begins with another, or of an interpolation.
 
-    def _moving_time(self, step: int, c: float) -> Tensor:
-        """The time of a stage of a step whose begin and size carry gradients."""
-        assert self.grid is not None
+        Where begin and size of the step carry gradients, so does it.
+        """
+        number = self._number(self.points[step], self.points[step + 1], c)
+        if self.grid is None:
+            return self.problem.clock.tensors([number], shifted=False)[0]
         time = (self.grid[step] + c * (self.grid[step + 1] - self.grid[step])).to(self.problem.clock.dtype)
         # In the precision of the field, which may be finer than that of the grid.
-        return time + (self._number(self.points[step], self.points[step + 1], c) - float(time.detach()))
+        return time + (number - float(time.detach()))
 
 
 @dataclass
