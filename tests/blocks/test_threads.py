@@ -69,6 +69,9 @@ class Both(Integrator):
 
     name, order, reads = "both", 1, ((0.25, "field"), (0.5, "other"))
 
+    def __repr__(self):
+        return self.name
+
     def advance(self, stage, h, y):
         return y + h * stage(0.25, y) + h * stage.part("other", 0.5, y)
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import dynamicblocks as db
-from dynamicblocks.solving.batched_loop import Status
+from dynamicblocks.solving.status import Status
 
 FLAT = {
     "sign": lambda t, y: torch.sign(2.25 - y),
