@@ -19,12 +19,12 @@ import torch
 from harness import add_device, make_parser, paired, save, settle, show
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchdiffeq import odeint
 
 import dynamicblocks as db
 from dynamicblocks.data import Augmentation, Batches, MemorySplit
 from dynamicblocks.training import HardwareConfig
 from dynamicblocks.training.measured import choose
+from torchdiffeq import odeint
 
 BATCH = 128
 # Training steps of 45 epochs on 49,000 images.

@@ -221,3 +221,24 @@ def test_integrators_of_ones_own_that_solve_with_ours(wrapped):
         weight.data.fill_(math.nan)
     with pytest.raises(SolverError, match="not finite"):
         block(torch.randn(1, 3, 5, 5))
+
+
+@pytest.mark.parametrize("method", ["euler", "midpoint", "ralston2", "explicit_adams", "alf"])
+def test_a_field_that_is_not_finite_at_the_last_time_is_no_success(method):
+    def func(t, y):
+        return torch.cos(t) * y + torch.where(t > 1.9, math.inf, 0.0)
+
+    t = torch.linspace(0, 2, 5, dtype=torch.float64)
+    y0 = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    found = db.solve(func, y0, t, method=method, on_failure="return")
+    assert found.status.name == "NOT_FINITE"
+    assert "the last time" in found.message
+    with pytest.raises(db.SolverError, match="at t = 2, the last time"):
+        db.solve(func, y0, t, method=method)
+
+
+def test_a_field_that_ends_at_the_last_time_is_not_read_beyond_it():
+    forces = torch.tensor([1.0, 3.0])
+    found = db.solve(lambda t, y: forces[int(t)] + 0 * y, torch.zeros(1), torch.tensor([0.0, 1.0, 2.0]), method="euler")
+    assert found.success
+    assert found.y.flatten().tolist() == [0.0, 1.0, 4.0]

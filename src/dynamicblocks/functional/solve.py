@@ -21,6 +21,7 @@ from dynamicblocks.solving.compiled_solve import solve_compiled
 from dynamicblocks.solving.dense import Dense
 from dynamicblocks.solving.events import EventFunction, rerouted
 from dynamicblocks.solving.failures import SolveError, check_states, explained
+from dynamicblocks.solving.grid_loop import ProblemOnGrid, check_last_slope
 from dynamicblocks.solving.make_course import make_course
 from dynamicblocks.solving.options import step_limit
 from dynamicblocks.solving.outputs import Outputs, StepLike
@@ -214,6 +215,8 @@ def _solved(
         ends = [] if found.event_state is None else [found.event_state]
         times = [*problem.times[: len(found.states)], found.event_time or 0.0]
         check_states(times, [*found.states, *ends], problem.field.tally)
+        if isinstance(course, ProblemOnGrid) and not ends:
+            check_last_slope(course, found.states)
     except SolveError as error:
         failure = explained(error, problem.y0, problem.func)
         if not return_failures:

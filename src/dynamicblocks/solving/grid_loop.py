@@ -1,18 +1,20 @@
 """The loop over a grid: the steps of a block, and those of a caller's problem between given points."""
 
+import math
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Protocol, Self
 
+import torch
 from torch import Tensor, nn
 
 from dynamicblocks.errors import SolverError
 from dynamicblocks.integrators import Carry, Integrator, Reads, Size, Stage
-from dynamicblocks.integrators.unsolved import StageError
+from dynamicblocks.integrators.unsolved import StageError, where_not_finite
 from dynamicblocks.layers.parts import FIELD, PROJECTION
 from dynamicblocks.layers.stand_in import Places
-from dynamicblocks.solving.failures import Circumstances, SolveError, unsolved_step
+from dynamicblocks.solving.failures import Circumstances, NotFiniteStateError, SolveError, unsolved_step
 from dynamicblocks.solving.outputs import Event, Outputs, StepKeeper, collect, wanted_states
 from dynamicblocks.solving.problem import Problem
 from dynamicblocks.solving.recording import Action, Recording
@@ -287,3 +289,24 @@ class ProblemOnGrid(GridCourse):
     def run(self, n: int, action: Action, carry: Carry) -> tuple[Carry, list[Tensor]]:
         before, after = carry if n == 0 else self.state(carry), self.advance(carry, n, n + 1)
         return after, wanted_states(self.problem, action, self._step(n, before, after))
+
+
+def check_last_slope(course: ProblemOnGrid, states: Sequence[Tensor] | Tensor) -> None:
+    """Raise a NotFiniteStateError where the field is not finite at the last time, at which some methods never read it.
+
+    An adaptive method has the slope at the end of its last step; on a grid this is one evaluation. As there the time is
+    the one just before, for fields that are not defined at the last.
+    """
+    fractions, problem = course.integrator.fractions, course.problem
+    if not fractions or max(fractions) >= 1 or not course.steps:
+        return
+    t, clock = course.points[-1], problem.clock
+    with torch.no_grad():
+        (time,) = clock.tensors([clock.before(t, problem.direction)], shifted=False)
+        lost = where_not_finite(problem.field(time, states[-1].detach()))
+    if lost:
+        raise NotFiniteStateError(
+            f"non-finite values in the slope func(t, y) at t = {t:.9g}, the last time, where {course.name} does not "
+            f"read it: {lost}",
+            Circumstances(t, math.nan, replace(problem.field.tally), problem.times, list(states)),
+        )
