@@ -297,8 +297,10 @@ def check_last_slope(course: ProblemOnGrid, states: Sequence[Tensor] | Tensor) -
     An adaptive method has the slope at the end of its last step; on a grid this is one evaluation. As there the time is
     the one just before, for fields that are not defined at the last.
     """
-    fractions, problem = course.integrator.fractions, course.problem
-    if not fractions or max(fractions) >= 1 or not course.steps:
+    integrator, problem = course.integrator, course.problem
+    # Explicit Adams methods declare what their first steps read.
+    reads_all = integrator.fixed_cost or integrator.solves_equations
+    if not integrator.fractions or not course.steps or (reads_all and max(integrator.fractions) >= 1):
         return
     t, clock = course.points[-1], problem.clock
     with torch.no_grad():
