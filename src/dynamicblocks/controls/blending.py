@@ -52,6 +52,23 @@ def blend(tensors: Sequence[Tensor], weights: Weights) -> Tensor:
     return total
 
 
+def blend_each(sets: Sequence[Sequence[Tensor]], weights: Weights) -> list[Tensor]:
+    """The blends of tensors that stand at the same place in each set."""
+    numbers = [weight for weight in weights if not isinstance(weight, Tensor)]
+    if (
+        len(numbers) < len(weights)
+        or torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    ):
+        return [blend(tensors, weights) for tensors in zip(*sets, strict=True)]
+    # The same arithmetic with a third less time in Python, during which no other thread runs.
+    total = torch._foreach_mul(list(sets[0]), numbers[0])
+    for tensors, weight in zip(sets[1:], numbers[1:], strict=True):
+        torch._foreach_add_(total, list(tensors), alpha=weight)
+    return list(total)
+
+
 def blend_variances(variances: Sequence[Tensor], weights: Weights, *, negative: bool) -> Tensor:
     """sum_i w_i v_i; where a weight is negative, kept between half the least v_i and twice the greatest: positive."""
     total = blend(variances, weights)
@@ -77,7 +94,8 @@ def shares(weights: Weights, *, negative: bool = True) -> list[float | Tensor]:
 def blended_parameters(modules: Sequence[nn.Module], weights: Weights) -> dict[str, Tensor]:
     """The parameters sum_i w_i theta_i, by name."""
     named = [named_tensors(module, "_parameters") for module in modules]
-    return {name: blend([parameters[name] for parameters in named], weights) for name in named[0]}
+    sets = [[parameters[name] for name in named[0]] for parameters in named]
+    return dict(zip(named[0], blend_each(sets, weights), strict=True)) if named[0] else {}
 
 
 def call_blended(
@@ -102,15 +120,17 @@ def call_blended(
     module, numbers = modules[mix.called], mix.weights
     named = [named_tensors(each, "_buffers") for each in modules]
     buffers: dict[str, Tensor] = {}
+    blended: list[str] = []
     for name, buffer in named[mix.called].items():
-        if buffer.is_floating_point():
-            own = [each[name] for each in named]
-            if is_variance(name):
-                buffers[name] = blend_variances(own, numbers, negative=mix.negative)
-            else:
-                buffers[name] = blend(own, numbers)
-        else:
+        if not buffer.is_floating_point():
             buffers[name] = buffer.clone()
+        elif mix.negative and is_variance(name):
+            buffers[name] = blend_variances([each[name] for each in named], numbers, negative=True)
+        else:
+            blended.append(name)
+    if blended:
+        sets = [[each[name] for name in blended] for each in named]
+        buffers.update(zip(blended, blend_each(sets, numbers), strict=True))
     training = module.training and len(buffers) > 0
     before = {name: buffer.clone() for name, buffer in buffers.items()} if training else {}
     standing = stand_in(module, {**parameters, **buffers})
