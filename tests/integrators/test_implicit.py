@@ -434,3 +434,38 @@ def test_no_warning_on_a_block_of_layers():
         warnings.simplefilter("error")
         block(torch.randn(3, 4)).sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in block.parameters())
+
+
+@pytest.mark.parametrize("method", ["gl4", "sdirk2", "kvaerno3", "kvaerno5"])
+def test_roots_are_looked_for_without_the_graph_of_the_steps_before(method):
+    """Each product with a Jacobian walks through the graph that it is made of: it must not grow with the steps."""
+
+    def size_of_graph(y):
+        seen, nodes = set(), [y.grad_fn]
+        while nodes:
+            node = nodes.pop()
+            if node is not None and node not in seen:
+                seen.add(node)
+                nodes.extend(following for following, _ in node.next_functions)
+        return len(seen)
+
+    sizes = []
+
+    def func(t, y):
+        sizes.append(size_of_graph(y))
+        return -(y**3)
+
+    y0 = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    t = torch.linspace(0, 1, 12, dtype=torch.float64)
+    states = db.odeint(func, y0, t, method=method, rtol=1e-4, atol=1e-6)
+    stages = 2 + 7 * 11  # of these one evaluation each joins the graph
+    assert sum(size > 60 for size in sizes) <= stages
+    assert len(sizes) > 2 * stages if method != "sdirk2" else len(sizes) > stages
+    before = len(sizes)
+    states[-1].sum().backward()
+    assert max(sizes[before:]) < 60
+    if method in ("gl4", "sdirk2"):
+        above, below = (db.odeint(func, y0.detach() + e, t, method=method)[-1] for e in (1e-5, -1e-5))
+        assert torch.allclose(y0.grad, (above - below) / 2e-5, rtol=1e-6)
+    else:  # of steps that are chosen: the gradient of y0 / sqrt(1 + 2 y0^2)
+        assert torch.allclose(y0.grad, torch.full_like(y0, 3.0**-1.5), rtol=1e-3)

@@ -11,7 +11,7 @@ from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.integrators.embedded import Embedded, Trial
 from dynamicblocks.integrators.half import HALF, WideStage, rounding
 from dynamicblocks.integrators.integrator import Size, Slope
-from dynamicblocks.integrators.newton_krylov import Rows, attach, newton, rms
+from dynamicblocks.integrators.newton_krylov import Residual, Rows, attach, newton, rms, still_numbers
 from dynamicblocks.integrators.order_conditions import check_coefficients, check_order
 from dynamicblocks.integrators.runge_kutta import add_scaled
 from dynamicblocks.integrators.tolerance import Tolerance
@@ -191,18 +191,22 @@ class Esdirk(Embedded):
         """The z of z = h gamma f(c, known + z), and for each row whether it was found; zero where it was not."""
         gamma = self.tableau.gamma
 
-        def residual(z: Tensor) -> Tensor:
-            (part,) = layout.unpack(z)
-            return layout.pack(add_scaled(part, [stage(c, known + part)], [-gamma], h))
+        def equation(known: Tensor, h: Size) -> Residual:
+            def residual(z: Tensor) -> Tensor:
+                (part,) = layout.unpack(z)
+                return layout.pack(add_scaled(part, [stage(c, known + part)], [-gamma], h))
 
+            return residual
+
+        still = equation(*still_numbers(known, h))
         with torch.no_grad():
             first = layout.pack(add_scaled(torch.zeros_like(known), increments, guess, gamma))
-        z, found = newton(residual, first, size, unit, max_iters=self.max_iters)
+        z, found = newton(still, first, size, unit, max_iters=self.max_iters)
         left = None
         if not bool(found.all()):
-            left = unsolved(self.name, residual, z, known, layout)
+            left = unsolved(self.name, still, z, known, layout)
             z = torch.where(found.unsqueeze(1), z, 0)
-        return layout.unpack(attach(residual, z, self.derivatives))[0], found, left
+        return layout.unpack(attach(equation(known, h), z, self.derivatives, still=still))[0], found, left
 
     @staticmethod
     def _units(layout: Rows, y: Tensor, scale: Tensor, coarse: float | None) -> tuple[Tensor, Tensor]:

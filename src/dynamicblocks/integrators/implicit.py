@@ -11,7 +11,7 @@ from torch import Tensor
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.integrators.half import HALF, WideStage, rounding
 from dynamicblocks.integrators.integrator import Integrator, Reads, Size, Stage
-from dynamicblocks.integrators.newton_krylov import Rows, attach, newton, rms
+from dynamicblocks.integrators.newton_krylov import Residual, Rows, attach, newton, rms, still_numbers
 from dynamicblocks.integrators.order_conditions import check_coefficients, check_order
 from dynamicblocks.integrators.runge_kutta import add_scaled
 from dynamicblocks.integrators.unsolved import tell, unsolved
@@ -171,21 +171,26 @@ class ImplicitRungeKutta(Integrator):
         a, c = self.tableau.a, self.tableau.c
         layout, count = Rows.of(known, each=self.rows), len(block)
 
-        def residual(z: Tensor) -> Tensor:
-            parts = layout.unpack(z, count)
-            slopes = [stage(c[i], known + part) for i, part in zip(block, parts, strict=True)]
-            return layout.pack(
-                *(add_scaled(part, slopes, [-a[i][j] for j in block], h) for i, part in zip(block, parts, strict=True))
-            )
+        def equation(known: Tensor, h: Size) -> Residual:
+            def residual(z: Tensor) -> Tensor:
+                parts = layout.unpack(z, count)
+                slopes = [stage(c[i], known + part) for i, part in zip(block, parts, strict=True)]
+                scaled = [
+                    add_scaled(part, slopes, [-a[i][j] for j in block], h) for i, part in zip(block, parts, strict=True)
+                ]
+                return layout.pack(*scaled)
 
+            return residual
+
+        still = equation(*still_numbers(known, h))
         start = layout.pack(known.detach())
         guess = start.new_zeros(layout.rows, start.shape[1] * count)
         coarse, size = self.eps / 8 if self.eps else rounding(known, kind), rms(start)
         unit = None if coarse is None else coarse * size
-        root, found = newton(residual, guess, size, unit, max_iters=self.max_iters)
+        root, found = newton(still, guess, size, unit, max_iters=self.max_iters)
         if not bool(found.all()):
-            tell(stage, unsolved(self.name, residual, root, known, layout, count))
-        return layout.unpack(attach(residual, root, self.derivatives), count)
+            tell(stage, unsolved(self.name, still, root, known, layout, count))
+        return layout.unpack(attach(equation(known, h), root, self.derivatives, still=still), count)
 
 
 _R3, _R6, _R15 = math.sqrt(3), math.sqrt(6), math.sqrt(15)

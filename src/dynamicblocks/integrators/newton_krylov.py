@@ -279,7 +279,23 @@ def _least_squares(hessenberg: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
     return weights, torch.linalg.vector_norm(outside, dim=1, keepdim=True)
 
 
-def attach(residual: Residual, root: Tensor, derivatives: int = 1, *, strict: bool = True) -> Tensor:
+def still_numbers(known: Tensor, h: float | Tensor) -> tuple[Tensor, float | Tensor]:
+    """What an equation is made of, without the graph of the steps before.
+
+    Each product with a Jacobian would walk through all of that graph: the time of a solve would grow with the square of
+    its steps.
+    """
+    return known.detach(), h.detach() if isinstance(h, Tensor) else h
+
+
+def attach(
+    residual: Residual,
+    root: Tensor,
+    derivatives: int = 1,
+    *,
+    strict: bool = True,
+    still: Residual | None = None,
+) -> Tensor:
     """The root z of r(z; theta) = 0, with the gradient that the implicit function theorem gives it.
 
         dz = -r'(z)^(-1) (dr / dtheta) dtheta
@@ -292,6 +308,7 @@ def attach(residual: Residual, root: Tensor, derivatives: int = 1, *, strict: bo
         root: z, of shape (rows, n), without a graph.
         derivatives: how often the result may be differentiated. Each time costs one evaluation and one system more.
         strict: whether one derivative more is an error; else it lacks what r' and theta have to do with each other.
+        still: the same r of numbers without a graph, where there are such (:func:`still_numbers`).
 
     Raises:
         SolverError: in the backward pass, where GMRES does not solve the system.
@@ -306,7 +323,7 @@ def attach(residual: Residual, root: Tensor, derivatives: int = 1, *, strict: bo
         value = residual(root)
         if not value.requires_grad:
             break
-        root = _Root.apply(value, root, residual, level, strict and level == derivatives)  # type: ignore[no-untyped-call]
+        root = _Root.apply(value, root, (residual, still or residual), level, strict and level == derivatives)  # type: ignore[no-untyped-call]
     return root
 
 
@@ -318,9 +335,11 @@ class _Root(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, root: Tensor, residual: Residual, level: int, strict: bool) -> Tensor:
+    def forward(
+        ctx: Any, value: Tensor, root: Tensor, residuals: tuple[Residual, Residual], level: int, strict: bool
+    ) -> Tensor:
         kind = value.device.type
-        ctx.residual, ctx.level, ctx.strict = residual, level, strict
+        ctx.residuals, ctx.level, ctx.strict = residuals, level, strict
         ctx.autocast = (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
         ctx.save_for_backward(root)
         return root.clone()
@@ -330,16 +349,17 @@ class _Root(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (root,) = ctx.saved_tensors
         again = torch.is_grad_enabled()
+        residual = ctx.residuals[0 if again else 1]
         enabled, kind = ctx.autocast
         with torch.enable_grad(), torch.autocast(root.device.type, dtype=kind, enabled=enabled):
             # The graph of the forward pass may be recomputed at each use (checkpointing): this one is our own.
             leaf = root.detach().requires_grad_()
-            value = ctx.residual(leaf)
+            value = residual(leaf)
             with torch.no_grad():
                 found = _solve_transposed(value, leaf, -gradient)
             if again and ctx.level > 1:
                 # A root itself: of r'(z)^T w + g = 0, where z, g and theta have graphs.
-                equation = lambda w: _transposed(ctx.residual, root, w) + gradient  # noqa: E731
+                equation = lambda w: _transposed(residual, root, w) + gradient  # noqa: E731
                 found = attach(equation, found, ctx.level - 1, strict=ctx.strict)
             elif again and ctx.strict:
                 found = _Once.apply(found, value)  # type: ignore[no-untyped-call]
