@@ -121,7 +121,10 @@ class ControlledStage:
             if key not in self._blended:
                 self._blended[key] = controls.parameters_at(terms, name)
             theta = self._blended[key]
+        time = self._start + c * (self._end - self._start)
+        if torch.compiler.is_compiling():
+            # Where the layer leaves the state alone, the compiler leaves the copy out.
+            return controls.evaluate(terms, time, y.clone(), *extra, part=name, theta=theta)
         if name not in field.lenders:
             field.lenders[name] = Lender(f"the {name} of {type(controls.layers[0]).__name__}")
-        time = self._start + c * (self._end - self._start)
         return field.lenders[name](lambda y: controls.evaluate(terms, time, y, *extra, part=name, theta=theta), y)

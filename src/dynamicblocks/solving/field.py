@@ -173,7 +173,7 @@ class Field:
                 self.watch(y, value)
         if value.dtype != y.dtype:
             return value.to(y.dtype)
-        return value.clone() if getrefcount(value) > FRESH or self._traced or shared(value) else value
+        return value.clone() if self._traced or getrefcount(value) > FRESH or shared(value) else value
 
     def _first(self, t: Tensor, y: Tensor) -> Tensor:
         """The first slope, or an error that says what is wrong with it."""
