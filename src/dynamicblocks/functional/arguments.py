@@ -94,6 +94,9 @@ def run(mode: Gradient, course: ProblemCourse) -> Outputs:
     assert scheme is not None
     warn_of_uncalled(problem.func, scheme.method)
     try:
-        return mode.run(course, problem.y0)
+        found = mode.run(course, problem.y0)
     except SolveError as error:
         raise explained(error, problem.y0, problem.func) from None
+    if problem.field.late is not None:
+        problem.field.late()
+    return found

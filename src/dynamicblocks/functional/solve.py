@@ -223,6 +223,8 @@ def _solved(
             raise failure from None
         message, status = str(failure), error.status
         found = Outputs(list(error.circumstances.states))
+    if problem.field.late is not None:
+        problem.field.late()
     states = found.states if len(found.states) else [problem.y0]
     y, lost = Outputs(states).stacked(), len(problem.times) - len(states)
     if lost:

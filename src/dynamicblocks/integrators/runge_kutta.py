@@ -9,7 +9,6 @@ from torch import Tensor
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.integrators.integrator import Integrator, Reads, Size, Stage
 from dynamicblocks.integrators.tableaus import Tableau
-from dynamicblocks.layers.parts import FIELD
 
 
 def weighted(slopes: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -55,7 +54,7 @@ class RungeKutta(Integrator):
 
     @property
     def reads(self) -> Reads:
-        return tuple((c, FIELD) for c in self.tableau.c)
+        return self.tableau.reads
 
     def advance(self, stage: Stage, h: Size, carry: Tensor) -> Tensor:
         slopes: list[Tensor] = []

@@ -2,10 +2,12 @@
 
 import math
 from dataclasses import InitVar, dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.integrators.integrator import Reads
 from dynamicblocks.integrators.order_conditions import check_coefficients, check_order
+from dynamicblocks.layers.parts import FIELD
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ class Tableau:
         object.__setattr__(self, "c", c)
         if check:
             check_order(f"tableau {self.name!r}", self.a, self.b, self.order)
+
+    @cached_property
+    def reads(self) -> Reads:
+        """What a step evaluates: the field at these fractions of it."""
+        return tuple((c, FIELD) for c in self.c)
 
 
 # The order conditions of the package's own coefficients are tested, and not checked on every import.

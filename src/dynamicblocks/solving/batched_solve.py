@@ -122,6 +122,8 @@ def solve_batched(problem: SampleProblem) -> Solution:
         return carry, record, found
 
     end = run_loop(begin, s[:, -1], outputs, attempts, problem.max_steps, watch)
+    if field.late is not None:
+        field.late()
     statuses = _statuses(end, watch)
     y = outputs.states()
     tally = field.tally

@@ -21,8 +21,10 @@ def warn_of_uncalled(func: object, method: Method, what: str = "", ending: str =
     called = () if what else CALLBACKS if adaptive else CALLBACKS[:1] if grid else ()
     # Modules look for what they have not in a slow way.
     own, kind = getattr(func, "__dict__", {}), type(func)
-    names = [name + ending for name in CALLBACKS if name not in called]
-    missed = [name for name in names if name in own or hasattr(kind, name)] if names else []
+    missed = []
+    for name in CALLBACKS:
+        if name not in called and (name + ending in own or hasattr(kind, name + ending)):
+            missed.append(name + ending)
     if missed:
         calls = ", ".join(name + ending for name in called) or "no callbacks"
         warnings.warn(

@@ -39,7 +39,7 @@ class Clock:
     def __init__(self, like: Tensor, origin: Tensor, dtype: torch.dtype | None = None) -> None:
         self.dtype = dtype or (like.abs().dtype if like.is_complex() else like.dtype)
         self.device = like.device
-        self.far = min(torch.finfo(kind).max for kind in (self.dtype, origin.dtype))
+        self.far = min(torch.finfo(self.dtype).max, torch.finfo(origin.dtype).max)
         self.shift = (origin - origin.detach()).to(self.device, self.dtype) if origin.requires_grad else None
 
     def moved(self, like: Tensor, origin: Tensor) -> "Clock":
@@ -125,6 +125,8 @@ class Field:
         self._begun = self._trusted = self._shares = False
         # Called with the first state and slope, if anybody wants to look at them.
         self.watch: Callable[[Tensor, Tensor], None] | None = None
+        # Called after the solve, if there is something to say of it.
+        self.late: Callable[[], None] | None = None
         # A compiler sees what is changed where, and leaves out copies that nobody needs.
         self._traced = torch.compiler.is_compiling()
 

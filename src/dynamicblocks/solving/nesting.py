@@ -130,6 +130,18 @@ REAL = {torch.complex32: torch.float16, torch.complex64: torch.float32, torch.co
 """The types of real and imaginary parts."""
 
 
+def _check_alike(found: list[tuple[str, Tensor]], leading: int) -> None:
+    """Raise a ConfigurationError for tensors that cannot be one state."""
+    for what, values in (
+        ("lie on one device", {path: str(tensor.device) for path, tensor in found}),
+        ("have the same samples first", {path: str(tuple(tensor.shape[:leading])) for path, tensor in found}),
+    ):
+        if len(set(values.values())) > 1:
+            raise ConfigurationError(
+                f"all tensors of y0 must {what}, got {', '.join(values.values())} at {', '.join(values)}"
+            )
+
+
 @dataclass(frozen=True)
 class Nesting:
     """How a nested state lies in one tensor, whose ``leading`` first dimensions are those of every tensor in it.
@@ -199,14 +211,8 @@ class Nesting:
                     f"{path} needs a dimension for the samples, since batched=True or t has one; got shape "
                     f"{tuple(tensor.shape)}"
                 )
-        for what, values in (
-            ("lie on one device", {path: str(tensor.device) for path, tensor in found}),
-            ("have the same samples first", {path: str(tuple(tensor.shape[:leading])) for path, tensor in found}),
-        ):
-            if len(set(values.values())) > 1:
-                raise ConfigurationError(
-                    f"all tensors of y0 must {what}, got {', '.join(values.values())} at {', '.join(values)}"
-                )
+        if len(found) > 1:
+            _check_alike(found, leading)
         if found[0][1].is_meta:
             raise ConfigurationError(f"{found[0][0]} is on the meta device, which holds no numbers to begin with")
         shapes, kinds = zip(*[(tensor.shape, tensor.dtype) for _, tensor in found], strict=True)

@@ -123,7 +123,9 @@ FEW = 32
 
 
 def watch_steps(field: Field, length: float, largest: float) -> None:
-    """Warn at the first evaluation if steps are too short to move most entries, though all together would.
+    """Warn after the solve if its steps are too short to move most entries, though all together would.
+
+    The first slope tells, on the device; it is read when all steps are made, for which the host waits anyway.
 
     Args:
         field: of the problem.
@@ -138,14 +140,19 @@ def watch_steps(field: Field, length: float, largest: float) -> None:
             eps, size, rate = torch.finfo(y.dtype).eps, y.abs(), slope.abs()
             moving = length * rate > FEW * eps * size
             lost = moving & (largest * rate < eps / 4 * size)
-            # The one number that is read from the device.
-            most = y.device.type != "meta" and bool(2 * lost.sum() > moving.sum())
-        if most:
-            wider = "solve for y0.double()" if eps > torch.finfo(torch.float64).eps else "scale the state"
-            warn_caller(
-                f"steps of {largest:.3g} change most entries of the state by less than half a unit in the last place "
-                f"of {y.dtype}, so they are lost; take longer steps, or {wider}"
-            )
+            most = 2 * lost.sum() > moving.sum()
+
+        kind, real = y.dtype, y.device.type != "meta"
+
+        def late() -> None:
+            if real and bool(most):
+                wider = "solve for y0.double()" if eps > torch.finfo(torch.float64).eps else "scale the state"
+                warn_caller(
+                    f"steps of {largest:.3g} change most entries of the state by less than half a unit in the last "
+                    f"place of {kind}, so they are lost; take longer steps, or {wider}"
+                )
+
+        field.late = late
 
     field.watch = watch
 
@@ -153,7 +160,7 @@ def watch_steps(field: Field, length: float, largest: float) -> None:
 def make_grid(problem: Problem, options: Mapping[str, Any]) -> Tensor:
     """The grid that the options ask for: the times themselves, steps of one size, or what a function makes of them."""
     size, constructor = options.get("step_size"), options.get("grid_constructor")
-    t, most = problem.t, step_limit(options)
+    t = problem.t
     if size is not None and constructor is not None:
         raise ConfigurationError("step_size and grid_constructor are mutually exclusive arguments.")
     if size is not None:
@@ -165,6 +172,7 @@ def make_grid(problem: Problem, options: Mapping[str, Any]) -> Tensor:
     grid = constructor(problem.func, problem.nesting.nested(problem.y0.clone()), t.clone())
     if not isinstance(grid, Tensor) or grid.ndim != 1:
         raise ArgumentTypeError(f"grid_constructor must return a one-dimensional tensor of times, got {grid!r:.80}")
+    most = step_limit(options)
     if len(grid) - 1 > most:
         raise ConfigurationError(
             f"grid_constructor made a grid of {len(grid) - 1:,} steps, and at most {most:,} are allowed: let it make "
