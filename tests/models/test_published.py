@@ -106,7 +106,9 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize(
+    "name", [name if name == "rk4" else pytest.param(name, marks=pytest.mark.slow) for name in PUBLISHED]
+)
 def test_the_published_commands_run(name, cifar, tmp_path):
     flags = [*PUBLISHED[name].split(), "--max-steps", "2", "--data-dir", str(cifar)]
     assert main(["train", *flags, "--output", str(tmp_path), "--run", name]) == 0
