@@ -1,11 +1,16 @@
 """Callbacks that functions carry, and which of them a method calls."""
 
 import warnings
+from typing import Any
 
 from dynamicblocks.integrators import AdaptiveMethod, GridMethod
 from dynamicblocks.integrators.methods import Method
 
 CALLBACKS = ("callback_step", "callback_accept_step", "callback_reject_step")
+
+
+def null_callback(*arguments: Any, **keywords: Any) -> None:
+    """Nothing happens. It stands where a function has no callback, for those who call it all the same."""
 
 
 def warn_of_uncalled(func: object, method: Method, what: str = "", ending: str = "") -> None:
@@ -22,7 +27,7 @@ def warn_of_uncalled(func: object, method: Method, what: str = "", ending: str =
     # Modules look for what they have not in a slow way.
     own, kind = getattr(func, "__dict__", {}), type(func)
     names = [name + ending for name in CALLBACKS if name not in called]
-    missed = [name for name in names if name in own or hasattr(kind, name)] if names else []
+    missed = [name for name in names if (name in own or hasattr(kind, name)) and own.get(name) is not null_callback]
     if missed:
         calls = ", ".join(name + ending for name in called) or "no callbacks"
         warnings.warn(
