@@ -73,7 +73,7 @@ class AdaptiveSolve:
         self, timed: TimedField, y: Tensor, times: Sequence[float], first: float, taken: list[float] | None = None
     ) -> list[Tensor]:
         t = torch.tensor(times, dtype=torch.float64)
-        right_hand_side = Field(timed)
+        right_hand_side = Field(timed, explains=False)
         right_hand_side.tally = self.tally
         weights, layers = list(self.controls.parameters()), list(self.controls.layers)
         clock = HostClock(y, t[0])

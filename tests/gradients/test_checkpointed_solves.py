@@ -65,7 +65,7 @@ def checkpointed(course, states):
 
 def gradients(found, inputs, retain=False):
     """Of a function of the states in which no two entries are alike."""
-    states = torch.stack(found.states)
+    states = found.stacked()
     weights = torch.linspace(0.5, 1.5, states.numel(), dtype=states.dtype).reshape(states.shape)
     loss = (weights * states).sum() + (states[-1] ** 2).sum()
     return states.detach(), torch.autograd.grad(loss, inputs, retain_graph=retain)
@@ -210,8 +210,10 @@ def test_an_event_at_the_first_time(float64):
     y0 = torch.ones(2, requires_grad=True)
     course = set_up(lambda t, y: -y, y0, torch.tensor([0.0, 1.0]), "dopri5", event=lambda t, y: t)
     found = checkpointed(course, states=2)
-    assert found.event_state is y0
-    assert found.states[0] is y0
+    assert torch.equal(found.event_state, y0)
+    assert torch.equal(found.states[0], y0)
+    (slope,) = torch.autograd.grad((found.event_state + found.states[0]).sum(), y0)
+    assert slope.tolist() == [2, 2]
 
 
 def test_a_failed_solve_has_gradients_till_then(float64):
@@ -371,7 +373,8 @@ def test_memory_grows_with_the_levels_only(method):
     carry = 1 if method == "rk4" else 2
     few, many = peak(method, 8, 4), peak(method, 128, 4)
     assert many - few <= 2 * 3 * carry + 1
-    assert peak(method, 128) > 30 * many
+    # A copy of the first state is part of both.
+    assert peak(method, 128) - 1 > 30 * (many - 1)
 
 
 @pytest.mark.slow

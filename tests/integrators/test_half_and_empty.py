@@ -17,12 +17,14 @@ half = pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_is_as_exact_as_its_numbers(name, kind):
     y0 = torch.tensor([1.0, -0.5], dtype=kind, requires_grad=True)
     tolerances = {"rtol": 0.03, "atol": 0.03} if name[0] == "k" else {}
+    if name == "implicit_adams":
+        tolerances = {"rtol": torch.finfo(kind).eps}
     options = {"max_iters": 20}
     y = db.odeint(lambda t, y: -2 * t * y, y0, T[::2], method=name, options=options, **tolerances)
     reference = y0.detach().float()
     expected = db.odeint(lambda t, y: -2 * t * y, reference, T[::2], method=name, options=options, **tolerances)
     assert y.dtype == kind
-    bound = 6 * torch.finfo(kind).eps + (0.06 if tolerances else 0)
+    bound = 6 * torch.finfo(kind).eps + (0.06 if name[0] == "k" else 0)
     assert (y.float() - expected).abs().max() <= bound
     (gradient,) = torch.autograd.grad(y[-1].sum(), y0)
     assert gradient.dtype == kind

@@ -185,7 +185,7 @@ class ImplicitRungeKutta(Integrator):
         still = equation(*still_numbers(known, h))
         start = layout.pack(known.detach())
         guess = start.new_zeros(layout.rows, start.shape[1] * count)
-        coarse, size = self.eps / 8 if self.eps else rounding(known, kind), rms(start)
+        coarse, size = self.eps or rounding(known, kind), rms(start)
         unit = None if coarse is None else coarse * size
         root, found = newton(still, guess, size, unit, max_iters=self.max_iters)
         if not bool(found.all()):

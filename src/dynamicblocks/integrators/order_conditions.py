@@ -88,7 +88,7 @@ def first_violated(a: Rows, b: Sequence[float], order: int) -> tuple[Tree, float
 
     >>> tree, value = first_violated([[0, 0], [1 / 2, 0]], [0, 1], 4)
     >>> tree.words, value, tree.density
-    ('c^2', 0.25, 3)
+    ('Ac', 0.0, 6)
     """
     matrix, weights = np.zeros((len(a), len(a))), np.array(b, dtype=float)
     for n, row in enumerate(a):

@@ -1,11 +1,16 @@
 """Callbacks that functions carry, and which of them a method calls."""
 
 import warnings
+from typing import Any
 
 from dynamicblocks.integrators import AdaptiveMethod, GridMethod
 from dynamicblocks.integrators.methods import Method
 
 CALLBACKS = ("callback_step", "callback_accept_step", "callback_reject_step")
+
+
+def null_callback(*arguments: Any, **keywords: Any) -> None:
+    """Nothing happens. It stands where a function has no callback, for those who call it all the same."""
 
 
 def warn_of_uncalled(func: object, method: Method, what: str = "", ending: str = "") -> None:
@@ -23,7 +28,8 @@ def warn_of_uncalled(func: object, method: Method, what: str = "", ending: str =
     own, kind = getattr(func, "__dict__", {}), type(func)
     missed = []
     for name in CALLBACKS:
-        if name not in called and (name + ending in own or hasattr(kind, name + ending)):
+        there = name not in called and (name + ending in own or hasattr(kind, name + ending))
+        if there and own.get(name + ending) is not null_callback:
             missed.append(name + ending)
     if missed:
         calls = ", ".join(name + ending for name in called) or "no callbacks"

@@ -110,10 +110,17 @@ class Field:
         timed: whether the seconds that it takes are counted, too.
         owner: the function as the caller gave it, of which ``func`` was made.
         seen: the type of the state as the caller gave it.
+        explains: whether it says what is wrong where the first evaluation fails; blocks say that of their layers.
     """
 
     def __init__(
-        self, func: Func, *, timed: bool = False, owner: object = None, seen: torch.dtype | None = None
+        self,
+        func: Func,
+        *,
+        timed: bool = False,
+        owner: object = None,
+        seen: torch.dtype | None = None,
+        explains: bool = True,
     ) -> None:
         self.timed = timed
         self.func = self._timed(func) if timed else func
@@ -129,6 +136,7 @@ class Field:
         self.late: Callable[[], None] | None = None
         # A compiler sees what is changed where, and leaves out copies that nobody needs.
         self._traced = torch.compiler.is_compiling()
+        self._explains = explains and not self._traced
 
     def over(self, func: Func, parts: Mapping[str, Callable[..., Tensor]]) -> "Field":
         """The field of another function, counted as this one."""
@@ -183,7 +191,9 @@ class Field:
         try:
             value = self.func(t, y)
         except Exception as error:
-            found = error if self._traced else explained(error, self.func, self.owner, t, y, self.seen or y.dtype)
+            if not self._explains:
+                raise
+            found = explained(error, self.func, self.owner, t, y, self.seen or y.dtype)
             if found is error:
                 raise
             raise found from error

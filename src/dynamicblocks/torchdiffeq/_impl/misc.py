@@ -14,6 +14,7 @@ from dynamicblocks.errors import ArgumentError, ConfigurationError, unknown_name
 from dynamicblocks.functional.arguments import check_torchdiffeq_state
 from dynamicblocks.integrators import Embedded, Norm, Tolerance, rms_norm
 from dynamicblocks.solving.adaptive_loop import AdaptiveLoop
+from dynamicblocks.solving.callbacks import null_callback as _null_callback
 from dynamicblocks.solving.field import Clock, Field
 from dynamicblocks.solving.nesting import Nesting, mixed_norm
 from dynamicblocks.solving.problem import check_times
@@ -22,10 +23,6 @@ from dynamicblocks.torchdiffeq._impl.event_handling import combine_event_functio
 
 _all_callback_names = ["callback_step", "callback_accept_step", "callback_reject_step"]
 _all_adjoint_callback_names = [f"{name}_adjoint" for name in _all_callback_names]
-
-
-def _null_callback(*arguments: Any, **keywords: Any) -> None:
-    """Nothing happens."""
 
 
 def _handle_unused_kwargs(solver: object, unused_kwargs: Mapping[str, Any]) -> None:
