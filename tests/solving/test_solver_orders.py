@@ -151,6 +151,9 @@ def test_adams_methods_that_start_exactly_have_every_order(name, order):
 LOOSEST = {2: 1e-3, 3: 1e-3, 4: 1e-4}
 # The estimate of fehlberg2 is the difference of two slopes, times h / 512: small by design, and errors are larger.
 SMALL_ESTIMATE = {"fehlberg2": 1000}
+# The steps of dopri8 are few, and at some tolerances their errors cancel to a twentieth of those 1.5 times further on,
+# whatever controls their length: its ratio in a decade is the root mean square at four tolerances.
+SAMPLES = {"dopri8": 4}
 
 
 @pytest.mark.parametrize(("name", "back"), list(cases(ADAPTIVE)))
@@ -158,20 +161,22 @@ def test_errors_are_proportional_to_the_tolerance(name, back):
     """Over four decades, with rtol = atol: a logarithmic slope of 1, to 0.2, and error / tolerance within a factor 10.
 
     The error is the root mean square over twelve times, at which steps end; error / tolerance is below 100. The slopes
-    are 0.84 to 1.09: at the loosest tolerances the twelve times cut steps short, which lowers the errors there.
+    are 0.82 to 1.11: at the loosest tolerances the twelve times cut steps short, which lowers the errors there.
     """
     problem = PROBLEMS["slow"]
     loosest = LOOSEST.get(METHODS[name].make().order, 1e-6) / (10 if name in SMALL_ESTIMATE else 1)
     t = torch.linspace(0, 6, 13, dtype=torch.float64)
     t = t.flip(0) if back else t
     exact, options = problem.exact(t), {"step_t": t[1:-1]}
-    tolerances = [loosest / 10**decade for decade in range(5)]
-    errors = []
+
+    def ratio(tol):
+        states = db.odeint(problem.field, exact[0], t, method=name, rtol=tol, atol=tol, options=options)
+        return (states - exact)[1:].square().mean().sqrt().item() / tol
+
+    count = SAMPLES.get(name, 1)
     with torch.no_grad():
-        for tol in tolerances:
-            states = db.odeint(problem.field, exact[0], t, method=name, rtol=tol, atol=tol, options=options)
-            errors.append((states - exact)[1:].square().mean().sqrt().item())
-    ratios = [error / tol for error, tol in zip(errors, tolerances, strict=True)]
-    assert math.log10(errors[0] / errors[-1]) / 4 == pytest.approx(1, abs=0.2), ratios
+        decades = [[ratio(loosest / 10 ** (decade + n / count)) for n in range(count)] for decade in range(5)]
+    ratios = [math.hypot(*each) / math.sqrt(count) for each in decades]
+    assert 1 + math.log10(ratios[0] / ratios[-1]) / 4 == pytest.approx(1, abs=0.2), ratios
     assert max(ratios) < 10 * min(ratios), ratios
     assert max(ratios) < SMALL_ESTIMATE.get(name, 100), ratios

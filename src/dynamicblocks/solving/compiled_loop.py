@@ -81,9 +81,10 @@ def _program(loop: BatchedLoop, func: Any, key: Hashable, build: Build) -> _Prog
 def tracing_may_look_at_grad() -> Iterator[None]:
     """Leave out the warning of a compiler that looks at ``grad`` of inputs that are no leaves.
 
-    Filters of warnings are the process's, so they are exchanged only where there can be such inputs, with gradients.
+    Filters of warnings are the process's, so they are exchanged only with gradients, and where warnings are errors:
+    PyTorch cannot hide it then, and inputs have graphs without gradients, too, such as the states of a backward pass.
     """
-    if not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() and all(action != "error" for action, *_ in warnings.filters):
         yield
         return
     with warnings.catch_warnings():

@@ -67,7 +67,9 @@ def _one_event(event_fn: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def _mapped(change: Callable[[Tensor], Tensor], nested: Any) -> Any:
     if isinstance(nested, Tensor):
         return change(nested)
-    return rebuilt(nested, (change(tensor) for _, tensor in leaves(nested, "what func returns")))
+    # All of them first: what is no tensor is an error that says so.
+    changed = [change(tensor) for _, tensor in leaves(nested, "what func returns")]
+    return rebuilt(nested, iter(changed))
 
 
 def _lifted(tolerance: Any) -> Any:

@@ -99,7 +99,7 @@ class Tally:
 
 
 class Field:
-    """A right-hand side f(t, y) over one tensor, whose evaluations are counted and whose first value is checked.
+    """A right-hand side f(t, y) over one tensor, whose evaluations are counted and whose values are checked.
 
     Steps keep slopes by reference and use a state again, so both must stay what they are whatever ``func`` does. Its
     first evaluation gets copies; where it changes them, or changes are not counted, so do all others. A slope that
@@ -153,9 +153,12 @@ class Field:
         if t._version + y._version != before:
             raise changed_in_place("func")
         self.tally.evaluations += 1
-        if value.dtype != y.dtype:
-            # Under autocast, or with weights of another precision, slopes are narrower or wider than the state.
-            return value.to(y.dtype)
+        try:
+            alike = value.dtype == y.dtype and value.shape == y.shape and value.device == y.device
+        except AttributeError:
+            alike = False
+        if not alike:
+            return _converted(value, t, y)
         if getrefcount(value) > FRESH or self._shares or (value._base is not None and shared(value)):
             return value.clone()
         return value
@@ -164,7 +167,7 @@ class Field:
         """A named part at a time."""
         if name == FIELD and not extra:
             return self(t, y)
-        value = self.parts[name](t.clone(), y.clone(), *extra)
+        value = check_slope(self.parts[name](t.clone(), y.clone(), *extra), t, y).reshape(y.shape)
         self.tally.evaluations += 1
         return value.clone() if value.dtype == y.dtype else value.to(y.dtype)
 
@@ -173,7 +176,7 @@ class Field:
         lent = t.clone(), y.clone()
         self.tally.evaluations += 1
         if self._begun:
-            value = self.func(*lent)
+            value = check_slope(self.func(*lent), t, y, exact=True)
         else:
             before = -1 if self._traced else changed(*lent)
             value = self._first(*lent)
@@ -201,7 +204,7 @@ class Field:
         self._begun = True
         if value.shape != shape:
             inner, value = self.func, value.reshape(shape)
-            self.func = lambda t, y: inner(t, y).reshape(y.shape)
+            self.func = lambda t, y: check_slope(inner(t, y), t, y).reshape(y.shape)
         return value
 
     def _timed(self, func: Func) -> Func:
@@ -212,6 +215,14 @@ class Field:
             return slope
 
         return timed
+
+
+def _converted(value: object, t: Tensor, y: Tensor) -> Tensor:
+    """A slope unlike the state, in the state's type; an error where that is not all that is other.
+
+    Under autocast, or with weights of another precision, slopes are narrower or wider than the state.
+    """
+    return check_slope(value, t, y, exact=True).to(y.dtype)
 
 
 def unchanging(func: Func) -> Func:

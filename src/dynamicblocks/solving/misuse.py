@@ -1,4 +1,4 @@
-"""What is wrong with a right-hand side, found at its first evaluation and said in one sentence."""
+"""What is wrong with a right-hand side, said in one sentence."""
 
 from collections.abc import Callable
 from typing import Any
@@ -29,11 +29,14 @@ def check_order(func: object) -> None:
         )
 
 
-def check_slope(value: object, t: Tensor, y: Tensor) -> Tensor:
-    """The slope, or a ConfigurationError for what is none of a state such as ``y``."""
+def check_slope(value: object, t: Tensor, y: Tensor, *, exact: bool = False) -> Tensor:
+    """The slope, or a ConfigurationError for what is none of a state such as ``y``.
+
+    By default it may have other dimensions of size one.
+    """
     if not isinstance(value, Tensor):
         raise ConfigurationError(f"func must return a tensor such as the state, got {_kind_of(value)}")
-    if value.shape != y.shape and not same_but_for_ones(value.shape, y.shape):
+    if value.shape != y.shape and (exact or not same_but_for_ones(value.shape, y.shape)):
         of_time = f"; t has shape {tuple(t.shape)}" if t.ndim else ""
         of_time += f"; {ORDER}" if value.shape == t.shape else ""
         raise ConfigurationError(

@@ -281,7 +281,15 @@ class Nesting:
                     raise ConfigurationError(
                         f"func returned complex numbers for a state of {kind} at place {self._path(n)}"
                     )
-        return self._joined(found)
+        try:
+            return self._joined(found)
+        except RuntimeError as error:
+            devices = sorted({str(slope.device) for slope in found})
+            if len(devices) == 1:
+                raise
+            raise ConfigurationError(
+                f"func must return all slopes on one device, where the state is, got {', '.join(devices)}"
+            ) from error
 
     def _path(self, n: int) -> str:
         """The path to the entry ``n``."""
