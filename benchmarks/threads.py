@@ -12,8 +12,8 @@ from statistics import median
 
 import torch
 from harness import make_parser, paired, save, show
+from resnet_cost import PlainUnit
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import dynamicblocks as db
 
@@ -27,21 +27,6 @@ CASES = {
     "half blended": (LAYERS // 2 + 1, db.uniform(0, LAYERS, steps=LAYERS)),
     "all blended": (LAYERS + 1, db.uniform(0.5, LAYERS - 0.5, steps=LAYERS)),
 }
-
-
-class PlainUnit(nn.Module):
-    """A residual unit with full pre-activation (He et al. 2016)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm1 = nn.BatchNorm2d(width)
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-
-    def forward(self, y: Tensor) -> Tensor:
-        z = self.conv1(F.relu(self.norm1(y)))
-        return y + self.conv2(F.relu(self.norm2(z)))
 
 
 def block_of(case: str) -> db.DynamicBlock:
