@@ -268,11 +268,14 @@ class AdaptiveLoop:
 
     def _limit(self, t: float, size: float, scaled: Tensor | None) -> NoReturn:
         tally = self.field.tally
+        explicit = (
+            ", or use an implicit method such as kvaerno5: an explicit one takes many small steps where the problem is "
+            "stiff"
+        )
         raise StepLimitError(
             f"max_num_steps exceeded: {self.max_steps} steps ({tally.accepted} accepted and {tally.rejected} rejected "
             f"in all, {tally.evaluations} evaluations) ended at t = {t:.9g} with dt = {size:.3g}.{_largest(scaled)} "
-            "Allow more steps, loosen the tolerances, or use an implicit method such as kvaerno5: an explicit one "
-            "takes many small steps where the problem is stiff",
+            f"Allow more steps, or loosen the tolerances{'' if self.method.meets_outputs else explicit}",
             self.circumstances(t, size),
         )
 
