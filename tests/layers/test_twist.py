@@ -141,7 +141,7 @@ def test_without_a_twist_it_is_the_plain_convolution(shape, parametrisation, deg
 
 @pytest.mark.usefixtures("together")
 @pytest.mark.parametrize(("parametrisation", "degree"), KINDS)
-@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("fused", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, pytest.param(torch.channels_last, marks=pytest.mark.slow)])
 def test_gradients_are_those_of_finite_differences(parametrisation, degree, fused, layout):
     layer, x = make((3, 2, 1, 1, 2, "zeros", 5, 4), parametrisation, degree)

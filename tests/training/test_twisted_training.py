@@ -324,6 +324,7 @@ def test_a_run_stopped_after_its_twist_goes_on_to_the_same_weights(optimizer, ep
     assert {k: v for k, v in one.items() if k not in drop} == {k: v for k, v in two.items() if k not in drop}
 
 
+@pytest.mark.slow
 def test_a_run_killed_after_growing_twice_resumes_to_the_same_weights_bit_for_bit(tmp_path):
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     flags = ["--model", "ContinuousNet", "--dataset", "digits", "--alpha", "4", "--initial-time-d", "1"]

@@ -76,9 +76,12 @@ Example: dynamicblocks methods dopri5"""
             return
         table = Table("method", "order", "steps", title="Methods of odeint and solve")
         for name, method in METHODS.items():
-            made = method.make() if isinstance(method, (AdaptiveMethod, GridMethod)) else None
-            steps = "as the error allows" if isinstance(method, AdaptiveMethod) else "given"
-            table.add_row(name, "" if made is None else str(made.order), "SciPy's" if made is None else steps)
+            order, steps = "", "SciPy's"
+            if isinstance(method, (AdaptiveMethod, GridMethod)):
+                steps = "as the error allows" if isinstance(method, AdaptiveMethod) else "given"
+                # An open one is made for a problem alone.
+                order = "" if method.open else str(method.make().order)
+            table.add_row(name, order, steps)
         Console().print(
             table,
             "Options of one: dynamicblocks methods NAME",

@@ -65,7 +65,7 @@ def _explicit(method: Integrator | str | None) -> bool:
     """Whether it is a method on a grid that reads the field alone, at a fixed cost."""
     if isinstance(method, str):
         known = METHODS.get(method)
-        return isinstance(known, GridMethod) and _explicit(known.make())
+        return isinstance(known, GridMethod) and not known.open and _explicit(known.make())
     return isinstance(method, Integrator) and method.fixed_cost and all(part == FIELD for _, part in method.reads)
 
 

@@ -67,7 +67,8 @@ class Reversible(Gradient):
 
 def reversible_methods() -> list[str]:
     """Names of the methods whose steps can be taken back."""
-    return [name for name, method in METHODS.items() if isinstance(method, GridMethod) and method.make().reversible]
+    known = {name: method for name, method in METHODS.items() if isinstance(method, GridMethod) and not method.open}
+    return [name for name, method in known.items() if method.make().reversible]
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import InitVar, dataclass, field
-from functools import cached_property, partial
+from functools import partial
 
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.integrators.integrator import Reads
@@ -38,6 +38,8 @@ class Tableau:
     c: tuple[float, ...] = field(init=False, repr=False, compare=False)
     """Fractions of the step at which the stages stand: row sums of a; the end of the step is met exactly."""
     check: InitVar[bool] = True
+    reads: Reads = field(init=False, repr=False, compare=False)
+    """What a step evaluates: the field at these fractions."""
 
     def __post_init__(self, check: bool) -> None:
         lengths = [len(row) for row in self.a]
@@ -52,13 +54,9 @@ class Tableau:
         sums = [math.fsum(row) for row in self.a]
         c = tuple(1.0 if math.isclose(each, 1.0, abs_tol=1e-12) else each for each in sums)
         object.__setattr__(self, "c", c)
+        object.__setattr__(self, "reads", tuple((each, FIELD) for each in c))
         if check:
             check_order(f"tableau {self.name!r}", self.a, self.b, self.order)
-
-    @cached_property
-    def reads(self) -> Reads:
-        """What a step evaluates: the field at these fractions of it."""
-        return tuple((c, FIELD) for c in self.c)
 
 
 # The order conditions of the package's own coefficients are tested, and not checked on every import.

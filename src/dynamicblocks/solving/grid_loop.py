@@ -295,7 +295,7 @@ def check_last_slope(course: ProblemOnGrid, states: Sequence[Tensor] | Tensor) -
     """Raise a NotFiniteStateError where the field is not finite at the last time, at which some methods never read it.
 
     An adaptive method has the slope at the end of its last step; on a grid this is one evaluation. As there the time is
-    the one just before, for fields that are not defined at the last.
+    the one just before, for fields that are not defined at the last. It is no cost of the steps, and not counted.
     """
     integrator, problem = course.integrator, course.problem
     # Explicit Adams methods declare what their first steps read.
@@ -306,6 +306,7 @@ def check_last_slope(course: ProblemOnGrid, states: Sequence[Tensor] | Tensor) -
     with torch.no_grad():
         (time,) = clock.tensors([clock.before(t, problem.direction)], shifted=False)
         lost = where_not_finite(problem.field(time, states[-1].detach()))
+    problem.field.tally.evaluations -= 1
     if lost:
         raise NotFiniteStateError(
             f"non-finite values in the slope func(t, y) at t = {t:.9g}, the last time, where {course.name} does not "

@@ -16,7 +16,7 @@ class Statistics:
     """What a solve cost.
 
     Args:
-        evaluations: calls of the field; with steps of their own all samples share a call.
+        evaluations: calls of the field by steps; with steps of their own all samples share a call.
         accepted, rejected: steps, numbers or, shape (B,), of each sample.
         seconds_in_field: time spent in func; with ``compile=True`` not known.
         not_converged: equations of steps that an implicit method could not solve; the first ends the solve, unless the
