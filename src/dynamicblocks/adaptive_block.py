@@ -12,6 +12,7 @@ from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients import Gradient
 from dynamicblocks.gradients.buffers import Buffers, KeptBuffers
 from dynamicblocks.integrators import Adaptive
+from dynamicblocks.integrators.half import HALF
 from dynamicblocks.solving import SolveError
 from dynamicblocks.solving.adaptive_course import AdaptiveCourse
 from dynamicblocks.solving.adaptive_loop import AdaptiveLoop, Hooks, Stops
@@ -47,7 +48,7 @@ class AdaptiveSolve:
         Raises:
             SolveError: no steps lead to the end; it says why, and where in the block.
         """
-        if y.dtype in (torch.float16, torch.bfloat16):
+        if y.dtype in HALF:
             wide = replace(self, narrow=y.dtype)
             return [state.to(y.dtype) for state in wide.states(y.float(), all_times=all_times)]
         timed = TimedField(self.controls, self.alignment, self.narrow)
