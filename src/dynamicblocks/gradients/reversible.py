@@ -15,6 +15,7 @@ from dynamicblocks.integrators import METHODS, Carry, GridMethod, ReversibleHeun
 from dynamicblocks.solving.grid_loop import GridCourse, ProblemOnGrid
 from dynamicblocks.solving.outputs import Outputs
 from dynamicblocks.solving.recording import Action
+from dynamicblocks.solving.scipy_solver import ScipyCourse
 
 
 @gradients.register("reversible")
@@ -38,14 +39,13 @@ class Reversible(Gradient):
         )
 
     def check_course(self, course: Course) -> None:
-        if not isinstance(course, GridCourse) or not course.integrator.reversible:
+        if isinstance(course, ScipyCourse) or not course.reversible:
             raise ConfigurationError(
                 f"gradient='reversible' needs a method whose steps can be taken back "
                 f"({', '.join(reversible_methods())}), got {course.name}; gradient='checkpoint' needs little memory "
                 "with any method"
             )
-        shares = isinstance(course.integrator, ReversibleHeun) and course.integrator.reuse
-        if shares and isinstance(course, ProblemOnGrid) and course.field.perturb:
+        if isinstance(course, ProblemOnGrid) and _shares_slopes(course) and course.field.perturb:
             raise ConfigurationError(
                 "gradient='reversible' cannot take back steps of reversible_heun with perturb=True: a slope would "
                 "serve two steps, which see the field at different times. Use alf"
@@ -53,16 +53,20 @@ class Reversible(Gradient):
 
     def run(self, course: Course, y: Tensor) -> Outputs:
         self.check_course(course)
-        assert isinstance(course, GridCourse)
+        assert not isinstance(course, ScipyCourse)
         begun = RandomState.now(y)
         found = taped(course, y, LastOne(), "reversible")
         drawn = found.states[-1].requires_grad and not begun.equals(RandomState.now(y))
-        if drawn and isinstance(course.integrator, ReversibleHeun):
+        if drawn and isinstance(course, GridCourse) and isinstance(course.integrator, ReversibleHeun):
             raise ConfigurationError(
                 "func draws random numbers: gradient='reversible' cannot take back steps of reversible_heun, whose "
                 "slopes serve two steps. Use alf, or gradient='checkpoint'"
             )
         return found
+
+
+def _shares_slopes(course: GridCourse) -> bool:
+    return isinstance(course.integrator, ReversibleHeun) and course.integrator.reuse
 
 
 def reversible_methods() -> list[str]:
@@ -83,15 +87,13 @@ class LastOne:
     def earlier(
         self, course: Replayable, actions: Sequence[Action], carries: Sequence[Carry], around: Around
     ) -> Iterator[tuple[int, Carry]]:
-        assert isinstance(course, GridCourse)
         (carry,) = carries
         for n in range(len(actions) - 1, -1, -1):
             if n:  # the initial state itself is known
-                carry = around(n, partial(_taken_back, n, carry))
+                carry = around(n, partial(_taken_back, n, actions[n], carry))
             yield n, carry
 
 
-def _taken_back(n: int, carry: Carry, course: Replayable) -> Carry:
-    assert isinstance(course, GridCourse)
+def _taken_back(n: int, action: Action, carry: Carry, course: Replayable) -> Carry:
     with torch.no_grad():
-        return course.integrator.unstep(course.field.on_step(n), course.size(n), carry)
+        return course.back(n, action, carry)

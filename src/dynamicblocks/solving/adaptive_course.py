@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
+from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.integrators import Carry
 from dynamicblocks.layers.stand_in import Places
 from dynamicblocks.solving.adaptive_loop import AdaptiveLoop, Step
@@ -134,3 +135,12 @@ class AdaptiveCourse:
         trial = loop.method.attempt(loop.stage(action.t0, action.t1), action.t1 - action.t0, y, slope, loop.tolerance)
         step = Step(action.t0, action.t1, y, trial, loop.method, loop.clock.shift)
         return (trial.y1, trial.end), wanted_states(self.problem, action, step)
+
+    @property
+    def reversible(self) -> bool:
+        """Whether actions can be taken back."""
+        return False
+
+    def back(self, n: int, action: Action, carry: Carry) -> Carry:
+        """The carry before the action ``n``, from the one after it."""
+        raise ConfigurationError(f"steps of {self.name} cannot be taken back")

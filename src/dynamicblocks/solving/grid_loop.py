@@ -186,6 +186,15 @@ class GridCourse:
         after = self.advance(carry, n, n + 1)
         return after, [self.state(after)[None]] * len(action.places)
 
+    @property
+    def reversible(self) -> bool:
+        """Whether actions can be taken back."""
+        return self.integrator.reversible
+
+    def back(self, n: int, action: Action, carry: Carry) -> Carry:
+        """The carry before the action ``n``, from the one after it."""
+        return self.integrator.unstep(self.field.on_step(n), self.size(n), carry)
+
     def _one_by_one(self, carry: Carry, advance: Advance | None) -> Iterator[Carry]:
         """The carry after each step, made by ``advance`` in the place of the course."""
         if advance is None:
