@@ -44,7 +44,8 @@ class DynamicBlock(nn.Module):
         integrator: ``"euler"``, ``"rk4_classic"``, an :class:`~dynamicblocks.integrators.Integrator`, ...; with an
             adaptive one, such as ``"dopri5(rtol=1e-3, atol=1e-4)"``, the steps are as long as its tolerance allows.
             One with weights is made anew for this block.
-        gradient: ``"backprop"`` or ``"checkpoint"``.
+        gradient: ``"backprop"``, ``"checkpoint"``, or, with integrators whose steps can be taken back (``"alf"``,
+            ``"reversible_heun"``, any with an ``unstep``), ``"reversible"``.
         compile: compile the step: one program serves all steps that read as many controls at the same fractions, so
             deep blocks compile as fast as shallow ones. Hooks and layers that cannot be traced make the block run as
             usual, with one warning. Layers that take the time get it as a tensor. Only with
@@ -121,6 +122,8 @@ class DynamicBlock(nn.Module):
         self._not_converged = 0
         self._warned = False
         self._programs = StepPrograms() if compile else None
+        if not isinstance(integrator, Adaptive):
+            gradient.check_grid(self.course())
 
     @property
     def times(self) -> Grid:
@@ -164,9 +167,15 @@ class DynamicBlock(nn.Module):
     @telling_causes
     def _states(self, y: Tensor, *, all_times: bool) -> list[Tensor]:
         y = self._state(y)
-        if self.integrator.fixed_cost:
-            return list(self.gradient.run(self.course(all_times=all_times), y).states)
-        return self._counted(y, all_times=all_times)
+        if not self.integrator.fixed_cost:
+            return self._counted(y, all_times=all_times)
+        return self._run(y, all_times) if self.gradient.traced else self._untraced(y, all_times)
+
+    def _run(self, y: Tensor, all_times: bool) -> list[Tensor]:
+        return list(self.gradient.run(self.course(all_times=all_times), y).states)
+
+    # A backward pass that takes steps again is no part of a graph.
+    _untraced = untraced(_run)
 
     @untraced  # the number of steps or iterations depends on values
     def _counted(self, y: Tensor, *, all_times: bool) -> list[Tensor]:

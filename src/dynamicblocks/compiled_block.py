@@ -15,7 +15,7 @@ from dynamicblocks.controls import ControlledField, ControlledStage, Terms
 from dynamicblocks.controls.basis import is_one_control
 from dynamicblocks.controls.blending import Mix, blended_parameters, call_blended
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.gradients import Checkpoint, Gradient
+from dynamicblocks.gradients import Checkpoint, Gradient, Reversible
 from dynamicblocks.integrators import Carry, Integrator, Reads, Size, Stage
 from dynamicblocks.layers.parts import FIELD, PROJECTION, called
 from dynamicblocks.layers.stand_in import StandIn
@@ -266,9 +266,11 @@ def check_compilable(integrator: Integrator, gradient: Gradient) -> None:
             f"compile=True compiles steps of a fixed cost, but those of {integrator.name} depend on the state; leave "
             "compile out, or take an explicit integrator on the grid, such as 'rk4'"
         )
-    if isinstance(gradient, Checkpoint):
+    if isinstance(gradient, (Checkpoint, Reversible)):
+        mode, around = "checkpoint", "where both runs are one graph"
+        if isinstance(gradient, Reversible):
+            mode, around = "reversible", "between whose graphs such a block runs as it is"
         raise ConfigurationError(
-            "compile=True and gradient='checkpoint' do not go together: a second run of a compiled step need not keep "
-            "the tensors of the first. Compile the whole network with torch.compile, where both runs are one graph, or "
-            "use gradient='backprop'"
+            f"compile=True and gradient={mode!r} do not go together: a second run of a compiled step need not keep the "
+            f"tensors of the first. Compile the whole network with torch.compile, {around}, or use gradient='backprop'"
         )

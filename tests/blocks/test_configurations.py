@@ -205,7 +205,7 @@ def test_errors_of_a_layer_of_ones_own_are_left_as_they_are():
         (lambda: db.create_model("dynamicnet", pool=None), "unknown pooling None"),
         (lambda: db.create_model("dynamicnet", integrator="gl4"), "moves its running statistics"),
         (lambda: db.create_model("resnet20", integrator="kencarp4"), "moves its running statistics"),
-        (lambda: db.create_model("resnet20", gradient="reversible"), "not those of blocks"),
+        (lambda: db.create_model("resnet20", gradient="reversible"), "takes steps back, and "),
         (lambda: db.create_model("resnet", depth="20"), "depth must be a whole number .* got '20'"),
         (lambda: db.create_model("resnet", widths=()), "widths must be a list"),
         (lambda: db.create_model("continuousnet", widen=1.5), "widen must be .* got 1.5"),

@@ -14,7 +14,7 @@ MODEL = ["--model.name", "dynamicnet", "--model.widths", "[4,4,4]", "--model.uni
     [
         (["--model.integrator", "trapezoid"], "moves its running statistics"),
         (["--model.integrator", "kencarp4"], "moves its running statistics"),
-        (["--model.gradient", "reversible"], "not those of blocks"),
+        (["--model.gradient", "reversible"], "takes steps back, and "),
         (["--model.widths", "[4,0]"], "each of widths must be a whole number"),
         (["--model.norm", "group(groups=3)"], "3 groups do not divide 4 channels"),
         (["--twist.parametrisation", "full", "--twist.epoch", "2", "--twist.stages", "TF"], "a letter T or F"),

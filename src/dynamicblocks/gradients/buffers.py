@@ -5,7 +5,8 @@ stand-ins of the modules, with copies (``course.apart``).
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,16 +19,17 @@ class Buffers:
 
     Args:
         modules: whose buffers.
+        which: of them; by default all.
     """
 
-    def __init__(self, modules: Iterable[nn.Module]) -> None:
+    def __init__(self, modules: Iterable[nn.Module], which: Callable[[nn.Module, str], bool] | None = None) -> None:
         # The dictionaries in which modules keep their buffers: attribute access would check each of hundreds anew.
         self._places = [
             (module._buffers, name)
             for root in modules
             for module in root.modules()
             for name, buffer in module._buffers.items()
-            if buffer is not None
+            if buffer is not None and (which is None or which(module, name))
         ]
 
     def now(self) -> list[Tensor]:
@@ -143,8 +145,33 @@ class RandomState:
                 outside.restore()
 
 
+# What normalisations of PyTorch note down, and how they are called.
+_STATISTICS = frozenset({"running_mean", "running_var", "num_batches_tracked"})
+_NORMALISED = frozenset(
+    kind.forward
+    for kind in (nn.BatchNorm2d, nn.InstanceNorm2d, nn.SyncBatchNorm)  # of any dimensions
+)
+
+
+def is_read(module: nn.Module, name: str) -> bool:
+    """Whether what a module returns may depend on a buffer of its own.
+
+    Normalisation in training takes mean and variance of the batch, and only notes them down. Everything else may read
+    what it holds.
+
+    >>> norm = nn.BatchNorm1d(2)
+    >>> is_read(norm, "running_mean"), is_read(norm.eval(), "running_mean")
+    (False, True)
+    """
+    noted = name in _STATISTICS and type(module).forward in _NORMALISED and "forward" not in vars(module)
+    return not (noted and module.training)
+
+
 class Surroundings:
-    """Buffers and random numbers as they are before each action of a solve.
+    """Buffers and random numbers as they are before each action or evaluation of a solve.
+
+    Of buffers that are only written (:func:`is_read`) nothing is kept, of others a copy at first and one for each
+    change.
 
     Args:
         modules: whose buffers.
@@ -152,23 +179,60 @@ class Surroundings:
     """
 
     def __init__(self, modules: Iterable[nn.Module], like: Tensor) -> None:
+        modules = list(modules)
         self._like = like.detach()[..., :0] if like.ndim else like.detach()
-        self._buffers = Buffers(modules)
+        self._read = Buffers(modules, is_read)
+        self._written = Buffers(modules, lambda module, name: not is_read(module, name))
         self._last: Snapshot | None = None
-        self._versions: list[tuple[int, int]] = []
+        # Held, so that no other tensor can have the identity of one of them.
+        self._live: list[Tensor] = []
+        self._versions: list[int] = []
+        self._changes: list[tuple[list[int], list[Tensor]]] = [([], []) for _ in self._read.now()]
+        self._moments = 0
 
     def now(self) -> "Snapshot":
         """A snapshot: the last one, if nothing has changed since."""
-        versions = [(id(buffer), buffer._version) for buffer in self._buffers.now()]
-        random = RandomState.now(self._like)
-        if self._last is None or versions != self._versions or not self._last.random.equals(random):
-            self._last, self._versions = Snapshot(random, KeptBuffers(self._buffers, separate=True)), versions
-        return self._last
+        live, random, last = self._read.now(), RandomState.now(self._like), self._last
+        versions = [buffer._version for buffer in live]
+        changed = [
+            place
+            for place, buffer in enumerate(live)
+            if last is None or buffer is not self._live[place] or versions[place] != self._versions[place]
+        ]
+        self._live, self._versions = live, versions
+        for place in changed:
+            moments, copies = self._changes[place]
+            moments.append(self._moments)
+            copies.append(live[place].detach().clone())
+        if last is None or changed or not last.random.equals(random):
+            if last is not None and last.random.equals(random):
+                random = last.random
+            self._last = last = Snapshot(random, self._moments, self)
+            self._moments += 1
+        return last
+
+    def copies(self, moment: int) -> dict[tuple[int, str], Tensor]:
+        """Copies of the buffers for stand-ins: of those that are read as they were, of others as they are."""
+        then = [copies[bisect_right(moments, moment) - 1].clone() for moments, copies in self._changes]
+        found = dict(zip(self._read.places(), then, strict=True))
+        return found | dict(
+            zip(self._written.places(), (each.detach().clone() for each in self._written.now()), strict=True)
+        )
+
+    @property
+    def changing(self) -> bool:
+        """Whether a buffer that is read has changed."""
+        return any(len(moments) > 1 for moments, _ in self._changes)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Random numbers, and copies of the buffers, as they were."""
+    """Random numbers and buffers as they were at a moment."""
 
     random: RandomState
-    buffers: KeptBuffers
+    moment: int
+    surroundings: Surroundings
+
+    def buffers(self) -> dict[tuple[int, str], Tensor]:
+        """Copies of the buffers, by their places, for stand-ins."""
+        return self.surroundings.copies(self.moment)

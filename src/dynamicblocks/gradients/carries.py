@@ -47,3 +47,9 @@ def _mapped(carry: Any, kind: type, function: Callable[[Any], Any]) -> Any:
         parts = [_mapped(value, kind, function) for value in carry]
         return type(carry)(*parts) if hasattr(carry, "_fields") else type(carry)(parts)
     return carry
+
+
+def as_leaf(tensor: Tensor) -> Tensor:
+    """The same numbers, to be differentiated for."""
+    leaf = tensor.detach()
+    return leaf.requires_grad_() if leaf.is_floating_point() or leaf.is_complex() else leaf

@@ -2,10 +2,11 @@
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients.buffers import Buffers, KeptBuffers, RandomState
-from dynamicblocks.gradients.gradient import Course, Gradient, gradients
-from dynamicblocks.gradients.tape import Around, Replayable, taped
+from dynamicblocks.gradients.evaluations import Replayable
+from dynamicblocks.gradients.gradient import Course, Gradient, check_generators, gradients
+from dynamicblocks.gradients.tape import Replay, Through, taped
 from dynamicblocks.integrators import Carry
 from dynamicblocks.solving.adaptive_course import AdaptiveCourse
 from dynamicblocks.solving.grid_loop import GridCourse
@@ -55,14 +57,7 @@ class Checkpoint(Gradient):
             check_count(self.states, "states")
 
     def check(self, layers: Iterable[nn.Module]) -> None:
-        for layer in layers:
-            for name, module in layer.named_modules():
-                if any(isinstance(value, torch.Generator) for value in vars(module).values()):
-                    raise ConfigurationError(
-                        f"gradient='checkpoint' cannot replay {type(module).__name__} ({name or 'the layer itself'}): "
-                        "it draws from a torch.Generator of its own; let it draw from the global one, or use "
-                        "gradient='backprop'"
-                    )
+        check_generators(layers, "checkpoint")
 
     def check_course(self, course: Course) -> None:
         if isinstance(course, ScipyCourse):
@@ -142,6 +137,7 @@ class EveryKth:
     most: int
     every: int = 1
     carries: list[Carry] = field(default_factory=list)
+    by_evaluation: ClassVar[bool] = False
 
     def keep(self, n: int, carry: Carry) -> None:
         if n % self.every == 0 and len(self.carries) == self.most:
@@ -149,33 +145,31 @@ class EveryKth:
         if n % self.every == 0:
             self.carries.append(carry)
 
-    def earlier(
-        self, course: Replayable, actions: Sequence[Action], carries: Sequence[Carry], around: Around
-    ) -> Iterator[tuple[int, Carry]]:
-        last = len(actions)
-        for place in range(len(carries) - 1, -1, -1):
+    def earlier(self, replay: Replay) -> Iterator[tuple[int, Carry, Through | None]]:
+        last = len(replay.tape.actions)
+        for place in range(len(replay.carries) - 1, -1, -1):
             first = place * self.every
-            yield from self._between(course, actions, carries[place], first, last, around)
+            yield from self._between(replay, replay.carries[place], first, last)
             last = min(first, last)
 
     def _between(
-        self, course: Replayable, actions: Sequence[Action], carry: Carry, first: int, last: int, around: Around
-    ) -> Iterator[tuple[int, Carry]]:
+        self, replay: Replay, carry: Carry, first: int, last: int
+    ) -> Iterator[tuple[int, Carry, Through | None]]:
         steps = last - first
         if steps == 1:
-            yield first, carry
+            yield first, carry, None
         if steps <= 1:
             return
         count = min(self.most, steps)
         bounds = [first + steps * part // count for part in range(count)]
         kept = [carry]
         for n in range(first, bounds[-1]):
-            carry, _ = around(n, partial(_run, n, actions[n], carry))
+            carry, _ = replay.around(n, partial(_run, n, replay.tape.actions[n], carry))
             if n + 1 == bounds[len(kept)]:
                 kept.append(carry)
         while kept:
             begin = bounds[len(kept) - 1]
-            yield from self._between(course, actions, kept.pop(), begin, last, around)
+            yield from self._between(replay, kept.pop(), begin, last)
             last = begin
 
 

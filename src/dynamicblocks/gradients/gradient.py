@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError
@@ -29,6 +30,8 @@ class Gradient:
 
     serves_blocks: ClassVar[bool] = True
     """Whether blocks can have it."""
+    traced: ClassVar[bool] = True
+    """Whether the compiler may trace it, where it traces the block."""
 
     def check(self, layers: Iterable[nn.Module]) -> None:
         """Raise a ConfigurationError if this mode cannot differentiate a block of these layers."""
@@ -40,6 +43,9 @@ class Gradient:
                 f"{self!r} runs the steps of a grid, but {integrator.name} chooses its own; with an adaptive "
                 "integrator use gradient='backprop' or 'checkpoint'"
             )
+
+    def check_grid(self, course: GridCourse) -> None:
+        """Raise a ConfigurationError if this mode cannot run the steps of a block's grid."""
 
     def check_course(self, course: Course) -> None:
         """Raise a ConfigurationError if this mode cannot run a course; :meth:`run` begins with it."""
@@ -55,6 +61,17 @@ class Gradient:
         self.check_course(course)
         assert isinstance(course, GridCourse)
         return course.follow(y, partial(self.advance, course))
+
+
+def check_generators(layers: Iterable[nn.Module], mode: str) -> None:
+    """Raise a ConfigurationError for layers that draw from a generator of their own, which no mode can set back."""
+    for layer in layers:
+        for name, module in layer.named_modules():
+            if any(isinstance(value, torch.Generator) for value in vars(module).values()):
+                raise ConfigurationError(
+                    f"gradient={mode!r} cannot replay {type(module).__name__} ({name or 'the layer itself'}): it draws "
+                    "from a torch.Generator of its own; let it draw from the global one, or use gradient='backprop'"
+                )
 
 
 gradients: Registry[Gradient] = Registry("gradient mode")

@@ -36,6 +36,54 @@ def unlisted_leaves(result: Tensor, known: Sequence[Tensor]) -> list[Tensor]:
     return list(found.values())
 
 
+class Listed:
+    """Tensors that a result may depend on, of which those are found that it does depend on.
+
+    Args:
+        tensors: with gradients or without; None for what is none.
+
+    >>> weight, bias, other = (torch.ones(2, requires_grad=True) for _ in range(3))
+    >>> Listed([weight, bias]).met([bias * other], [])
+    ([1], [tensor([1., 1.], requires_grad=True)])
+    """
+
+    def __init__(self, tensors: Sequence[Tensor | None]) -> None:
+        self.tensors = tensors
+        self._leaves: dict[int, int] = {}
+        self._nodes: dict[Any, list[int]] = {}
+        for place, tensor in enumerate(tensors):
+            if tensor is not None and tensor.grad_fn is not None:
+                self._nodes.setdefault(tensor.grad_fn, []).append(place)
+            elif tensor is not None and tensor.requires_grad:
+                self._leaves[id(tensor)] = place
+
+    def met(self, results: Sequence[Tensor], begins: Sequence[Tensor]) -> tuple[list[int], list[Tensor]]:
+        """Places of those that results depend on, and the leaves besides that are none of ``begins`` either."""
+        usual = {id(tensor) for tensor in begins}
+        places: set[int] = set()
+        lost: dict[int, Tensor] = {}
+        seen = set()
+        # A view has a graph, even if the result is a leaf itself.
+        with torch.enable_grad():
+            nodes = [result.view_as(result).grad_fn for result in results]
+        while nodes:
+            node = nodes.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            if node in self._nodes:
+                places.update(self._nodes[node])
+                continue
+            leaf = getattr(node, "variable", None)
+            if isinstance(leaf, Tensor):
+                if id(leaf) in self._leaves:
+                    places.add(self._leaves[id(leaf)])
+                elif id(leaf) not in usual:
+                    lost[id(leaf)] = leaf
+            nodes.extend(following for following, _ in node.next_functions)
+        return sorted(places), list(lost.values())
+
+
 def described(leaves: Sequence[Tensor]) -> str:
     """Leaves that would lose their gradient, in words."""
     shapes = ", ".join(str(tuple(each.shape)) for each in leaves)

@@ -1,21 +1,44 @@
 """Gradients of a solve by steps that are taken back one by one: memory does not grow with their number."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.gradients.buffers import RandomState
-from dynamicblocks.gradients.gradient import Course, Gradient, gradients
-from dynamicblocks.gradients.tape import Around, Replayable, taped
-from dynamicblocks.integrators import METHODS, Carry, GridMethod, ReversibleHeun
+from dynamicblocks.errors import ConfigurationError, DynamicBlocksError, SolverError
+from dynamicblocks.gradients.buffers import Surroundings
+from dynamicblocks.gradients.evaluations import Notes, Replayable, Shared
+from dynamicblocks.gradients.gradient import Course, Gradient, check_generators, gradients
+from dynamicblocks.gradients.graph import Listed
+from dynamicblocks.gradients.tape import Replay, Through, taped
+from dynamicblocks.integrators import METHODS, Adaptive, Carry, GridMethod, Integrator, ReversibleHeun, integrators
 from dynamicblocks.solving.grid_loop import GridCourse, ProblemOnGrid
 from dynamicblocks.solving.outputs import Outputs
-from dynamicblocks.solving.recording import Action
+from dynamicblocks.solving.recording import Action, Recording
 from dynamicblocks.solving.scipy_solver import ScipyCourse
+
+# What makes a method of others reversible, and how it differs from the gradient mode.
+WRAPPED = (
+    "integrator=\"reversible('rk4')\" makes any explicit Runge-Kutta method one of them (gradient='reversible' is the "
+    'backward pass, integrator="reversible(...)" the method)'
+)
+
+
+class DriftError(SolverError):
+    """Steps that were taken back did not lead to the state that they came from.
+
+    Args:
+        message: says what to do.
+        drift: how far from it they led, relative to it.
+    """
+
+    def __init__(self, message: str, drift: float) -> None:
+        super().__init__(message)
+        self.drift = drift
 
 
 @gradients.register("reversible")
@@ -23,20 +46,55 @@ from dynamicblocks.solving.scipy_solver import ScipyCourse
 class Reversible(Gradient):
     """Keep the carry at the end alone; the backward pass takes each step back, and then again with a graph.
 
-    For integrators with ``unstep``. The states that come back differ from those of the first pass by rounding errors,
-    which grow with the steps where the solution decays. Where the field depends on buffers that it changes, or draws
-    random numbers, alf alone gives back the same states.
+    For integrators with ``unstep``. Where the step back evaluates the field where the step itself does, as that of each
+    method here, an evaluation is made once for both: a training step takes 4/3 of the evaluations of backpropagation,
+    and not 5/3. Statistics move in the forward pass alone, random layers are replayed with the same draws.
+
+    The states that come back differ from those of the first pass by rounding errors, which grow with the steps where
+    the solution decays: back in time it grows. Where the equation contracts strongly they are other states, and the
+    gradients are wrong (ANODE, Gholami et al. 2019, arXiv:1902.10298). See ``max_drift``, and
+    :func:`dynamicblocks.analysis.drift`, which measures it.
+
+    Memory does not grow with the number of steps, but for random numbers and for buffers that a layer changes and reads
+    (spectral normalisation, not batch normalisation), which are kept for each evaluation, and, of integrators that
+    forget at a jump of theta (``restart``), one carry for each jump.
+
+    Args:
+        max_drift: the largest relative drift of the initial state that is let pass: the 2-norm of its difference to the
+            one that the steps lead back to, over its own. The backward pass then takes the first step back as well, and
+            raises a :class:`DriftError` beyond the bound. By default nothing is measured.
 
     Source: Zhuang et al. 2021, arXiv:2102.04668; Kidger et al. 2021, arXiv:2105.13493.
     """
 
-    serves_blocks = False
+    max_drift: float | None = None
+
+    traced: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        bound = self.max_drift
+        if bound is not None and not (isinstance(bound, (int, float)) and bound > 0):
+            raise ConfigurationError(f"max_drift must be a positive number, or None, got {bound!r}")
 
     def check(self, layers: Iterable[nn.Module]) -> None:
-        raise ConfigurationError(
-            "gradient='reversible' takes back the steps of odeint and solve, not those of blocks; in a block "
-            "gradient='checkpoint' needs little memory"
-        )
+        check_generators(layers, "reversible")
+
+    def check_integrator(self, integrator: Integrator) -> None:
+        if not integrator.reversible:
+            kind = "chooses its own steps, which cannot" if isinstance(integrator, Adaptive) else "has no unstep to"
+            raise ConfigurationError(
+                f"gradient='reversible' takes steps back, and {integrator.name} {kind} be taken back; integrators with "
+                f"an unstep are {', '.join(reversible_integrators())}, and {WRAPPED}. With {integrator.name}, "
+                "gradient='checkpoint' needs little memory"
+            )
+
+    def check_grid(self, course: GridCourse) -> None:
+        if course.projects:
+            raise ConfigurationError(
+                "gradient='reversible' takes steps back, but the layer ends each step with a projection of the state, "
+                "which has no inverse; take a layer without one, or gradient='checkpoint'"
+            )
+        self._check_slopes(course)
 
     def check_course(self, course: Course) -> None:
         if isinstance(course, ScipyCourse) or not course.reversible:
@@ -45,28 +103,28 @@ class Reversible(Gradient):
                 f"({', '.join(reversible_methods())}), got {course.name}; gradient='checkpoint' needs little memory "
                 "with any method"
             )
-        if isinstance(course, ProblemOnGrid) and _shares_slopes(course) and course.field.perturb:
+        if isinstance(course, GridCourse):
+            self._check_slopes(course)
+
+    def _check_slopes(self, course: GridCourse) -> None:
+        """Raise a ConfigurationError where a slope serves two steps that see another field."""
+        if not (isinstance(course.integrator, ReversibleHeun) and course.integrator.reuse):
+            return
+        if isinstance(course, ProblemOnGrid) and course.field.perturb:
             raise ConfigurationError(
                 "gradient='reversible' cannot take back steps of reversible_heun with perturb=True: a slope would "
                 "serve two steps, which see the field at different times. Use alf"
+            )
+        if any(course.field.jumps(step) for step in range(1, course.steps)):
+            raise ConfigurationError(
+                "gradient='reversible' cannot take back steps of reversible_heun(reuse=True) where theta(t) jumps: a "
+                "slope would serve two steps, which see other weights. Use 'reversible_heun', or 'alf'"
             )
 
     def run(self, course: Course, y: Tensor) -> Outputs:
         self.check_course(course)
         assert not isinstance(course, ScipyCourse)
-        begun = RandomState.now(y)
-        found = taped(course, y, LastOne(), "reversible")
-        drawn = found.states[-1].requires_grad and not begun.equals(RandomState.now(y))
-        if drawn and isinstance(course, GridCourse) and isinstance(course.integrator, ReversibleHeun):
-            raise ConfigurationError(
-                "func draws random numbers: gradient='reversible' cannot take back steps of reversible_heun, whose "
-                "slopes serve two steps. Use alf, or gradient='checkpoint'"
-            )
-        return found
-
-
-def _shares_slopes(course: GridCourse) -> bool:
-    return isinstance(course.integrator, ReversibleHeun) and course.integrator.reuse
+        return taped(course, y, LastOne(forgetful_steps(course), self.max_drift), "reversible")
 
 
 def reversible_methods() -> list[str]:
@@ -75,25 +133,146 @@ def reversible_methods() -> list[str]:
     return [name for name, method in known.items() if method.make().reversible]
 
 
+def reversible_integrators() -> list[str]:
+    """Names of the integrators of blocks whose steps can be taken back.
+
+    >>> reversible_integrators()[:2]
+    ['reversible_heun', 'alf']
+    """
+    found = []
+    for name in integrators:
+        try:
+            made = integrators.create(name)
+        except (DynamicBlocksError, TypeError):  # it takes arguments
+            continue
+        found += [name] if made.reversible else []
+    return found
+
+
+def forgetful_steps(course: Replayable) -> frozenset[int]:
+    """The steps before which the integrator forgets what led there, so that nothing leads back."""
+    if not isinstance(course, GridCourse) or not course.integrator.restarts:
+        return frozenset()
+    return frozenset(step for step in range(1, course.steps) if course.field.jumps(step))
+
+
+Back = Callable[[int, Carry], Carry]
+"""(n, the carry after the action n) -> the one before it."""
+
+Measure = Callable[[Carry, Carry], None]
+"""Called with a carry that steps were taken back to, and with what it should be."""
+
+
 @dataclass
 class LastOne:
-    """Keeps the last carry, from which the others come back."""
+    """Keeps the last carry, from which the others come back, and those from which none comes back.
 
+    Args:
+        forgetful: the actions before which the method forgets.
+        max_drift: as that of :class:`Reversible`.
+    """
+
+    forgetful: frozenset[int] = frozenset()
+    max_drift: float | None = None
+    places: list[int] = field(default_factory=list)
     carries: list[Carry] = field(default_factory=list)
+    by_evaluation: ClassVar[bool] = True
 
     def keep(self, n: int, carry: Carry) -> None:
-        self.carries = [carry]
+        if self.places and self.places[-1] not in self.forgetful:
+            self.places.pop()
+            self.carries.pop()
+        self.places.append(n)
+        self.carries.append(carry)
 
-    def earlier(
-        self, course: Replayable, actions: Sequence[Action], carries: Sequence[Carry], around: Around
+    def earlier(self, replay: Replay) -> Iterator[tuple[int, Carry, Through]]:
+        tape = replay.tape
+        on_cpu = replay.y0.device.type == "cpu"
+        shared = Shared(replay.course, replay.listed, tape.notes, tape.mode, serves=replay.shares, reads=on_cpu)
+
+        def back(n: int, carry: Carry) -> Carry:
+            return replay.around(n, partial(_taken_back, shared, n, tape.actions[n], carry))
+
+        def measure(found: Carry, exact: Carry) -> None:
+            check_drift(relative_drift(replay.course, found, exact), self.max_drift)
+
+        measured = None if self.max_drift is None else measure
+        for n, carry in self.way_back(replay.y0, replay.carries, back, measured):
+            yield n, carry, partial(shared.giving, n)
+        shared.check()
+
+    def way_back(
+        self, y0: Tensor, carries: Iterable[Carry], back: Back, measure: Measure | None
     ) -> Iterator[tuple[int, Carry]]:
-        (carry,) = carries
-        for n in range(len(actions) - 1, -1, -1):
-            if n:  # the initial state itself is known
-                carry = around(n, partial(_taken_back, n, actions[n], carry))
+        """The carry before each action, the last one first.
+
+        Args:
+            y0: the one before the first.
+            carries: that were kept.
+            back: takes an action back.
+            measure: compares, if it is given, what actions were taken back to with what is known.
+        """
+        known = dict(zip(self.places, carries, strict=True))
+        carry = known[self.places[-1]]
+        known[0] = y0
+        for n in range(self.places[-1] - 1, -1, -1):
+            if n not in known:
+                carry = back(n, carry)
+            else:
+                if measure is not None:
+                    measure(back(n, carry), known[n])
+                carry = known[n]
             yield n, carry
 
 
-def _taken_back(n: int, action: Action, carry: Carry, course: Replayable) -> Carry:
+def _taken_back(shared: Shared, n: int, action: Action, carry: Carry, course: Replayable) -> Carry:
     with torch.no_grad():
-        return course.back(n, action, carry)
+        return shared.keeping(n, course).back(n, action, carry)
+
+
+def relative_drift(course: Replayable, found: Carry, exact: Carry) -> float:
+    """The 2-norm of the difference of two states over that of the second."""
+    one, two = (
+        carry if isinstance(carry, Tensor) else course.state(carry) if isinstance(course, GridCourse) else carry[0]
+        for carry in (found, exact)
+    )
+    off, size = (float(torch.linalg.vector_norm(each)) for each in (one - two, two))
+    return off / size if size else math.inf if off else 0.0
+
+
+def check_drift(drift: float, bound: float | None) -> None:
+    """Raise a DriftError beyond the bound; what is not a number is beyond any."""
+    if bound is not None and not drift <= bound:
+        raise DriftError(
+            f"the steps taken back lead to a state that is off by {drift:.3g} of the one that they came from, more "
+            f"than max_drift={bound:g}: the gradients would be those of other states. Where an equation contracts it "
+            "expands back in time, and with it rounding errors. Take fewer or shorter steps or float64, or "
+            "gradient='checkpoint', which keeps states",
+            drift,
+        )
+
+
+@torch.no_grad()
+def drift(course: GridCourse, y: Tensor) -> float:
+    """How far from a state its steps, taken there and back, lead; nothing that the field holds changes.
+
+    Where the method forgets at jumps, the largest drift of the states known there.
+    """
+    begun = Surroundings(course.modules, y).now()
+    found = [0.0]
+    with begun.random.again():
+        own = course.apart(begun.buffers())
+        notes, keeper = Notes(Surroundings(own.modules, y), looks=False), LastOne(forgetful_steps(course))
+        recording = Recording(lambda: None, keeper.keep)
+        notes.of(own).record(y, recording)
+        shared = Shared(own, Listed([]), notes.end(), "reversible", serves=False)
+
+        def back(n: int, carry: Carry) -> Carry:
+            return _taken_back(shared, n, recording.actions[n], carry, own)
+
+        def measure(there: Carry, exact: Carry) -> None:
+            found.append(relative_drift(own, there, exact))
+
+        for _ in keeper.way_back(y, keeper.carries, back, measure):
+            pass
+    return math.nan if any(math.isnan(each) for each in found) else max(found)

@@ -3,24 +3,16 @@
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients.buffers import RandomState, Snapshot, Surroundings
-from dynamicblocks.gradients.carries import join_carry, split_carry
-from dynamicblocks.gradients.graph import (
-    autocast_of_now,
-    described,
-    each_once,
-    separate_gradients,
-    unlisted_leaves,
-)
+from dynamicblocks.gradients.carries import as_leaf, join_carry, split_carry
+from dynamicblocks.gradients.evaluations import DiffersError, Notes, Replayable, check_none_lost
+from dynamicblocks.gradients.graph import Listed, autocast_of_now, each_once, separate_gradients, unlisted_leaves
 from dynamicblocks.integrators import Carry
-from dynamicblocks.solving.adaptive_course import AdaptiveCourse
 from dynamicblocks.solving.failures import SolveError
 from dynamicblocks.solving.grid_loop import GridCourse
 from dynamicblocks.solving.outputs import Outputs
@@ -28,25 +20,22 @@ from dynamicblocks.solving.recording import Action, Recording
 from dynamicblocks.solving.refusal import differentiable_once
 from dynamicblocks.tracing import untraced
 
-Replayable = GridCourse | AdaptiveCourse
-"""Courses whose actions can be taken again."""
-
-Around = Callable[[int, Callable[[Replayable], Any]], Any]
-"""Calls a function of the course with random numbers and buffers as they were before an action."""
+Through = Callable[[Replayable], Replayable]
+"""A course with something between its method and its field."""
 
 
 class Keeper(Protocol):
     """What is kept of the first pass, and how the carries before each action come back from it."""
 
     carries: list[Carry]
+    by_evaluation: ClassVar[bool]
+    """Whether surroundings are noted down for each evaluation, because these are made in another order again."""
 
     def keep(self, n: int, carry: Carry) -> None:
         """Take note of the carry before the action ``n``; on a grid also of the last one, after them all."""
 
-    def earlier(
-        self, course: Replayable, actions: Sequence[Action], carries: Sequence[Carry], around: Around
-    ) -> Iterator[tuple[int, Carry]]:
-        """Each action with the carry before it, the last one first."""
+    def earlier(self, replay: "Replay") -> Iterator[tuple[int, Carry, Through | None]]:
+        """Each action with the carry before it, the last one first, and what the course is to be when it runs again."""
 
 
 def taped(course: Replayable, y0: Tensor, keeper: Keeper, mode: str) -> Outputs:
@@ -68,15 +57,23 @@ def taped(course: Replayable, y0: Tensor, keeper: Keeper, mode: str) -> Outputs:
     surroundings, autocast = Surroundings(course.modules, y0), autocast_of_now(y0.device.type)
     begun = surroundings.now()
     still = course.moving(y0.detach(), *(None if each is None else each.detach() for each in (t, grid)))
-    with begun.random.again(), torch.enable_grad(), autocast():
-        inputs = _inputs(still.apart(begun.buffers.by_place()), y0)
-    if not any(each is not None and each.requires_grad for each in (y0, t, grid, *inputs)):
-        return course.follow(y0)
-    recording = Recording(surroundings.now, keeper.keep)
+    # The field of a block is seen at its first evaluation; another one would be seen by hooks.
+    in_block = isinstance(still, GridCourse) and still.graph_of_steps
+    inputs = each_once(course.tensors)
+    if not in_block:
+        with begun.random.again(), torch.enable_grad(), autocast():
+            inputs = _inputs(still.apart(begun.buffers()), y0)
+        if not any(each is not None and each.requires_grad for each in (y0, t, grid, *inputs)):
+            return course.follow(y0)
+    notes = None
+    if keeper.by_evaluation and isinstance(still, GridCourse):
+        notes = Notes(surroundings, looks=in_block)
+    recording = Recording(surroundings.now if notes is None else lambda: begun, keeper.keep)
     failure: SolveError | None = None
     with torch.no_grad(), autocast():
         try:
-            found = still.record(y0.detach(), recording)
+            recorded = still if notes is None or not isinstance(still, GridCourse) else notes.of(still)
+            found = recorded.record(y0.detach(), recording)
         except SolveError as error:
             failure, found = error, Outputs(list(error.circumstances.states))
     actions, before = recording.actions, found.states
@@ -85,15 +82,25 @@ def taped(course: Replayable, y0: Tensor, keeper: Keeper, mode: str) -> Outputs:
         outputs = torch.stack(outputs) if outputs else y0.new_empty((0, *y0.shape))
     if ended is not None:
         outputs = torch.cat([outputs, ended[None]])
+    if notes is not None:
+        known = {id(each) for each in inputs}
+        inputs += [each for each in notes.leaves if id(each) not in known]
     if actions and len(outputs):
         actions[-1].event = found.event_time
-        steady = all(action.around is begun for action in actions) and surroundings.now() is begun
+        steady = notes is not None or (all(a.around is begun for a in actions) and surroundings.now() is begun)
         draws = not steady and not begun.random.equals(RandomState.now(begun.random.like))
-        tape = Tape(still, keeper, actions, len(inputs), mode, autocast, begun if steady else None, draws, outputs)
+        kept = None if notes is None else notes.end()
+        tape = Tape(
+            still, keeper, actions, len(inputs), mode, autocast, begun if steady else None, draws, kept, outputs
+        )
         outputs = _Taped.apply(tape, y0, t, grid, *inputs)  # type: ignore[no-untyped-call]
         states = outputs[: len(before) - 1]
-        # Few large states are not copied into one tensor.
-        found.states = [y0, *states.unbind()] if isinstance(before, list) else torch.cat([y0[None], states])
+        if isinstance(before, list):
+            # Few large states are not copied into one tensor. A single one is no part of several, so what comes behind
+            # may change it in place.
+            found.states = [y0, *(states.unbind() if len(states) > 1 else [states[0]])]
+        else:
+            found.states = torch.cat([y0[None], states])
     else:
         found.states = [y0]
     if ended is not None:
@@ -123,8 +130,9 @@ class Tape:
         count: of the inputs beside the initial state, the times and the grid.
         mode: the name of the gradient mode.
         autocast: that of the first pass.
-        steady: the surroundings of all actions, if they are the same.
+        steady: the surroundings of all actions, if they are the same, or are noted down for each evaluation.
         draws: whether random numbers were drawn.
+        notes: of the evaluations, where anything changed.
         outputs: the states; only till they are handed over.
         forms: the carries that are kept, without their tensors.
     """
@@ -137,16 +145,40 @@ class Tape:
     autocast: Callable[[], contextlib.AbstractContextManager[object]]
     steady: Snapshot | None
     draws: bool
+    notes: Notes | None
     outputs: Tensor | None
     forms: list[Carry] = field(default_factory=list)
 
-    def around(self, course: Replayable, n: int, function: Callable[[Replayable], Any]) -> Any:
+
+@dataclass
+class Replay:
+    """A backward pass.
+
+    Args:
+        tape: of the first pass.
+        course: that is taken again, on stand-ins where buffers are the same for all actions.
+        y0: its first state.
+        carries: that were kept.
+        listed: what gets gradients, beside the carries.
+        shares: whether evaluations of a way back may serve again.
+    """
+
+    tape: Tape
+    course: Replayable
+    y0: Tensor
+    carries: Sequence[Carry]
+    listed: Listed
+    shares: bool
+
+    def around(self, n: int, function: Callable[[Replayable], Any]) -> Any:
         """What a function of the course returns with the surroundings of an action."""
-        if self.steady is not None:
-            return function(course)
-        then: Snapshot = self.actions[n].around
-        with then.random.again() if self.draws else contextlib.nullcontext():
-            return function(course.apart(then.buffers.by_place()))
+        tape = self.tape
+        with tape.autocast():
+            if tape.steady is not None:
+                return function(self.course)
+            then: Snapshot = tape.actions[n].around
+            with then.random.again() if tape.draws else contextlib.nullcontext():
+                return function(self.course.apart(then.buffers()))
 
 
 class _Taped(torch.autograd.Function):
@@ -170,8 +202,11 @@ class _Taped(torch.autograd.Function):
         y0, t, grid, *rest = ctx.saved_tensors
         inputs, tensors = rest[: tape.count], iter(rest[tape.count :])
         carries = [join_carry(form, tensors) for form in tape.forms]
-        with torch.no_grad(), tape.autocast():
-            found = _backward(tape, y0, t, grid, inputs, carries, by_outputs)
+        with torch.no_grad():
+            try:
+                found = _backward(tape, y0, t, grid, inputs, carries, by_outputs)
+            except DiffersError:
+                found = _backward(tape, y0, t, grid, inputs, carries, by_outputs, shares=False)
         message = (
             f"gradient={tape.mode!r} has no second derivatives; use gradient='backprop', whose steps can be "
             "differentiated twice"
@@ -187,66 +222,67 @@ def _backward(
     inputs: Sequence[Tensor],
     carries: Sequence[Carry],
     by_outputs: Tensor,
+    *,
+    shares: bool = True,
 ) -> tuple[Tensor | None, ...]:
     """The gradients of the initial state, the times, the grid and the inputs."""
-    moved = [_leaf(each) if each is not None and each.requires_grad else None for each in (t, grid)]
+    moved = [as_leaf(each) if each is not None and each.requires_grad else None for each in (t, grid)]
     with torch.enable_grad():
         course = tape.course.moving(y0.detach(), t if moved[0] is None else moved[0], moved[1])
         if tape.steady is not None:
-            course = course.apart(tape.steady.buffers.by_place())
-    around = partial(tape.around, course)
-    others = [*moved, *inputs]
-    totals: list[Tensor | None] = [None] * len(others)
+            course = course.apart(tape.steady.buffers())
+    replay = Replay(tape, course, y0, carries, Listed([*moved, *inputs]), shares)
+    totals: list[Tensor | None] = [None] * len(replay.listed.tensors)
     by_carry: list[Tensor | None] = []
-    for n, carry in tape.keeper.earlier(course, tape.actions, carries, around):
+    for n, carry, through in tape.keeper.earlier(replay):
         action = tape.actions[n]
         by_states = [by_outputs[action.places.start - 1 : action.places.stop - 1]] if action.places else []
         by_states += [] if action.event is None else [by_outputs[-1]]
         if not by_states and all(each is None for each in by_carry):
             continue
-        tensors, form = split_carry(y0 if n == 0 else carry)
-        leaves = [_leaf(each) for each in tensors]
-        pulled = partial(_pulled, n, action, (leaves, form), others, by_carry, by_states, tape.mode)
-        by_carry, by_others = around(n, pulled)
-        totals = [_sum(one, two) for one, two in zip(totals, by_others, strict=True)]
+        before = y0 if n == 0 else carry
+        by_carry, by_others = _pulled(replay, n, before, through, by_carry, by_states)
+        _add(totals, by_others)
+        del by_others
     return by_carry[0] if by_carry else None, *totals
 
 
-def _leaf(tensor: Tensor) -> Tensor:
-    """The same numbers, to be differentiated for."""
-    leaf = tensor.detach()
-    return leaf.requires_grad_() if leaf.is_floating_point() or leaf.is_complex() else leaf
+def _add(totals: list[Tensor | None], found: Sequence[tuple[int, Tensor]]) -> None:
+    for place, gradient in found:
+        total = totals[place]
+        totals[place] = gradient if total is None else total + gradient
 
 
 def _pulled(
+    replay: Replay,
     n: int,
-    action: Action,
-    before: tuple[list[Tensor], Carry],
-    others: Sequence[Tensor | None],
+    carry: Carry,
+    through: Through | None,
     by_carry: Sequence[Tensor | None],
     by_outputs: Sequence[Tensor],
-    mode: str,
-    course: Replayable,
-) -> tuple[list[Tensor | None], list[Tensor | None]]:
-    """The gradients of what comes before an action and of the other inputs, from those of what comes after it."""
-    leaves, form = before
-    with torch.enable_grad():
-        after, outputs = course.run(n, action, join_carry(form, iter(leaves)))
+) -> tuple[list[Tensor | None], list[tuple[int, Tensor]]]:
+    """The gradients of what comes before an action, and of the other inputs by their places, from those behind it."""
+    tape, listed = replay.tape, replay.listed
+    tensors, form = split_carry(carry)
+    leaves = [as_leaf(each) for each in tensors]
+
+    def run(course: Replayable) -> tuple[Carry, list[Tensor]]:
+        with torch.enable_grad():
+            course = course if through is None else through(course)
+            return course.run(n, tape.actions[n], join_carry(form, iter(leaves)))
+
+    after, outputs = replay.around(n, run)
     results = [*split_carry(after)[0], *outputs]
     given = [*(by_carry or [None] * (len(results) - len(outputs))), *by_outputs]
-    known = [each for each in (*leaves, *others) if each is not None and each.requires_grad]
     pairs = [(one, by) for one, by in zip(results, given, strict=True) if by is not None and one.requires_grad]
-    for result, _ in pairs:
-        lost = unlisted_leaves(result, known)
-        if lost:
-            raise ConfigurationError(
-                f"{described(lost)}, and does not read them at the first time: gradient={mode!r} would lose it. "
-                "Hand them over in args, or use gradient='backprop'"
-            )
-    found = separate_gradients([one for one, _ in pairs], known, [by for _, by in pairs])
-    by = {id(each): gradient for each, gradient in zip(known, found, strict=True)}
-    return [by.get(id(leaf)) for leaf in leaves], [by.get(id(each)) for each in others]
-
-
-def _sum(one: Tensor | None, two: Tensor | None) -> Tensor | None:
-    return one if two is None else two if one is None else one + two
+    places, lost = listed.met([result for result, _ in pairs], leaves)
+    check_none_lost(lost, tape.mode)
+    begins = [each for each in leaves if each.requires_grad]
+    others = [each for place in places if (each := listed.tensors[place]) is not None]
+    found = separate_gradients([one for one, _ in pairs], [*begins, *others], [by for _, by in pairs])
+    by_begin = iter(found[: len(begins)])
+    by_others = zip(places, found[len(begins) :], strict=True)
+    return (
+        [next(by_begin) if each.requires_grad else None for each in leaves],
+        [(place, gradient) for place, gradient in by_others if gradient is not None],
+    )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -11,7 +12,7 @@ from dynamicblocks.layers.stand_in import Places
 from dynamicblocks.solving.adaptive_loop import AdaptiveLoop, Step
 from dynamicblocks.solving.outputs import Event, Outputs, StepKeeper, collect, wanted_states
 from dynamicblocks.solving.problem import Problem
-from dynamicblocks.solving.recording import Action, Recording
+from dynamicblocks.solving.recording import Action, Between, Recording
 from dynamicblocks.solving.scheme import Scheme
 
 
@@ -29,6 +30,7 @@ class AdaptiveCourse:
         kept: takes the steps.
         limit_each: whether the limit of steps is one between two times of output.
         scheme: that made it; a block's solve has none.
+        between: stands between the method and the field on the steps of actions that are taken again or back.
     """
 
     problem: Problem
@@ -38,6 +40,7 @@ class AdaptiveCourse:
     kept: StepKeeper | None = None
     limit_each: bool = False
     scheme: Scheme | None = None
+    between: Between | None = None
 
     @property
     def in_block(self) -> bool:
@@ -92,6 +95,20 @@ class AdaptiveCourse:
         problem = self.problem.apart(places)
         return replace(self, problem=problem, loop=replace(self.loop, field=problem.field))
 
+    def through(self, between: Between) -> "AdaptiveCourse":
+        """The same with something between the method and the field."""
+        return replace(self, between=between)
+
+    def meets(self, n: int) -> bool:
+        """Whether an action begins where the field is that at the end of the one before: its end is seen earlier."""
+        return False
+
+    def stage(self, n: int, action: Action) -> Any:
+        """The field on the step of an action, as the method sees it."""
+        assert action.t1 is not None
+        stage: Any = self.loop.stage(action.t0, action.t1)
+        return stage if self.between is None else self.between(n, stage)
+
     def record(self, y: Tensor, recording: Recording) -> Outputs:
         """As :meth:`follow`, and take note of each action and of the carry before it."""
         loop = replace(self.loop)
@@ -132,7 +149,8 @@ class AdaptiveCourse:
         y, slope = (carry, carry) if n == 0 else carry
         if action.t1 is None:  # the first action is one, and needs no slope
             return (y, loop.field(loop.clock.tensors([action.t0])[0], y)), []
-        trial = loop.method.attempt(loop.stage(action.t0, action.t1), action.t1 - action.t0, y, slope, loop.tolerance)
+        stage, h = self.stage(n, action), action.t1 - action.t0
+        trial = loop.method.attempt(stage, h, y, slope, loop.tolerance)
         step = Step(action.t0, action.t1, y, trial, loop.method, loop.clock.shift)
         return (trial.y1, trial.end), wanted_states(self.problem, action, step)
 

@@ -17,7 +17,7 @@ from dynamicblocks.layers.stand_in import Places
 from dynamicblocks.solving.failures import Circumstances, NotFiniteStateError, SolveError, unsolved_step
 from dynamicblocks.solving.outputs import Event, Outputs, StepKeeper, collect, wanted_states
 from dynamicblocks.solving.problem import Problem
-from dynamicblocks.solving.recording import Action, Recording
+from dynamicblocks.solving.recording import Action, Between, Recording
 from dynamicblocks.solving.scheme import Scheme
 from dynamicblocks.solving.timed_steps import GridStep, Interpolation, TimedSteps
 
@@ -64,6 +64,7 @@ class GridCourse:
         integrator: of the steps.
         points: of the grid.
         all_times: whether the states at all points are wanted, or the last alone.
+        between: stands between the integrator and the field, if anybody does.
     """
 
     graph_of_steps: ClassVar[bool] = True
@@ -73,6 +74,7 @@ class GridCourse:
     integrator: Integrator
     points: Sequence[float]
     all_times: bool = False
+    between: Between | None = None
 
     @property
     def name(self) -> str:
@@ -99,12 +101,25 @@ class GridCourse:
         """The size of a step."""
         return self.points[step + 1] - self.points[step]
 
+    def stage(self, step: int) -> Stage:
+        """The field on a step, as the integrator sees it."""
+        stage = self.field.on_step(step)
+        return stage if self.between is None else self.between(step, stage)
+
+    def through(self, between: Between) -> Self:
+        """The same with something between the integrator and the field."""
+        return replace(self, between=between)
+
+    def meets(self, step: int) -> bool:
+        """Whether the field at the begin of a step is that at the end of the one before, seen at the same time."""
+        return not self.field.jumps(step)
+
     def carries(self, carry: Carry, first: int, last: int) -> Iterator[Carry]:
         """The carry after each of the steps ``first, ..., last - 1``."""
         field, integrator = self.field, self.integrator
         projects, restarts = self.projects, integrator.restarts
         for step in range(first, last):
-            stage, h = field.on_step(step), self.size(step)
+            stage, h = self.stage(step), self.size(step)
             if step == 0:
                 carry = integrator.begin(stage, h, carry)
             elif restarts and field.jumps(step):
@@ -193,7 +208,7 @@ class GridCourse:
 
     def back(self, n: int, action: Action, carry: Carry) -> Carry:
         """The carry before the action ``n``, from the one after it."""
-        return self.integrator.unstep(self.field.on_step(n), self.size(n), carry)
+        return self.integrator.unstep(self.stage(n), self.size(n), carry)
 
     def _one_by_one(self, carry: Carry, advance: Advance | None) -> Iterator[Carry]:
         """The carry after each step, made by ``advance`` in the place of the course."""
@@ -274,12 +289,15 @@ class ProblemOnGrid(GridCourse):
     def _step(self, step: int, y: Tensor, after: Carry) -> GridStep:
         t0, t1 = self.points[step : step + 2]
         begin = t0 if self.field.grid is None else self.field.grid[step]
-        stage = self.field.on_step(step)
+        stage = self.stage(step)
         return GridStep(t0, t1, begin, self.size(step), y, self.state(after), stage, self.interpolation)
 
     @property
     def inputs(self) -> tuple[Tensor | None, Tensor | None]:
         return self.problem.t, self.field.grid
+
+    def meets(self, step: int) -> bool:
+        return not self.field.perturb
 
     def moving(self, y0: Tensor, t: Tensor | None, grid: Tensor | None) -> "ProblemOnGrid":
         assert t is not None

@@ -4,7 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from dynamicblocks.integrators import Carry
+from dynamicblocks.integrators import Carry, Stage
+
+Between = Callable[[int, Stage], Stage]
+"""(n, stage) -> what the method sees in the place of the stage of the step ``n``."""
 
 
 @dataclass
