@@ -11,7 +11,7 @@ from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients.buffers import RandomState
 from dynamicblocks.gradients.gradient import Course, Gradient, gradients
 from dynamicblocks.gradients.tape import Around, Replayable, taped
-from dynamicblocks.integrators import METHODS, Carry, GridMethod, ReversibleHeun
+from dynamicblocks.integrators import METHODS, PAIRS, TABLEAUS, Carry, GridMethod, ReversibleHeun
 from dynamicblocks.solving.grid_loop import GridCourse, ProblemOnGrid
 from dynamicblocks.solving.outputs import Outputs
 from dynamicblocks.solving.recording import Action
@@ -40,10 +40,11 @@ class Reversible(Gradient):
 
     def check_course(self, course: Course) -> None:
         if isinstance(course, ScipyCourse) or not course.reversible:
+            explicit = course.name if course.name in {each.name for each in (*TABLEAUS, *PAIRS)} else "rk4"
             raise ConfigurationError(
                 f"gradient='reversible' needs a method whose steps can be taken back "
-                f"({', '.join(reversible_methods())}), got {course.name}; gradient='checkpoint' needs little memory "
-                "with any method"
+                f"({', '.join(reversible_methods())}), got {course.name}. The method \"reversible('{explicit}')\" "
+                "makes those of an explicit Runge-Kutta method such; gradient='checkpoint' needs little memory with any"
             )
         if isinstance(course, ProblemOnGrid) and _shares_slopes(course) and course.field.perturb:
             raise ConfigurationError(
