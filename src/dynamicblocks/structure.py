@@ -10,7 +10,7 @@ from torch import nn
 from dynamicblocks.block import DynamicBlock
 from dynamicblocks.controls import Basis, Controls, bases
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.integrators import Integrator, integrators
+from dynamicblocks.integrators import Integrator, ReversibleRungeKutta, integrators
 from dynamicblocks.network import named_blocks
 from dynamicblocks.surgery import Net, map_blocks
 from dynamicblocks.twisting import twist_choices, with_twists
@@ -37,10 +37,12 @@ def discretisation(net: Net) -> Discretisation:
 
 def _written(integrator: Integrator) -> str:
     """The shorthand of an integrator, or a ConfigurationError for one that it would not lead back to."""
-    name = integrator.shorthand.partition("(")[0]
+    # What is made reversible must have a name itself.
+    named = integrator.method if isinstance(integrator, ReversibleRungeKutta) else integrator
+    name = named.shorthand.partition("(")[0]
     if name not in integrators:
         raise ConfigurationError(
-            f"the integrator {integrator.shorthand!r} has no name by which a file could be read back; register it: "
+            f"the integrator {named.shorthand!r} has no name by which a file could be read back; register it: "
             f"dynamicblocks.integrators.integrators.register({name!r})(...)"
         )
     return integrator.shorthand

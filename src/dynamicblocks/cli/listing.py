@@ -6,8 +6,19 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
-from dynamicblocks.integrators import METHODS, AdaptiveMethod, GridMethod, as_integrator, as_method, list_integrators
+from dynamicblocks.integrators import (
+    METHODS,
+    REVERSIBLE,
+    AdaptiveMethod,
+    GridMethod,
+    as_integrator,
+    as_method,
+    list_integrators,
+)
 from dynamicblocks.models import create_model, list_models, model_options
+
+WRAPPED = f"{REVERSIBLE}('NAME')"
+EXPLAINED = "Explicit Runge-Kutta methods with steps that can be taken back"
 
 
 class ModelsCommand:
@@ -54,7 +65,14 @@ Example: dynamicblocks integrators"""
             integrator = as_integrator(name)
             least = "" if integrator.fixed_cost else "at least "
             table.add_row(name, str(integrator.order), f"{least}{integrator.evaluations}")
-        Console().print(table, "Use one: dynamicblocks train --model.integrator NAME", sep="\n", highlight=False)
+        table.add_row(WRAPPED, "of NAME", "twice those of NAME")
+        Console().print(
+            table,
+            "Use one: dynamicblocks train --model.integrator NAME",
+            f"{EXPLAINED}: dynamicblocks train --model.integrator \"reversible('rk4')\"",
+            sep="\n",
+            highlight=False,
+        )
 
 
 class MethodsCommand:
@@ -71,6 +89,10 @@ Example: dynamicblocks methods dopri5"""
 
     def run(self, options: Namespace) -> None:
         if options.name is not None:
+            if options.name == REVERSIBLE:
+                line = f"{WRAPPED} takes the options of NAME, and coupling: reversible('rk4', coupling=0.99)"
+                Console().print(line, highlight=False)
+                return
             method = as_method(options.name)
             Console().print(f"Options of {method.name}: {', '.join(method.options)}", highlight=False)
             return
@@ -82,10 +104,12 @@ Example: dynamicblocks methods dopri5"""
                 # An open one is made for a problem alone.
                 order = "" if method.open else str(method.make().order)
             table.add_row(name, order, steps)
+        table.add_row(WRAPPED, "of NAME", "as with NAME")
         Console().print(
             table,
             "Options of one: dynamicblocks methods NAME",
             'Use one: dynamicblocks.odeint(func, y0, t, method="NAME")',
+            f"{EXPLAINED}: method=\"reversible('dopri5')\"",
             sep="\n",
             highlight=False,
         )

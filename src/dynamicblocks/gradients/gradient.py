@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.integrators import Adaptive, Carry, Integrator
-from dynamicblocks.registry import Registry
+from dynamicblocks.integrators import REVERSIBLE, Adaptive, Carry, Integrator
+from dynamicblocks.registry import Registry, parse_call
 from dynamicblocks.solving.adaptive_course import AdaptiveCourse
 from dynamicblocks.solving.grid_loop import GridCourse, ProblemOnGrid
 from dynamicblocks.solving.outputs import Outputs
@@ -85,5 +85,16 @@ def as_gradient(gradient: Gradient | str, **options: Any) -> Gradient:
     if isinstance(gradient, Gradient):
         return gradient
     if isinstance(gradient, str):
+        check_no_integrator(gradient)
         return gradients.create(gradient, **options)
     raise ConfigurationError(f"gradient must be a gradient mode or the name of one, got {gradient!r}")
+
+
+def check_no_integrator(text: str) -> None:
+    """Raise a ConfigurationError for the integrator that has the name of a gradient mode."""
+    name, written, keywords = parse_call(text)
+    if name == REVERSIBLE and ("coupling" in keywords or any(isinstance(each, str) for each in written)):
+        raise ConfigurationError(
+            f"gradient={text!r} wraps a method, which is an integrator: write integrator={text!r} in a block, "
+            f"method={text!r} in odeint and solve; the gradient mode is gradient='{REVERSIBLE}'"
+        )

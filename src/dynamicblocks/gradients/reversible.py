@@ -15,7 +15,17 @@ from dynamicblocks.gradients.evaluations import Notes, Replayable, Shared
 from dynamicblocks.gradients.gradient import Course, Gradient, check_generators, gradients
 from dynamicblocks.gradients.graph import Listed
 from dynamicblocks.gradients.tape import Replay, Through, taped
-from dynamicblocks.integrators import METHODS, Adaptive, Carry, GridMethod, Integrator, ReversibleHeun, integrators
+from dynamicblocks.integrators import (
+    METHODS,
+    PAIRS,
+    TABLEAUS,
+    Adaptive,
+    Carry,
+    GridMethod,
+    Integrator,
+    ReversibleHeun,
+    integrators,
+)
 from dynamicblocks.solving.grid_loop import GridCourse, ProblemOnGrid
 from dynamicblocks.solving.outputs import Outputs
 from dynamicblocks.solving.recording import Action, Recording
@@ -98,10 +108,11 @@ class Reversible(Gradient):
 
     def check_course(self, course: Course) -> None:
         if isinstance(course, ScipyCourse) or not course.reversible:
+            explicit = course.name if course.name in {each.name for each in (*TABLEAUS, *PAIRS)} else "rk4"
             raise ConfigurationError(
                 f"gradient='reversible' needs a method whose steps can be taken back "
-                f"({', '.join(reversible_methods())}), got {course.name}; gradient='checkpoint' needs little memory "
-                "with any method"
+                f"({', '.join(reversible_methods())}), got {course.name}. The method \"reversible('{explicit}')\" "
+                "makes those of an explicit Runge-Kutta method such; gradient='checkpoint' needs little memory with any"
             )
         if isinstance(course, GridCourse):
             self._check_slopes(course)

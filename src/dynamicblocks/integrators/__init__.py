@@ -2,13 +2,15 @@
 
 from dynamicblocks.integrators.adams import Adams
 from dynamicblocks.integrators.adaptive import Adaptive
-from dynamicblocks.integrators.embedded import Embedded, Trial
+from dynamicblocks.integrators.algebraic import ReversiblePair, ReversibleRungeKutta
+from dynamicblocks.integrators.embedded import Embedded, Paired, Trial
 from dynamicblocks.integrators.esdirk import ESDIRKS, Esdirk
 from dynamicblocks.integrators.implicit import IMPLICIT, ImplicitRungeKutta
 from dynamicblocks.integrators.integrator import Carry, FieldStage, Integrator, Reads, Size, Stage
 from dynamicblocks.integrators.methods import (
     ADAPTIVE,
     METHODS,
+    REVERSIBLE,
     AdaptiveMethod,
     GridMethod,
     Method,
@@ -17,6 +19,7 @@ from dynamicblocks.integrators.methods import (
     foreign_options,
     integrators,
     list_integrators,
+    reversible,
 )
 from dynamicblocks.integrators.pairs import PAIRS, Pair
 from dynamicblocks.integrators.reversible import AsynchronousLeapfrog, ReversibleHeun
@@ -30,6 +33,7 @@ __all__ = [
     "IMPLICIT",
     "METHODS",
     "PAIRS",
+    "REVERSIBLE",
     "TABLEAUS",
     "Adams",
     "Adaptive",
@@ -45,8 +49,11 @@ __all__ = [
     "Method",
     "Norm",
     "Pair",
+    "Paired",
     "Reads",
     "ReversibleHeun",
+    "ReversiblePair",
+    "ReversibleRungeKutta",
     "RungeKutta",
     "Size",
     "Stage",
@@ -58,5 +65,6 @@ __all__ = [
     "foreign_options",
     "integrators",
     "list_integrators",
+    "reversible",
     "rms_norm",
 ]

@@ -96,7 +96,7 @@ class Adaptive(Integrator):
             value = getattr(self, each.name)
             if value != each.default:
                 shown.append(f"{each.name}={value!r}")
-        return f"{self.name}({', '.join(shown)})"
+        return self.embedded.shorthand(", ".join(shown))
 
     @property
     def order(self) -> int:

@@ -22,6 +22,7 @@ class Trial:
         start, end: the slopes f(t0, y0) and f(t1, y1), or approximations as good as the method.
         extra: makes what the method's interpolant needs beside both states and slopes, where it is asked for.
         unsolved: why no ``y1`` was found.
+        companion: the second state at its end, of methods that lead two.
     """
 
     y1: Tensor
@@ -30,6 +31,7 @@ class Trial:
     end: Tensor
     extra: Callable[[], list[Tensor]] | None = None
     unsolved: Unsolved | None = None
+    companion: Tensor | None = None
 
     def parts(self, y0: Tensor, h: Size) -> list[Tensor]:
         """What the method's interpolant is a weighted sum of: y0, y1, h f0, h f1, and the extra ones."""
@@ -44,6 +46,10 @@ class Embedded(ABC):
     @abstractmethod
     def name(self) -> str:
         """The name under which it is known."""
+
+    def shorthand(self, settings: str) -> str:
+        """The string that makes it as an integrator with these settings, such as ``"rtol=0.001"``."""
+        return f"{self.name}({settings})"
 
     @property
     @abstractmethod
@@ -80,3 +86,18 @@ class Embedded(ABC):
 
         A field that jumps at the end of the step is seen from inside it: ``stage(1.0, y)`` is the limit from there.
         """
+
+
+class Paired(Embedded):
+    """A method that leads two states, of which the second begins as the first, by steps that can be taken back."""
+
+    def attempt(self, stage: Slope, h: Size, y: Tensor, slope: Tensor, tolerance: Tolerance) -> Trial:
+        return self.attempt_both(stage, h, y, y, tolerance)
+
+    @abstractmethod
+    def attempt_both(self, stage: Slope, h: Size, y: Tensor, z: Tensor, tolerance: Tolerance) -> Trial:
+        """Try a step of size ``h`` from both states; it reads the field at its begin itself."""
+
+    @abstractmethod
+    def unstep(self, stage: Slope, h: Size, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Both states at the begin of a step, from those at its end."""

@@ -5,22 +5,23 @@ anybody knows. The few methods to which that matters have a form for each.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from dynamicblocks.errors import ConfigurationError, unknown_name
 from dynamicblocks.integrators.adams import Adams
 from dynamicblocks.integrators.adaptive import BEYOND, Adaptive
+from dynamicblocks.integrators.algebraic import COUPLING, ReversiblePair, ReversibleRungeKutta
 from dynamicblocks.integrators.embedded import Embedded
 from dynamicblocks.integrators.esdirk import ESDIRKS, Esdirk
 from dynamicblocks.integrators.implicit import IMPLICIT, ImplicitRungeKutta, ImplicitTableau
 from dynamicblocks.integrators.integrator import Integrator
-from dynamicblocks.integrators.pairs import PAIRS
+from dynamicblocks.integrators.pairs import PAIRS, Pair
 from dynamicblocks.integrators.reversible import AsynchronousLeapfrog, ReversibleHeun
 from dynamicblocks.integrators.runge_kutta import RungeKutta
 from dynamicblocks.integrators.tableaus import TABLEAUS
-from dynamicblocks.registry import Registry
+from dynamicblocks.registry import Registry, parse_call
 
 CONTROL_OPTIONS = (
     "first_step", "min_step", "max_step", "max_num_steps", "safety", "ifactor", "dfactor", "pcoeff", "icoeff", "dcoeff",
@@ -129,6 +130,58 @@ for _name, _method in METHODS.items():
     if not isinstance(_method.block, str):
         integrators.register(_name)(_method.block)
 
+REVERSIBLE = "reversible"
+"""The gradient mode of that name needs steps that can be taken back; the integrator makes them so."""
+
+EXAMPLES = ("reversible('rk4')", "reversible('dopri5(rtol=1e-6, atol=1e-8)')")
+
+
+@integrators.register(REVERSIBLE)
+def reversible(method: Integrator | str | None = None, coupling: float = COUPLING) -> Integrator:
+    """An explicit Runge-Kutta method, on a grid or adaptive, whose steps can be taken back.
+
+    Args:
+        method: the name of the method, also with arguments, or an object.
+        coupling: of its two states, see :class:`~dynamicblocks.integrators.algebraic.ReversibleRungeKutta`.
+
+    Raises:
+        ConfigurationError: no method, or one that is no explicit Runge-Kutta method; an impossible coupling.
+
+    >>> reversible("dopri5(rtol=1e-6, atol=1e-8)").shorthand
+    "reversible('dopri5(rtol=1e-06, atol=1e-08)', coupling=0.999)"
+    """
+    if method is None:
+        raise ConfigurationError(
+            f"'{REVERSIBLE}' alone is a gradient mode, gradient='{REVERSIBLE}'; as an integrator or a method it makes "
+            f'the steps of another one reversible, which it must name: "{EXAMPLES[0]}" or "{EXAMPLES[1]}"'
+        )
+    named = METHODS.get(method.partition("(")[0].strip()) if isinstance(method, str) else None
+    if named is not None and isinstance(named.block, str):
+        raise _not_wrapped(named.name, "no explicit Runge-Kutta method")
+    made = as_integrator(method)
+    if isinstance(made, RungeKutta):
+        return ReversibleRungeKutta(made, coupling)
+    if isinstance(made, Adaptive) and isinstance(made.embedded, Pair):
+        return replace(made, method=ReversiblePair(made.embedded, coupling))
+    if made.solves_equations:
+        why = "implicit: its stages are solutions of equations"
+    elif made.reversible or (isinstance(made, Adaptive) and isinstance(made.embedded, ReversiblePair)):
+        why = "reversible already"
+    elif isinstance(made, Adams):
+        why = "a multistep method: its steps need slopes of those before"
+    else:
+        why = f"a {type(made).__name__}; write it as RungeKutta(Tableau(...))"
+    raise _not_wrapped(made.name, why)
+
+
+def _not_wrapped(name: str, why: str) -> ConfigurationError:
+    explicit = [tableau.name for tableau in TABLEAUS] + [pair.name for pair in PAIRS]
+    return ConfigurationError(
+        f"'{REVERSIBLE}' wraps an explicit Runge-Kutta method ({', '.join(explicit)}, or one of your own), and {name} "
+        f"is {why}"
+    )
+
+
 ADAPTIVE = {
     name: method.make()
     for name, method in METHODS.items()
@@ -158,20 +211,33 @@ def as_integrator(integrator: Integrator | str) -> Integrator:
 def as_method(method: Integrator | str | None) -> Method:
     """The method that a caller of odeint or solve names or gives; None for the usual one.
 
-    A bare name means the method as it is for a smooth field, with tolerances and options of the call. Objects, and
-    strings with arguments, which mean what they mean in a block, bring their own.
+    A bare name means the method as it is for a smooth field, with tolerances and options of the call, also where it is
+    made reversible. Objects, and strings with arguments, which mean what they mean in a block, bring their own.
     """
     if method is None or (isinstance(method, str) and method in METHODS):
         return METHODS[method or DEFAULT]
     if isinstance(method, str) and "(" not in method:
         if method not in integrators:
             raise unknown_name("method", method, {*METHODS, *integrators})
+        if method == REVERSIBLE:
+            reversible()
         return GridMethod(method, GRID_OPTIONS, make=integrators[method])
     chosen = as_integrator(method)
+    if isinstance(chosen, ReversibleRungeKutta):
+        # It brings no grid, and has no bare name.
+        return GridMethod(chosen.name, GRID_OPTIONS, make=lambda: chosen)
     if isinstance(chosen, Adaptive):
         embedded = chosen.embedded
+        if isinstance(embedded, ReversiblePair) and isinstance(method, str) and _wraps_a_bare_name(method):
+            return AdaptiveMethod(chosen.name, CONTROL_OPTIONS, make=lambda: embedded)
         return AdaptiveMethod(chosen.name, make=lambda: embedded, settings=chosen, given=True)
     return GridMethod(chosen.name, make=lambda: chosen, given=True)
+
+
+def _wraps_a_bare_name(text: str) -> bool:
+    """Whether what is made reversible has no arguments of its own."""
+    _, arguments, keywords = parse_call(text)
+    return "(" not in (arguments[0] if arguments else keywords["method"])
 
 
 def foreign_options(method: Method, options: Mapping[str, Any]) -> list[str]:
@@ -180,9 +246,9 @@ def foreign_options(method: Method, options: Mapping[str, Any]) -> list[str]:
 
 
 def list_integrators() -> list[str]:
-    """The names that :func:`as_integrator` knows.
+    """The names that :func:`as_integrator` knows; ``reversible`` is none, for it wraps one of them.
 
     >>> "rk4_classic" in list_integrators()
     True
     """
-    return list(integrators)
+    return [name for name in integrators if name != REVERSIBLE]

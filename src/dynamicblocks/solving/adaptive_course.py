@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.integrators import Carry
+from dynamicblocks.integrators import Carry, Paired
 from dynamicblocks.layers.stand_in import Places
 from dynamicblocks.solving.adaptive_loop import AdaptiveLoop, Step
 from dynamicblocks.solving.outputs import Event, Outputs, StepKeeper, collect, wanted_states
@@ -20,7 +20,8 @@ from dynamicblocks.solving.scheme import Scheme
 class AdaptiveCourse:
     """The steps of a loop that chooses them.
 
-    A carry is the state with its slope; before the first action, which finds the slope, it is the state itself.
+    A carry is the state with its slope, and the second state of methods that lead two; before the first action, which
+    finds the slope, it is the state itself.
 
     Args:
         problem: what is solved.
@@ -118,14 +119,21 @@ class AdaptiveCourse:
             if self.limit_each:
                 loop.taken = 0
 
-        steps = self._recorded(loop, y, recording)
-        return collect(self.problem, y, steps, self.event, beyond=self.beyond, passed=passed, kept=self.kept)
+        ended: list[Carry] = []
+        steps = self._recorded(loop, y, recording, ended)
+        try:
+            return collect(self.problem, y, steps, self.event, beyond=self.beyond, passed=passed, kept=self.kept)
+        finally:
+            # From which all others come back, also where the solve failed later.
+            if self.reversible and ended:
+                recording.keep(len(recording.actions), ended[0])
 
-    def _recorded(self, loop: AdaptiveLoop, y: Tensor, recording: Recording) -> Iterator[Step]:
+    def _recorded(self, loop: AdaptiveLoop, y: Tensor, recording: Recording, carries: list[Carry]) -> Iterator[Step]:
+        """The steps; ``carries`` holds the newest carry."""
         problem, tally, hooks, now = self.problem, loop.field.tally, loop.hooks, recording.now
         # The loop evaluates a slope before its first step, and after a jump.
         evaluations, begun, around = tally.evaluations, now(), now()
-        fresh, ended = True, None
+        fresh, ended, companion = True, None, y if self.reversible else None
 
         def before(t: float, y: Tensor, h: float) -> None:
             nonlocal fresh, around
@@ -134,31 +142,45 @@ class AdaptiveCourse:
             if fresh and tally.evaluations > evaluations:
                 time = problem.clock.after(t, problem.direction) if recording.actions else t
                 # The slope that is replaced is part of the carry, as it is where the carry comes from a step again.
-                recording.add(Action(time, None, begun), (y, ended) if recording.actions else y)
+                recording.add(Action(time, None, begun), _carry(y, ended, companion) if recording.actions else y)
             fresh, around = False, now()
 
         loop.hooks = replace(hooks, step=before)
         for step in loop.steps(problem.times[0], y, problem.direction):
-            recording.add(Action(step.t0, step.t1, around), (step.y0, step.trial.start))
+            trial = step.trial
+            recording.add(Action(step.t0, step.t1, around), _carry(step.y0, trial.start, companion))
+            companion = trial.companion
+            carries[:] = [_carry(trial.y1, trial.end, companion)]
             yield step
-            evaluations, begun, fresh, ended = tally.evaluations, now(), True, step.trial.end
+            evaluations, begun, fresh, ended = tally.evaluations, now(), True, trial.end
 
     def run(self, n: int, action: Action, carry: Carry) -> tuple[Carry, list[Tensor]]:
         """The carry after the action ``n``, and the states that are wanted of it."""
         loop = self.loop
-        y, slope = (carry, carry) if n == 0 else carry
+        y, slope, *rest = (carry, carry, *([carry] if self.reversible else [])) if n == 0 else carry
+        companion = rest[0] if rest else None
         if action.t1 is None:  # the first action is one, and needs no slope
-            return (y, loop.field(loop.clock.tensors([action.t0])[0], y)), []
-        stage, h = self.stage(n, action), action.t1 - action.t0
-        trial = loop.method.attempt(stage, h, y, slope, loop.tolerance)
+            return _carry(y, loop.field(loop.clock.tensors([action.t0])[0], y), companion), []
+        trial = loop.attempt(self.stage(n, action), action.t1 - action.t0, y, slope, companion)
         step = Step(action.t0, action.t1, y, trial, loop.method, loop.clock.shift)
-        return (trial.y1, trial.end), wanted_states(self.problem, action, step)
+        return _carry(trial.y1, trial.end, trial.companion), wanted_states(self.problem, action, step)
 
     @property
     def reversible(self) -> bool:
         """Whether actions can be taken back."""
-        return False
+        return isinstance(self.loop.method, Paired)
 
     def back(self, n: int, action: Action, carry: Carry) -> Carry:
-        """The carry before the action ``n``, from the one after it."""
-        raise ConfigurationError(f"steps of {self.name} cannot be taken back")
+        """The carry before the action ``n``, from the one after it; no step reads its slope, which stays."""
+        loop = self.loop
+        if not isinstance(loop.method, Paired):
+            raise ConfigurationError(f"steps of {self.name} cannot be taken back")
+        if action.t1 is None:
+            return carry
+        y, slope, companion = carry
+        y, companion = loop.method.unstep(self.stage(n, action), action.t1 - action.t0, y, companion)
+        return y, slope, companion
+
+
+def _carry(y: Tensor, slope: Tensor | None, companion: Tensor | None) -> Carry:
+    return (y, slope) if companion is None else (y, slope, companion)

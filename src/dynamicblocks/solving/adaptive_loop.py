@@ -10,7 +10,8 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from dynamicblocks.integrators import Embedded, Tolerance, Trial
+from dynamicblocks.integrators import Embedded, Paired, Size, Tolerance, Trial
+from dynamicblocks.integrators.integrator import Slope
 from dynamicblocks.integrators.interpolant import Row, combine
 from dynamicblocks.integrators.unsolved import where_not_finite
 from dynamicblocks.solving.failures import (
@@ -50,6 +51,13 @@ class Stops:
         inside = [(_first(times, t, t1), jump) for times, jump in ((self.kinks, False), (self.jumps, True))]
         found = [(stop, jump) for stop, jump in inside if stop is not None]
         return min(found, key=lambda stop: abs(stop[0] - t)) if found else None
+
+    def jumps_at(self, t: float) -> bool:
+        """Whether the field jumps at a time."""
+        if not self.jumps:
+            return False
+        place = bisect_left(self.jumps, t)
+        return place < len(self.jumps) and self.jumps[place] == t
 
 
 def _first(times: Sequence[float], t: float, t1: float) -> float | None:
@@ -157,6 +165,7 @@ class AdaptiveLoop:
         """The accepted steps from (t, y) on, without end; time runs up or down with the sign of ``direction``."""
         slope = self.field(self.clock.tensors([t])[0], y)
         size = self.first_step if self.first_step is not None else self.first_size(t, y, slope, direction)
+        companion = y if isinstance(self.method, Paired) else None
         ratios: list[float] = []
         scaled: Tensor | None = None
         trial: Trial | None = None
@@ -181,7 +190,7 @@ class AdaptiveLoop:
             h = t1 - t
             if self.hooks.step is not None:
                 self.hooks.step(t, y, abs(h))
-            trial = self.method.attempt(self.stage(t, t1), h, y, slope, self.tolerance)
+            trial = self.attempt(self.stage(t, t1), h, y, slope, companion)
             with torch.no_grad():
                 scaled = trial.error / self.tolerance.scale(y, trial.y1)
                 ratio = self.tolerance.ratio(scaled)
@@ -202,7 +211,7 @@ class AdaptiveLoop:
                     # A step that was cut short for a time to be met says little against a longer one.
                     size = max(size, proposed)
                 yield Step(t, t1, y, trial, self.method, self.clock.shift)
-                t, y, slope = t1, trial.y1, trial.end
+                t, y, slope, companion = t1, trial.y1, trial.end, trial.companion
                 if stop is not None and stop[1]:
                     slope = self.field(self.clock.tensors([self.clock.after(t1, direction)])[0], y)
             else:
@@ -214,11 +223,20 @@ class AdaptiveLoop:
                     if length <= self.control.min_step:
                         self._no_state(t, length, trial)
 
+    def attempt(self, stage: Slope, h: Size, y: Tensor, slope: Tensor, companion: Tensor | None) -> Trial:
+        """A step from the state, with its slope, and the second state of methods that lead two."""
+        if companion is None:
+            return self.method.attempt(stage, h, y, slope, self.tolerance)
+        assert isinstance(self.method, Paired)
+        return self.method.attempt_both(stage, h, y, companion, self.tolerance)
+
     def stage(self, t: float, t1: float) -> Callable[[float, Tensor], Tensor]:
-        """The field on one step; at its end it sees the time just before, in case the field jumps there."""
+        """The field on one step; at its ends it sees the times just inside, in case the field jumps there."""
         h = t1 - t
         fractions = self.method.fractions
         times = [self.clock.before(t1, h) if c == 1 else t + c * h for c in fractions]
+        if self.stops.jumps_at(t):
+            times = [self.clock.after(t, h) if c == 0 else time for c, time in zip(fractions, times, strict=True)]
         made = dict(zip(fractions, self.clock.tensors(times), strict=True))
         return lambda fraction, y: self.field(made[fraction], y)
 
