@@ -44,7 +44,9 @@ class DynamicBlock(nn.Module):
         integrator: ``"euler"``, ``"rk4_classic"``, an :class:`~dynamicblocks.integrators.Integrator`, ...; with an
             adaptive one, such as ``"dopri5(rtol=1e-3, atol=1e-4)"``, the steps are as long as its tolerance allows.
             One with weights is made anew for this block.
-        gradient: ``"backprop"`` or ``"checkpoint"``.
+        gradient: ``"backprop"``; ``"checkpoint"``, the same gradients in less memory; ``"adjoint"``, those of the
+            equation, solved back in time in memory that does not grow with the steps
+            (:class:`~dynamicblocks.gradients.Adjoint`).
         compile: compile the step: one program serves all steps that read as many controls at the same fractions, so
             deep blocks compile as fast as shallow ones. Hooks and layers that cannot be traced make the block run as
             usual, with one warning. Layers that take the time get it as a tensor. Only with
@@ -109,6 +111,7 @@ class DynamicBlock(nn.Module):
             )
         gradient.check(self.controls.layers)
         gradient.check_integrator(integrator)
+        gradient.check_block(self.controls.layers, integrator)
         if isinstance(integrator, Adaptive):
             check_choices(integrator)
         if compile:
@@ -164,11 +167,11 @@ class DynamicBlock(nn.Module):
     @telling_causes
     def _states(self, y: Tensor, *, all_times: bool) -> list[Tensor]:
         y = self._state(y)
-        if self.integrator.fixed_cost:
+        if self.integrator.fixed_cost and self.gradient.of_steps:
             return list(self.gradient.run(self.course(all_times=all_times), y).states)
         return self._counted(y, all_times=all_times)
 
-    @untraced  # the number of steps or iterations depends on values
+    @untraced  # the number of steps or iterations depends on values, or the pass back is no graph of the steps
     def _counted(self, y: Tensor, *, all_times: bool) -> list[Tensor]:
         """The states at every time, or the last one, with a count of the evaluations."""
         integrator = self.integrator
@@ -178,6 +181,8 @@ class DynamicBlock(nn.Module):
             states = solve.states(y, all_times=all_times)
             self._count(solve.tally)
             return states
+        if integrator.fixed_cost:
+            return list(self.gradient.run(self.course(all_times=all_times), y).states)
         tally = Tally()
         try:
             states = list(self.gradient.run(self.course(all_times=all_times, tally=tally), y).states)
@@ -211,6 +216,8 @@ class DynamicBlock(nn.Module):
             check_still(layers, integrator.name)
         if integrator.solves_equations or isinstance(integrator, Adaptive):
             check_deterministic(layers, integrator.name)
+        if not self.gradient.of_steps:
+            check_deterministic(layers, f"{self.gradient!r}", "use gradient='checkpoint', which replays what was drawn")
 
     def _state(self, y: Tensor) -> Tensor:
         if not isinstance(y, Tensor) or not y.is_floating_point():

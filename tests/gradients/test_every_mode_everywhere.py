@@ -15,8 +15,8 @@ T = torch.linspace(0, 1, 9, dtype=torch.float64)
 OF_SOLVES = "odeint and solve, not.* blocks"
 ONE_TENSOR = "the state must be a floating-point tensor, got tuple"
 IMPOSSIBLE = {
-    **{(mode, face, kind): OF_SOLVES for mode in MODES[2:] for face in FACES[:2] for kind in STATES},
-    **{(mode, face, "nested"): ONE_TENSOR for mode in MODES[:2] for face in FACES[:2]},
+    **{("reversible", face, kind): OF_SOLVES for face in FACES[:2] for kind in STATES},
+    **{(mode, face, "nested"): ONE_TENSOR for mode in MODES if mode != "reversible" for face in FACES[:2]},
 }
 
 # Modes that take the same steps differ by rounding, the adjoint by the tolerance of its own steps.
@@ -47,6 +47,9 @@ class Layer(nn.Module):
 def method_of(mode, face):
     if mode == "reversible":
         return "alf"
+    if face == "block fixed":
+        # Of a Gauss method the steps of the adjoint equation are those of backpropagation.
+        return "gl6" if mode == "adjoint" else "rk4_classic"
     return ADAPTIVE if mode == "adjoint" or face == "block adaptive" else "rk4_classic"
 
 
@@ -112,11 +115,10 @@ def test_a_mode_agrees_with_backpropagation_or_is_refused(mode, face, kind):
         torch.testing.assert_close(one, two, rtol=TOLERANCE[mode], atol=TOLERANCE[mode])
 
 
-@pytest.mark.parametrize("mode", MODES[2:])
 @pytest.mark.parametrize("integrator", ["alf", ADAPTIVE])
-def test_blocks_refuse_what_they_have_not_at_their_construction(mode, integrator):
+def test_blocks_refuse_what_they_have_not_at_their_construction(integrator):
     with pytest.raises(db.ConfigurationError, match=OF_SOLVES):
-        db.DynamicBlock(Layer, 2, integrator=integrator, gradient=mode)
+        db.DynamicBlock(Layer, 2, integrator=integrator, gradient="reversible")
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,8 @@ class Gradient:
 
     serves_blocks: ClassVar[bool] = True
     """Whether blocks can have it."""
+    of_steps: ClassVar[bool] = True
+    """Whether its gradients are those of the steps; else they are those of an equation, which there must be."""
 
     def check(self, layers: Iterable[nn.Module]) -> None:
         """Raise a ConfigurationError if this mode cannot differentiate a block of these layers."""
@@ -40,6 +42,9 @@ class Gradient:
                 f"{self!r} runs the steps of a grid, but {integrator.name} chooses its own; with an adaptive "
                 "integrator use gradient='backprop' or 'checkpoint'"
             )
+
+    def check_block(self, layers: nn.ModuleList, integrator: Integrator) -> None:
+        """Raise a ConfigurationError if a block of these layers with this integrator cannot have this mode."""
 
     def check_course(self, course: Course) -> None:
         """Raise a ConfigurationError if this mode cannot run a course; :meth:`run` begins with it."""
