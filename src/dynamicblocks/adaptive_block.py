@@ -150,14 +150,20 @@ _EVALUATED = (
 )
 
 
-def check_deterministic(layers: nn.ModuleList, what: str) -> None:
-    """Raise a ConfigurationError for layers in training that draw anew in each evaluation."""
+def check_deterministic(layers: nn.ModuleList, what: str, instead: str = "") -> None:
+    """Raise a ConfigurationError for layers in training that draw anew in each evaluation.
+
+    Args:
+        layers: of a block.
+        what: needs an equation, in words.
+        instead: what to use; by default an explicit integrator.
+    """
+    instead = instead or f"use an explicit integrator on the grid such as 'rk4'; {_EVALUATED}"
     for name, module in layers.named_modules():
         if module.training and _draws(module):
             raise ConfigurationError(
                 f"{type(module).__name__} (layer {name}) draws anew in each evaluation, so for {what} there is no "
-                "equation to solve; set p=0, put it between blocks, or use an explicit integrator on the grid such as "
-                f"'rk4'; {_EVALUATED}"
+                f"equation to solve; set p=0, put it between blocks, or {instead}"
             )
 
 

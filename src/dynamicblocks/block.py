@@ -44,8 +44,10 @@ class DynamicBlock(nn.Module):
         integrator: ``"euler"``, ``"rk4_classic"``, an :class:`~dynamicblocks.integrators.Integrator`, ...; with an
             adaptive one, such as ``"dopri5(rtol=1e-3, atol=1e-4)"``, the steps are as long as its tolerance allows.
             One with weights is made anew for this block.
-        gradient: ``"backprop"``, ``"checkpoint"``, or, with integrators whose steps can be taken back (``"alf"``,
-            ``"reversible_heun"``, any with an ``unstep``), ``"reversible"``.
+        gradient: ``"backprop"``; ``"checkpoint"``, the same gradients in less memory; ``"reversible"``, the same ones in
+            memory that does not grow with the steps, with integrators whose steps can be taken back (``"alf"``,
+            ``"reversible_heun"``, ``"reversible('rk4')"``, any with an ``unstep``); ``"adjoint"``, those of the
+            equation, solved back in time (:class:`~dynamicblocks.gradients.Adjoint`).
         compile: compile the step: one program serves all steps that read as many controls at the same fractions, so
             deep blocks compile as fast as shallow ones. Hooks and layers that cannot be traced make the block run as
             usual, with one warning. Layers that take the time get it as a tensor. Only with
@@ -110,6 +112,7 @@ class DynamicBlock(nn.Module):
             )
         gradient.check(self.controls.layers)
         gradient.check_integrator(integrator)
+        gradient.check_block(self.controls.layers, integrator)
         if isinstance(integrator, Adaptive):
             check_choices(integrator)
         if compile:
@@ -167,7 +170,7 @@ class DynamicBlock(nn.Module):
     @telling_causes
     def _states(self, y: Tensor, *, all_times: bool) -> list[Tensor]:
         y = self._state(y)
-        if not self.integrator.fixed_cost:
+        if not self.integrator.fixed_cost or not self.gradient.of_steps:
             return self._counted(y, all_times=all_times)
         return self._run(y, all_times) if self.gradient.traced else self._untraced(y, all_times)
 
@@ -177,7 +180,7 @@ class DynamicBlock(nn.Module):
     # A backward pass that takes steps again is no part of a graph.
     _untraced = untraced(_run)
 
-    @untraced  # the number of steps or iterations depends on values
+    @untraced  # the number of steps or iterations depends on values, or the pass back is no graph of the steps
     def _counted(self, y: Tensor, *, all_times: bool) -> list[Tensor]:
         """The states at every time, or the last one, with a count of the evaluations."""
         integrator = self.integrator
@@ -187,6 +190,8 @@ class DynamicBlock(nn.Module):
             states = solve.states(y, all_times=all_times)
             self._count(solve.tally)
             return states
+        if integrator.fixed_cost:
+            return list(self.gradient.run(self.course(all_times=all_times), y).states)
         tally = Tally()
         try:
             states = list(self.gradient.run(self.course(all_times=all_times, tally=tally), y).states)
@@ -220,6 +225,8 @@ class DynamicBlock(nn.Module):
             check_still(layers, integrator.name)
         if integrator.solves_equations or isinstance(integrator, Adaptive):
             check_deterministic(layers, integrator.name)
+        if not self.gradient.of_steps:
+            check_deterministic(layers, f"{self.gradient!r}", "use gradient='checkpoint', which replays what was drawn")
 
     def _state(self, y: Tensor) -> Tensor:
         if not isinstance(y, Tensor) or not y.is_floating_point():

@@ -266,6 +266,11 @@ def check_compilable(integrator: Integrator, gradient: Gradient) -> None:
             f"compile=True compiles steps of a fixed cost, but those of {integrator.name} depend on the state; leave "
             "compile out, or take an explicit integrator on the grid, such as 'rk4'"
         )
+    if not gradient.of_steps:
+        raise ConfigurationError(
+            f"compile=True and {gradient!r} do not go together: the pass back evaluates layers with copies of their "
+            "buffers, not the compiled step. Leave compile out, or use gradient='backprop'"
+        )
     if isinstance(gradient, (Checkpoint, Reversible)):
         mode, around = "checkpoint", "where both runs are one graph"
         if isinstance(gradient, Reversible):

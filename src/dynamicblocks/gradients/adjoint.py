@@ -1,6 +1,6 @@
 """The continuous adjoint method: gradients by solving a second differential equation back in time."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.gradients.adjoint_block import run_in_block
+from dynamicblocks.gradients.adjoint_checks import back_integrator, check_equation_of, settings_of
 from dynamicblocks.gradients.adjoint_equation import StoredSteps, adjoint_norm, solve_back
 from dynamicblocks.gradients.gradient import Course, Gradient, ProblemCourse, gradients
 from dynamicblocks.gradients.graph import OutsideTransforms, described, each_once, unlisted_leaves
@@ -17,7 +19,8 @@ from dynamicblocks.layers.parts import FIELD
 from dynamicblocks.solving.adaptive_course import AdaptiveCourse
 from dynamicblocks.solving.events import event_found
 from dynamicblocks.solving.failures import SolveError
-from dynamicblocks.solving.grid_loop import ProblemOnGrid
+from dynamicblocks.solving.grid_loop import GridCourse, ProblemOnGrid
+from dynamicblocks.solving.nesting import ONE_TENSOR
 from dynamicblocks.solving.options import check_step_size
 from dynamicblocks.solving.outputs import Outputs
 from dynamicblocks.solving.refusal import differentiable_once
@@ -46,8 +49,22 @@ class Adjoint(Gradient):
     beside y itself. These are the gradients of the exact solution: they agree with those of the steps to the
     tolerances only (Chen et al. 2018, arXiv:1806.07366).
 
+    In a block with an adaptive integrator the equation is solved from knot to knot of theta(t), with the field as it is
+    inside each interval. Gradients are measured in units of those that come in, so tolerances mean the same whatever
+    the loss is multiplied by.
+
+    In a block on a fixed grid it is solved from the end state along the same grid, back to its begin. The gradient is
+    the equation's, not that of the steps: the two differ by O(h^order), which on coarse grids is much, and ``rtol``,
+    ``atol``, ``options`` and ``interpolant`` have no meaning there. Where the steps themselves are the model, as in a
+    residual network, take ``checkpoint``.
+
+    Running statistics move in the forward pass only; the pass back works on copies. Layers that draw anew in each
+    evaluation, such as dropout in training, leave no equation and are refused, as are integrators that read other
+    parts of a layer or have weights, and projections on a fixed grid.
+
     Args:
         rtol, atol, method, options: of the backward pass; by default those of the forward pass, but for a norm.
+            ``options={"norm": "seminorm"}`` leaves the integrals for the parameters out of the error of a step.
         interpolant: keep the steps of the forward pass, two states and two slopes each, and read y from them, where it
             cannot be solved for back in time. Adaptive methods.
         unlisted: called with tensors that would lose their gradients; by default an error. None not to look for them.
@@ -60,13 +77,17 @@ class Adjoint(Gradient):
     interpolant: bool = False
     unlisted: Callable[[list[Tensor]], None] | None = field(default=refuse_unlisted, repr=False)
 
-    serves_blocks = False
+    of_steps = False
 
-    def check(self, layers: Iterable[nn.Module]) -> None:
-        raise ConfigurationError(
-            "gradient='adjoint' differentiates odeint and solve, not blocks; in a block gradient='checkpoint' needs "
-            "little memory, and its gradients are exact"
-        )
+    def check_block(self, layers: nn.ModuleList, integrator: Integrator) -> None:
+        check_equation_of(layers[0], integrator)
+        self._of_block(integrator)
+        adjoint_norm((self.options or {}).get("norm"), None, ONE_TENSOR)
+
+    def _of_block(self, integrator: Integrator) -> Integrator:
+        """By what the adjoint equation of a block with that integrator is solved."""
+        own = self.interpolant
+        return back_integrator(integrator, self.method, self.rtol, self.atol, self.options, interpolant=own)
 
     def check_course(self, course: Course) -> None:
         if not isinstance(course, ProblemCourse):
@@ -113,6 +134,10 @@ class Adjoint(Gradient):
         return Scheme(method, rtol, atol, options, limit_each=True, strict=forward.strict)
 
     def run(self, course: Course, y: Tensor) -> Outputs:
+        if isinstance(course, AdaptiveCourse) and course.in_block:
+            return self._run_in_block(course, self._of_block(settings_of(course.loop)), y)
+        if isinstance(course, GridCourse) and course.graph_of_steps:
+            return self._run_in_block(course, self._of_block(course.integrator), y)
         self.check_course(course)
         assert isinstance(course, ProblemCourse)
         inputs = each_once(course.problem.tensors)
@@ -125,6 +150,22 @@ class Adjoint(Gradient):
             failure.circumstances.states = list(states.unbind())
             raise failure
         return Outputs(states) if event_t is None else Outputs(states[:1], event_t.item(), states[1])
+
+    def _run_in_block(self, course: GridCourse | AdaptiveCourse, back: Integrator, y: Tensor) -> Outputs:
+        norm = (self.options or {}).get("norm")
+        return run_in_block(course, y, back, norm, self._lost_in_block, interpolant=self.interpolant)
+
+    def _lost_in_block(self, block: str, lost: list[Tensor]) -> None:
+        """Called with tensors that are no parameters of the layers of a block, but were read there."""
+        if self.unlisted is refuse_unlisted:
+            shapes = ", ".join(str(tuple(each.shape)) for each in lost)
+            raise ConfigurationError(
+                f"{block}: a layer reads {len(lost)} tensors that require a gradient and are no parameters of the "
+                f"block (shapes {shapes}): gradient='adjoint' would lose it. Make them parameters of the layer, or use "
+                "gradient='backprop'"
+            )
+        if self.unlisted is not None:
+            self.unlisted(lost)
 
     @staticmethod
     def _without_gradient(course: ProblemCourse, y: Tensor, unlisted: Callable[[list[Tensor]], None]) -> Outputs:

@@ -28,10 +28,10 @@ class Gradient:
     A mode overrides :meth:`run`; one that runs the steps of grids alone may override :meth:`advance` instead.
     """
 
-    serves_blocks: ClassVar[bool] = True
-    """Whether blocks can have it."""
     traced: ClassVar[bool] = True
     """Whether the compiler may trace it, where it traces the block."""
+    of_steps: ClassVar[bool] = True
+    """Whether its gradients are those of the steps; else they are those of an equation, which there must be."""
 
     def check(self, layers: Iterable[nn.Module]) -> None:
         """Raise a ConfigurationError if this mode cannot differentiate a block of these layers."""
@@ -46,6 +46,9 @@ class Gradient:
 
     def check_grid(self, course: GridCourse) -> None:
         """Raise a ConfigurationError if this mode cannot run the steps of a block's grid."""
+
+    def check_block(self, layers: nn.ModuleList, integrator: Integrator) -> None:
+        """Raise a ConfigurationError if a block of these layers with this integrator cannot have this mode."""
 
     def check_course(self, course: Course) -> None:
         """Raise a ConfigurationError if this mode cannot run a course; :meth:`run` begins with it."""
