@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dynamicblocks.layers.parts import called
-from dynamicblocks.layers.stand_in import arrive, named_tensors, stand_in
+from dynamicblocks.layers.stand_in import called_with, named_tensors
 
 Weights = Sequence[float | Tensor]
 """Numbers, or tensors without dimensions where one compiled program serves many times."""
@@ -36,7 +35,7 @@ class Mix:
     @classmethod
     def of(cls, weights: Sequence[float]) -> "Mix":
         """Weights that are numbers; the module of the largest is called."""
-        return cls(weights, max(range(len(weights)), key=lambda index: weights[index]), min(weights) < 0.0)
+        return cls(weights, weights.index(max(weights)), min(weights) < 0.0)
 
 
 def is_variance(name: str) -> bool:
@@ -133,12 +132,10 @@ def call_blended(
         buffers.update(zip(blended, blend_each(sets, numbers), strict=True))
     training = module.training and len(buffers) > 0
     before = {name: buffer.clone() for name, buffer in buffers.items()} if training else {}
-    standing = stand_in(module, {**parameters, **buffers})
-    output: Tensor = called(standing, method)(*arguments)
-    arrive(module, standing)
+    output: Tensor
+    output, after = called_with(module, {**parameters, **buffers}, method, arguments)
     if training:
         parts = shares(numbers, negative=mix.negative)
-        after = named_tensors(standing, "_buffers")
         with torch.no_grad():
             for name, value in before.items():
                 whole = value

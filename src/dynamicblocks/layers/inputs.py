@@ -30,9 +30,10 @@ def check_input(module: nn.Module, y: Tensor, width: int | None, what: str) -> N
     """
     if width is not None and (y.ndim != 4 or y.shape[1] != width):
         raise ConfigurationError(f"expected {what} of shape (batch, {width}, height, width), got {tuple(y.shape)}")
-    weight = next(module.parameters(), y)
-    if weight.is_meta != y.is_meta:
-        raise ConfigurationError(_on_devices(type(module).__name__, weight, y))
+    for weight in module.parameters():
+        if weight.is_meta != y.is_meta:
+            raise ConfigurationError(_on_devices(type(module).__name__, weight, y))
+        break
 
 
 def _on_devices(name: str, weight: Tensor, y: Tensor) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.layers.parts import called
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -23,6 +24,8 @@ _PLAIN = frozenset({int, float, bool, str, bytes, complex, type(None), torch.dty
 _MANY = 1000
 # Modules of these packages set no attributes when they are called; what hooks set in them is read where it stands.
 _STILL = ("torch.nn.modules.", "dynamicblocks.layers.")
+# Before 2.12 the compiler knows no attributes of a module but by their names, and cannot copy it.
+_TRACES_STAND_INS = tuple(int(each) for each in torch.__version__.split(".")[:2]) >= (2, 12)
 # Under these names a stand-in keeps what is its own affair; on a class, the class of its stand-ins.
 _MODULE, _BEGINNING, _CLASS = "_stands_for", "_beginning", "_stand_in_class"
 
@@ -156,7 +159,38 @@ def stand_in(module: M, named: Mapping[str, Tensor], places: Places | None = Non
     return cast(M, _Tree(named, places or {}).root(module))
 
 
-def arrive(module: nn.Module, standing: nn.Module) -> None:
+def called_with(
+    module: nn.Module, named: Mapping[str, Tensor], method: str, arguments: tuple[object, ...]
+) -> tuple[Any, dict[str, Tensor]]:
+    """What a method of a module returns with other tensors in the place of its own, and the buffers it then has."""
+    if torch.compiler.is_dynamo_compiling() and not _TRACES_STAND_INS:
+        return _exchanged(module, named, method, arguments)
+    standing = stand_in(module, named)
+    output = called(standing, method)(*arguments)
+    _arrive(module, standing)
+    return output, named_tensors(standing, "_buffers")
+
+
+def _exchanged(
+    module: nn.Module, named: Mapping[str, Tensor], method: str, arguments: tuple[object, ...]
+) -> tuple[Any, dict[str, Tensor]]:
+    """The same with the module itself, which has other dictionaries of tensors meanwhile.
+
+    In a trace that is seen by nobody: the program that comes of it sets each module's own dictionaries, which it has.
+    """
+    kept: list[tuple[nn.Module, Any, Any]] = []
+    _exchange(module, named, "", [], kept)
+    try:
+        output = called(module, method)(*arguments)
+        buffers = named_tensors(module, "_buffers")
+    finally:
+        for each, parameters, own_buffers in kept:
+            object.__setattr__(each, "_parameters", parameters)
+            object.__setattr__(each, "_buffers", own_buffers)
+    return output, buffers
+
+
+def _arrive(module: nn.Module, standing: nn.Module) -> None:
     """Give a module the attributes that were set in its stand-in, where that could not be done at once: in a trace."""
     if not torch.compiler.is_compiling():
         return
@@ -166,7 +200,7 @@ def arrive(module: nn.Module, standing: nn.Module) -> None:
     for name, child in module._modules.items():
         other = standing._modules[name]
         if child is not None and other is not None and other is not child:
-            arrive(child, other)
+            _arrive(child, other)
 
 
 def _traced(module: nn.Module, named: Mapping[str, Tensor], prefix: str, made: list[Any]) -> nn.Module:
@@ -192,6 +226,22 @@ def _traced(module: nn.Module, named: Mapping[str, Tensor], prefix: str, made: l
     return standing
 
 
+def _exchange(
+    module: nn.Module, named: Mapping[str, Tensor], prefix: str, made: list[Any], kept: list[tuple[nn.Module, Any, Any]]
+) -> None:
+    """Give a module and those below it dictionaries with the new tensors; their own are kept in a list."""
+    if any(each is module for each, _, _ in kept):
+        return
+    parameters, buffers = module._parameters, module._buffers
+    kept.append((module, parameters, buffers))
+    for name, tensors in (("_parameters", parameters), ("_buffers", buffers)):
+        new = {key: _in_place_of(tensor, prefix + key, named, made) for key, tensor in tensors.items()}
+        object.__setattr__(module, name, new)
+    for key, child in module._modules.items():
+        if child is not None and _has_tensors(child):
+            _exchange(child, named, f"{prefix}{key}.", made, kept)
+
+
 def _in_place_of(tensor: Tensor | None, name: str, named: Mapping[str, Tensor], made: list[Any]) -> Tensor | None:
     """The new tensor of that name; of a tensor that stands in several places that of its first name."""
     for old, new in made:
@@ -203,7 +253,8 @@ def _in_place_of(tensor: Tensor | None, name: str, named: Mapping[str, Tensor], 
 
 
 def _has_tensors(module: nn.Module) -> bool:
-    return bool(module._parameters or module._buffers or module._modules)
+    # Older compilers know lengths of dictionaries, but not their truth.
+    return len(module._parameters) > 0 or len(module._buffers) > 0 or len(module._modules) > 0
 
 
 class _Tree:
