@@ -1,5 +1,7 @@
 """Networks of signals and volumes: every named layer trains, and everything that is done to blocks works."""
 
+from itertools import product
+
 import pytest
 import torch
 from torch import nn
@@ -8,11 +10,11 @@ from torch.nn import functional as F
 import dynamicblocks as db
 from dynamicblocks.layers import UNITS, layers, norms
 
-SIZES = {1: (16,), 2: (8, 8), 3: (6, 4, 6)}
+SIZES = {1: (16,), 2: (8, 8), 3: (4, 4, 6)}
 # Those of the package, whatever they are by then: tests register others.
 NAMES = [name for name in layers if layers[name].__module__.startswith("dynamicblocks.")]
-LAYERS = [
-    *(f"{name}(8, dims={{dims}})" for name in NAMES),
+PLAIN = [f"{name}(8, dims={{dims}})" for name in NAMES]
+VARIANTS = [
     *(f"{name}(8, dims={{dims}}, twist='vector')" for name in NAMES if layers.takes(name, "twist")),
     *(f"residual_unit(8, '{unit}', dims={{dims}})" for unit in UNITS),
     *(f"symmetric(8, norm={norm!r}, dims={{dims}})" for norm in norms),
@@ -21,7 +23,7 @@ LAYERS = [
 other_dims = pytest.mark.parametrize("dims", [1, 3])
 
 
-def examples(dims, count=16):
+def examples(dims, count=8):
     """Waves along all axes, slow and fast ones: the class is which."""
     labels = torch.arange(count) % 2
     lines = [torch.linspace(0, 1, n) for n in SIZES[dims]]
@@ -32,7 +34,7 @@ def examples(dims, count=16):
 
 
 def network(layer, dims, **options):
-    block = db.DynamicBlock(layer.format(dims=dims), "linear(2)", **options)
+    block = db.DynamicBlock(layer.format(dims=dims), "constant(2)", **options)
     connector = db.PooledConnector if dims == 1 else db.ResidualConnector
     last = db.DynamicBlock(layer.format(dims=dims), 1)
     return db.DynamicNet(
@@ -40,10 +42,9 @@ def network(layer, dims, **options):
     )
 
 
-@pytest.mark.parametrize("dims", [1, 2, 3])
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize(("layer", "dims"), [*product(PLAIN, (1, 2, 3)), *product(VARIANTS, (1, 3))])
 def test_a_network_of_every_named_layer_trains(layer, dims):
-    net = network(layer, dims, integrator="midpoint")
+    net = network(layer, dims)
     images, labels = examples(dims)
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
     losses = []
@@ -99,20 +100,20 @@ def test_changes_of_networks(dims):
     net = db.create_model("dynamicnet", dims=dims, widths=(4, 8), in_channels=1, controls="linear", norm="tv").eval()
     y = torch.randn(2, 1, *SIZES[dims])
     expected = net(y)
-    finer = db.with_integrator(db.refine(net), "rk4_classic", steps=64)
-    exact = db.with_integrator(net, "dopri5(rtol=1e-5, atol=1e-6)")
-    torch.testing.assert_close(finer(y), exact(y), rtol=1e-3, atol=1e-4)
+    finer = db.with_integrator(db.refine(net), "rk4_classic", steps=16)
+    exact = db.with_integrator(net, "dopri5(rtol=1e-4, atol=1e-5)")
+    with torch.no_grad():
+        torch.testing.assert_close(finer(y), exact(y), rtol=1e-3, atol=1e-3)
     assert db.project(net, "constant(2)")(y).shape == expected.shape
     assert len(db.twists(db.twist(net, stages="TF")).twisted) > 0
     assert torch.equal(torch.func.functional_call(net, dict(net.named_parameters()), (y,)), expected)
 
 
-@other_dims
-def test_a_network_compiles_as_one_graph(dims):
-    net = network("preact_single(8, dims={dims}, twist='vector')", dims).eval()
-    images, _ = examples(dims, 2)
-    compiled = torch.compile(net, fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(images), net(images), rtol=1e-4, atol=1e-5)
+def test_parts_compile_as_one_graph():
+    parts = [db.layers.Symmetric(2, boundary="reflect", dims=3), db.layers.PreactSingle(2, twist="vector", dims=3)]
+    net = nn.Sequential(*parts, db.Head(2, 2, dims=3)).eval()
+    y = torch.randn(1, 2, 3, 3, 4)
+    torch.testing.assert_close(torch.compile(net, fullgraph=True, backend="eager")(y), net(y), rtol=1e-4, atol=1e-5)
 
 
 class Pair(nn.Module):
