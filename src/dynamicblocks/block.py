@@ -15,7 +15,7 @@ from dynamicblocks.integrators import Adaptive, Integrator, as_integrator
 from dynamicblocks.integrators.half import HALF
 from dynamicblocks.integrators.unsolved import StageError, Unsolved
 from dynamicblocks.layers import LayerSource, independent_layers, state_width
-from dynamicblocks.layers.inputs import check_input, image_width, telling_causes
+from dynamicblocks.layers.inputs import check_state, no_tensor, telling_causes
 from dynamicblocks.layers.parts import check_parts
 from dynamicblocks.solving.failures import Circumstances, SolveError, check_states, explained, unsolved_step
 from dynamicblocks.solving.field import Tally
@@ -230,11 +230,10 @@ class DynamicBlock(nn.Module):
 
     def _state(self, y: Tensor) -> Tensor:
         if not isinstance(y, Tensor) or not y.is_floating_point():
-            what = y.dtype if isinstance(y, Tensor) else type(y).__name__
-            raise ConfigurationError(f"the state must be a floating-point tensor, got {what}; use y.float()")
+            what = f"got {y.dtype}; use y.float()" if isinstance(y, Tensor) else no_tensor(y)
+            raise ConfigurationError(f"the state must be a floating-point tensor, {what}")
         if not torch.compiler.is_compiling():
-            layer = self.controls.layers[0]
-            check_input(layer, y, image_width(layer), "a state")
+            check_state(self.controls.layers[0], y)
         # Sums of many small steps need more digits than half precision has.
         if y.dtype in HALF and torch.is_autocast_enabled(y.device.type):
             return y.float()

@@ -7,35 +7,37 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynamicblocks.errors import ConfigurationError, unknown_name
-from dynamicblocks.layers import Branch, Conv2d, unit_order
+from dynamicblocks.layers import Branch, unit_order
 from dynamicblocks.layers.activations import ActivationSpec
+from dynamicblocks.layers.boundary import CONVOLUTIONS
+from dynamicblocks.layers.dimensions import INPUTS, POOLS, check_dims, times
 from dynamicblocks.layers.inputs import check_input, telling_causes
 from dynamicblocks.layers.norms import NormSpec, make_norm
 from dynamicblocks.times import check_amount, check_count
 
 Pool = Literal["average", "max", "none"]
-POOLS: dict[str, type[nn.Module]] = {"average": nn.AvgPool2d, "max": nn.MaxPool2d}
 
 Shortcut = Literal["convolution", "convolution_norm", "padding"]
 
 
-def make_pool(pool: str) -> nn.Module:
-    """Pooling over 2 x 2 pixels by name, or nothing."""
+def make_pool(pool: str, dims: int = 2) -> nn.Module:
+    """Pooling over two pixels along each axis by name, or nothing."""
     if pool == "none":
         return nn.Identity()
     if pool not in POOLS:
         raise unknown_name("pooling", pool, [*POOLS, "none"])
-    return POOLS[pool](2)
+    return POOLS[pool][check_dims(dims)](2)
 
 
 class Opening(Branch):
     """Image to state: a convolution onto the first width, by default with norm and activation.
 
     Shapes:
-        (batch, in_channels, H, W) -> (batch, width, ceil(H / stride), ceil(W / stride)).
+        (batch, in_channels, H, W) -> (batch, width, ceil(H / stride), ceil(W / stride)); (batch, in_channels, L) and
+        (batch, in_channels, D, H, W) alike, with ``dims`` 1 and 3.
 
     Raises:
-        ConfigurationError: the images have another rank or number of channels.
+        ConfigurationError: the images have another number of dimensions or channels.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Opening(Branch):
         bias: bool = False,
         kernel_size: int = 3,
         stride: int = 1,
+        dims: int = 2,
     ) -> None:
         super().__init__(
             order,
@@ -61,12 +64,13 @@ class Opening(Branch):
             bias=bias,
             kernel_size=kernel_size,
             stride=stride,
+            dims=dims,
         )
         self.in_channels = in_channels
 
     @telling_causes
     def forward(self, images: Tensor) -> Tensor:
-        check_input(self, images, self.in_channels, "images")
+        check_input(self, images, self.in_channels, INPUTS[self.dims], self.dims)
         return super().forward(images)  # type: ignore[no-untyped-call]
 
 
@@ -74,7 +78,8 @@ class PooledConnector(nn.Sequential):
     """Convolution that changes the width, norm, activation, then pooling over 2 x 2 pixels.
 
     Shapes:
-        (batch, in_channels, H, W) -> (batch, out_channels, H // 2, W // 2), or H, W without pooling.
+        (batch, in_channels, H, W) -> (batch, out_channels, H // 2, W // 2), or H, W without pooling; alike with
+        ``dims`` 1 for signals and 3 for volumes.
     """
 
     def __init__(
@@ -88,6 +93,7 @@ class PooledConnector(nn.Sequential):
         boundary: str = "zeros",
         bias: bool = False,
         kernel_size: int = 1,
+        dims: int = 2,
     ) -> None:
         super().__init__()
         self.branch = Branch(
@@ -99,16 +105,18 @@ class PooledConnector(nn.Sequential):
             boundary=boundary,
             bias=bias,
             kernel_size=kernel_size,
+            dims=dims,
         )
-        self.pool = make_pool(pool)
+        self.pool = make_pool(pool, dims)
 
     @telling_causes
     def forward(self, y: Tensor) -> Tensor:
-        check_input(self, y, self.branch.width, "a state")
-        if not isinstance(self.pool, nn.Identity) and min(y.shape[-2:]) < 2:
+        dims = self.branch.dims
+        check_input(self, y, self.branch.width, "a state", dims)
+        if not isinstance(self.pool, nn.Identity) and min(y.shape[2:]) < 2:
             raise ConfigurationError(
-                f"pooling over 2 x 2 pixels leaves nothing of a state of shape {tuple(y.shape)}; take larger images, "
-                "fewer blocks, or pool='none'"
+                f"pooling over {times((2,) * dims)} pixels leaves nothing of a state of shape {tuple(y.shape)}; take "
+                f"larger {INPUTS[dims]}, fewer blocks, or pool='none'"
             )
         return super().forward(y)  # type: ignore[no-untyped-call]
 
@@ -128,7 +136,9 @@ class PaddedShortcut(nn.Module):
         self.stride = stride
 
     def forward(self, y: Tensor) -> Tensor:
-        return F.pad(y[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, *self.channels))
+        axes = y.ndim - 2
+        strided = y[(slice(None), slice(None), *(slice(None, None, self.stride),) * axes)]
+        return F.pad(strided, ((0, 0) * axes + self.channels))
 
 
 class ResidualConnector(nn.Module):
@@ -137,7 +147,8 @@ class ResidualConnector(nn.Module):
     ContinuousNet calls it a stitch. F and P are those of the residual unit of the same name.
 
     Shapes:
-        (batch, in_channels, H, W) -> (batch, out_channels, ceil(H / stride), ceil(W / stride)).
+        (batch, in_channels, H, W) -> (batch, out_channels, ceil(H / stride), ceil(W / stride)), and alike for other
+        ``dims``.
 
     Args:
         unit: a, b, c, d, e (He et al. 2016) or post (Queiruga et al. 2020).
@@ -145,6 +156,7 @@ class ResidualConnector(nn.Module):
         shortcut_bias: whether the shortcut's convolution has a bias.
         skipinit: whether F ends with a trainable scalar, zero at first.
         step: the length h of the unit's own Euler step.
+        dims: 1 for signals, 2 for images, 3 for volumes.
     """
 
     def __init__(
@@ -162,6 +174,7 @@ class ResidualConnector(nn.Module):
         shortcut_bias: bool = False,
         skipinit: bool = False,
         step: float = 1.0,
+        dims: int = 2,
     ) -> None:
         super().__init__()
         order = unit_order(unit, skipinit)
@@ -176,24 +189,29 @@ class ResidualConnector(nn.Module):
             boundary=boundary,
             bias=bias,
             stride=stride,
+            dims=dims,
         )
-        self.shortcut = _shortcut(shortcut, in_channels, out_channels, stride, norm, shortcut_bias)
-        self.projection = Branch(order.projection, out_channels, out_channels, norm=norm, activation=activation)
+        self.shortcut = _shortcut(shortcut, in_channels, out_channels, stride, norm, shortcut_bias, dims)
+        self.projection = Branch(
+            order.projection, out_channels, out_channels, norm=norm, activation=activation, dims=dims
+        )
 
     @telling_causes
     def forward(self, y: Tensor) -> Tensor:
-        check_input(self, y, self.branch.width, "a state")
+        check_input(self, y, self.branch.width, "a state", self.branch.dims)
         return self.projection(torch.add(self.shortcut(y), self.branch(y), alpha=self.step))
 
 
-def _shortcut(kind: str, in_channels: int, out_channels: int, stride: int, norm: NormSpec, bias: bool) -> nn.Module:
+def _shortcut(
+    kind: str, in_channels: int, out_channels: int, stride: int, norm: NormSpec, bias: bool, dims: int
+) -> nn.Module:
     if kind == "padding":
         return PaddedShortcut(in_channels, out_channels, stride)
-    convolution = Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=bias)
+    convolution = CONVOLUTIONS[dims](in_channels, out_channels, kernel_size=1, stride=stride, bias=bias)
     if kind == "convolution":
         return convolution
     if kind == "convolution_norm":
-        return nn.Sequential(convolution, make_norm(norm, out_channels))
+        return nn.Sequential(convolution, make_norm(norm, out_channels, dims=dims))
     raise unknown_name("shortcut", kind, ("convolution", "convolution_norm", "padding"))
 
 
@@ -201,7 +219,8 @@ class Head(nn.Module):
     """State to logits: perhaps norm and activation, the mean over all pixels, a linear map.
 
     Shapes:
-        (batch, width, H, W) -> (batch, num_classes).
+        (batch, width, H, W) -> (batch, num_classes); (batch, width, L) and (batch, width, D, H, W) with ``dims`` 1
+        and 3.
     """
 
     def __init__(
@@ -212,12 +231,13 @@ class Head(nn.Module):
         order: str = "",
         norm: NormSpec = "batch",
         activation: ActivationSpec = "relu",
+        dims: int = 2,
     ) -> None:
         super().__init__()
-        self.branch = Branch(order, width, width, norm=norm, activation=activation)
+        self.branch = Branch(order, width, width, norm=norm, activation=activation, dims=dims)
         self.linear = nn.Linear(width, check_count(num_classes, "num_classes"))
 
     @telling_causes
     def forward(self, y: Tensor) -> Tensor:
-        check_input(self, y, self.linear.in_features, "a state")
-        return self.linear(self.branch(y).mean(dim=(-2, -1)))
+        check_input(self, y, self.linear.in_features, "a state", self.branch.dims)
+        return self.linear(self.branch(y).mean(dim=tuple(range(-self.branch.dims, 0))))

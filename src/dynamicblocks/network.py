@@ -44,7 +44,7 @@ class DynamicNet(nn.Module):
         head: state to logits.
 
     Shapes:
-        (batch, in_channels, H, W) -> (batch, num_classes).
+        (batch, in_channels, H, W) -> (batch, num_classes), and alike with parts of other ``dims``.
 
     >>> import torch
     >>> from dynamicblocks import Head, Opening, PooledConnector

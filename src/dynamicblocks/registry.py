@@ -69,6 +69,16 @@ class Registry(Generic[T]):
             raise unknown_name(self.kind, name, self._factories)
         return self._factories[name]
 
+    def takes(self, text: str, option: str) -> bool:
+        """Whether the factory that ``text`` names has a parameter of that name.
+
+        >>> pairs = Registry[tuple[int, int]]("pair")
+        >>> _ = pairs.register("twice")(lambda left: (left, left))
+        >>> pairs.takes("twice(3)", "left"), pairs.takes("twice", "right")
+        (True, False)
+        """
+        return option in inspect.signature(self[parse_call(text)[0]]).parameters
+
     def create(self, text: str, *arguments: Any, **defaults: Any) -> T:
         """Build what ``text`` names; ``arguments`` come first, ``defaults`` yield to keywords in the text."""
         name, written, keywords = parse_call(text)

@@ -13,7 +13,7 @@ import dynamicblocks as db
 from dynamicblocks.analysis import Operators, TwistOperators, draw_fields, draw_operators, network_operators, operators
 from dynamicblocks.cli import operators as command
 from dynamicblocks.cli.main import main
-from dynamicblocks.layers import PARAMETRISATIONS, TwistConv2d
+from dynamicblocks.layers import PARAMETRISATIONS, TwistConv1d, TwistConv2d
 
 DX = torch.tensor([[0.0, 0.0, 0.0], [-0.5, 0.0, 0.5], [0.0, 0.0, 0.0]], dtype=torch.float64)
 DY = DX.T
@@ -176,6 +176,8 @@ def test_what_is_printed():
         (TwistConv2d(2, 2, 5), r"\(2, 2, 5, 5\) came"),
         (torch.zeros(3, 3, dtype=torch.int64), "floating-point numbers, but torch.int64 came"),
         (nn.Linear(3, 3), "a Linear came"),
+        (nn.Conv3d(2, 2, 3), "a Conv2d, of two dimensions, but a Conv3d came"),
+        (TwistConv1d(2, 2, 3), "a Conv2d, of two dimensions, but a TwistConv1d came"),
     ],
 )
 def test_what_is_no_3x3_kernel(given, message):

@@ -13,7 +13,7 @@ import dynamicblocks as db
 import dynamicblocks.layers.twist as twist_module
 from dynamicblocks.layers import PARAMETRISATIONS, TwistConv2d
 from dynamicblocks.layers.coordinates import monomials, pixel_centres
-from dynamicblocks.layers.twist import antisymmetric, quarter_turn
+from dynamicblocks.layers.parametrisations import antisymmetric, quarter_turn
 from dynamicblocks.layers.weighted_sum import weighted_sum
 
 KINDS = list(product(PARAMETRISATIONS, (1, 2)))
@@ -190,7 +190,7 @@ def test_coordinates_are_symmetric_pixel_centres(count, dtype):
     assert torch.equal(centres, -centres.flip(0))
     assert bool((centres.abs() < 1).all())
     assert torch.allclose(centres.double().diff(), torch.full((count - 1,), 2 / count).double(), atol=4e-3)
-    x, y, xx, xy, yy = monomials(count, count + 1, 2, centres)
+    x, y, xx, xy, yy = monomials((count, count + 1), 2, centres)
     assert torch.equal(x, -x.flip(1))
     assert torch.equal(x, x.flip(0))
     assert torch.equal(y, -y.flip(0))

@@ -122,7 +122,7 @@ class TwistOperators:
         """
         constant = vector(self.plain)
         degree = 1 if len(self.terms) == 2 else 2
-        coordinates = monomials(height, width, degree, constant)
+        coordinates = monomials((height, width), degree, constant)
         twisted = torch.stack([vector(self.terms[name]) for name in TERMS[: len(coordinates)]], dim=-1)
         return constant[..., None, None] + torch.einsum("...vt,thw->...vhw", twisted, coordinates)
 
@@ -203,8 +203,8 @@ def operators(kernel: Tensor | nn.Conv2d) -> Operators | TwistOperators:
         return _operators(kernel.weight.detach())
     if not isinstance(kernel, Tensor):
         raise ConfigurationError(
-            f"operators expects a tensor (..., 3, 3) or a Conv2d, but a {type(kernel).__name__} came; "
-            "network_operators takes a whole network"
+            f"operators expects a tensor (..., 3, 3) or a Conv2d, of two dimensions, but a {type(kernel).__name__} "
+            "came; network_operators takes a whole network"
         )
     return _operators(kernel)
 

@@ -11,6 +11,7 @@ from dynamicblocks.controls.basis import Basis, Matrix, Terms, is_one_control
 from dynamicblocks.controls.blending import blend, blended_parameters, call_blended, is_variance
 from dynamicblocks.controls.projection import projection_matrix
 from dynamicblocks.errors import ConfigurationError, unknown_name
+from dynamicblocks.layers.inputs import no_tensor
 from dynamicblocks.layers.parts import FIELD, PROJECTION, called, parts_of
 from dynamicblocks.layers.protocol import takes_time
 
@@ -105,7 +106,7 @@ class Controls(nn.Module):
     def _check(self, output: object, y: Tensor, part: str) -> None:
         name = type(self.layers[0]).__name__
         if not isinstance(output, Tensor):
-            raise ConfigurationError(f"the {part} of {name} must return a tensor, got {type(output).__name__}")
+            raise ConfigurationError(f"the {part} of {name} must return a tensor, {no_tensor(output)}")
         # Other parts may take one half of a state to the other.
         if output.shape != y.shape and part in (FIELD, PROJECTION):
             raise ConfigurationError(

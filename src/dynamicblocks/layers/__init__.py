@@ -1,22 +1,25 @@
 """Layer functions: right-hand sides f(y) or f(t, y) that keep the shape of y. Plain modules that know no steps."""
 
 from dynamicblocks.layers.activations import activations
-from dynamicblocks.layers.boundary import BOUNDARIES, Conv2d, conv2d_adjoint
+from dynamicblocks.layers.boundary import BOUNDARIES, Conv1d, Conv2d, Conv3d, conv2d_adjoint, conv_adjoint
 from dynamicblocks.layers.branch import Branch, PostactDouble, PostactSingle, PreactDouble, PreactSingle, Style
 from dynamicblocks.layers.factory import LayerFactory, LayerSource, independent_layers, layers
 from dynamicblocks.layers.norms import TVNorm, norms
+from dynamicblocks.layers.parametrisations import PARAMETRISATIONS
 from dynamicblocks.layers.protocol import ProjectedLayer, state_width, takes_time
 from dynamicblocks.layers.residual_unit import UNITS, ResidualUnit, UnitOrder, unit_order
 from dynamicblocks.layers.skipinit import SkipInit
 from dynamicblocks.layers.symmetric import Symmetric
-from dynamicblocks.layers.twist import PARAMETRISATIONS, TwistConv2d
+from dynamicblocks.layers.twist import TwistConv1d, TwistConv2d, TwistConv3d
 
 __all__ = [
     "BOUNDARIES",
     "PARAMETRISATIONS",
     "UNITS",
     "Branch",
+    "Conv1d",
     "Conv2d",
+    "Conv3d",
     "LayerFactory",
     "LayerSource",
     "PostactDouble",
@@ -29,10 +32,13 @@ __all__ = [
     "Style",
     "Symmetric",
     "TVNorm",
+    "TwistConv1d",
     "TwistConv2d",
+    "TwistConv3d",
     "UnitOrder",
     "activations",
     "conv2d_adjoint",
+    "conv_adjoint",
     "independent_layers",
     "layers",
     "norms",

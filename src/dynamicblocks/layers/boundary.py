@@ -4,6 +4,7 @@ Padding is the boundary condition of the differential operator that a kernel sta
 zeros (Dirichlet), replicate (Neumann), reflect (even mirror symmetry), circular (periodic).
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError, unknown_name
+from dynamicblocks.layers.dimensions import CONVOLVE, TRANSPOSED
 from dynamicblocks.times import check_count
 
 Boundary = Literal["zeros", "replicate", "reflect", "circular"]
@@ -32,12 +34,8 @@ def check_kernel_size(kernel_size: int) -> int:
     return kernel_size
 
 
-class Conv2d(nn.Conv2d):
-    """A convolution whose padding keeps the image size (before the stride) under a named boundary condition.
-
-    Shapes:
-        (batch, in_channels, H, W) -> (batch, out_channels, ceil(H / stride), ceil(W / stride)).
-    """
+class _SizeKeeping(nn.modules.conv._ConvNd):
+    """What the three convolutions below share; the class of PyTorch's comes behind it."""
 
     def __init__(
         self,
@@ -51,46 +49,79 @@ class Conv2d(nn.Conv2d):
         padding = check_kernel_size(kernel_size) // 2
         condition = check_boundary(boundary)
         check_count(stride, "stride")
-        super().__init__(
+        super().__init__(  # type: ignore[call-arg]
             check_count(in_channels, "in_channels"),
             check_count(out_channels, "out_channels"),
-            kernel_size,
-            stride=stride,
-            padding=padding,
+            kernel_size,  # type: ignore[arg-type]
+            stride=stride,  # type: ignore[arg-type]
+            padding=padding,  # type: ignore[arg-type]
             padding_mode=condition if padding else "zeros",
             bias=bias,
         )
 
 
-def conv2d(y: Tensor, kernel: Tensor, bias: Tensor | None, boundary: str) -> Tensor:
-    """K y + b: the kernel applied under a boundary condition, image size kept."""
-    padding = kernel.shape[-1] // 2
+class Conv1d(_SizeKeeping, nn.Conv1d):
+    """:class:`Conv2d` on signals.
+
+    Shapes:
+        (batch, in_channels, L) -> (batch, out_channels, ceil(L / stride)).
+    """
+
+
+class Conv2d(_SizeKeeping, nn.Conv2d):
+    """A convolution whose padding keeps the image size (before the stride) under a named boundary condition.
+
+    Shapes:
+        (batch, in_channels, H, W) -> (batch, out_channels, ceil(H / stride), ceil(W / stride)).
+    """
+
+
+class Conv3d(_SizeKeeping, nn.Conv3d):
+    """:class:`Conv2d` on volumes.
+
+    Shapes:
+        (batch, in_channels, D, H, W) -> (batch, out_channels, ceil(D / stride), ceil(H / stride), ceil(W / stride)).
+    """
+
+
+CONVOLUTIONS: Mapping[int, type[Conv1d | Conv2d | Conv3d]] = {1: Conv1d, 2: Conv2d, 3: Conv3d}
+
+
+def conv(y: Tensor, kernel: Tensor, bias: Tensor | None, boundary: str) -> Tensor:
+    """K y + b: the kernel applied under a boundary condition, size kept; in as many dimensions as the kernel has."""
+    dims, padding = kernel.ndim - 2, kernel.shape[-1] // 2
     if boundary == "zeros" or padding == 0:
-        return F.conv2d(y, kernel, bias, padding=padding)
-    return F.conv2d(F.pad(y, (padding,) * 4, mode=boundary), kernel, bias)
+        return CONVOLVE[dims](y, kernel, bias, padding=padding)
+    return CONVOLVE[dims](F.pad(y, (padding,) * (2 * dims), mode=boundary), kernel, bias)
 
 
-def conv2d_adjoint(z: Tensor, kernel: Tensor, bias: Tensor | None, boundary: str) -> Tensor:
-    r"""K^T z + b, with K^T the exact adjoint of :func:`conv2d` under the same boundary condition.
+def conv_adjoint(z: Tensor, kernel: Tensor, bias: Tensor | None, boundary: str) -> Tensor:
+    r"""K^T z + b, with K^T the exact adjoint of :func:`conv` under the same boundary condition.
 
     With K = C P (padding P, then convolution C without padding), K^T = P^T C^T: a transposed convolution onto the
     padded image, whose border is then added back to the pixels it was copied from.
 
     Shapes:
-        z (batch, out_channels, H, W), kernel (out_channels, in_channels, k, k) -> (batch, in_channels, H, W).
+        z (batch, out_channels, *), kernel (out_channels, in_channels, k, ...) -> (batch, in_channels, *), with one
+        k for each of the one, two or three axes *.
 
     >>> y, z, kernel = torch.randn(1, 2, 5, 5), torch.randn(1, 3, 5, 5), torch.randn(3, 2, 3, 3)
-    >>> forward = torch.sum(conv2d(y, kernel, None, "reflect") * z)
-    >>> adjoint = torch.sum(y * conv2d_adjoint(z, kernel, None, "reflect"))
+    >>> forward = torch.sum(conv(y, kernel, None, "reflect") * z)
+    >>> adjoint = torch.sum(y * conv_adjoint(z, kernel, None, "reflect"))
     >>> bool(torch.isclose(forward, adjoint, rtol=1e-4, atol=1e-4))
     True
     """
-    padding = kernel.shape[-1] // 2
+    dims, padding = kernel.ndim - 2, kernel.shape[-1] // 2
     if boundary == "zeros" or padding == 0:
-        return F.conv_transpose2d(z, kernel, bias, padding=padding)
-    wide = F.conv_transpose2d(z, kernel)
-    folded = fold_border(fold_border(wide, padding, boundary, dim=-1), padding, boundary, dim=-2)
-    return folded if bias is None else folded + bias.view(-1, 1, 1)
+        return TRANSPOSED[dims](z, kernel, bias, padding=padding)
+    folded = TRANSPOSED[dims](z, kernel)
+    for dim in range(1, dims + 1):
+        folded = fold_border(folded, padding, boundary, dim=-dim)
+    return folded if bias is None else folded + bias.view(-1, *(1,) * dims)
+
+
+# The names from when there were images alone.
+conv2d, conv2d_adjoint = conv, conv_adjoint
 
 
 def fold_border(wide: Tensor, padding: int, boundary: str, dim: int) -> Tensor:
@@ -111,8 +142,7 @@ def fold_border(wide: Tensor, padding: int, boundary: str, dim: int) -> Tensor:
 def place(part: Tensor, start: int, size: int, dim: int) -> Tensor:
     """Zeros of length ``size`` along ``dim`` that hold ``part`` from index ``start``."""
     before, after = start, size - start - part.shape[dim]
-    sides = (before, after) if dim == -1 else (0, 0, before, after)
-    return F.pad(part, sides)
+    return F.pad(part, (0, 0) * (-1 - dim) + (before, after))
 
 
 def init_like_convolution(kernel: Tensor, *biases: Tensor | None) -> None:

@@ -7,10 +7,11 @@ from torch import nn
 
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.layers.activations import ActivationSpec, make_activation
-from dynamicblocks.layers.boundary import Conv2d
+from dynamicblocks.layers.boundary import CONVOLUTIONS
+from dynamicblocks.layers.dimensions import check_dims
 from dynamicblocks.layers.norms import NormSpec, make_norm
 from dynamicblocks.layers.skipinit import SkipInit
-from dynamicblocks.layers.twist import TwistConv2d
+from dynamicblocks.layers.twist import twisted
 from dynamicblocks.times import check_count
 
 WORDS = ("conv", "norm", "act", "scale", "reduce", "expand")
@@ -25,6 +26,7 @@ class Style(TypedDict, total=False):
     activation: ActivationSpec
     boundary: str
     bias: bool
+    dims: int
 
 
 class Branch(nn.Sequential):
@@ -34,7 +36,8 @@ class Branch(nn.Sequential):
     A bottleneck has 1x1 convolutions besides: ``reduce`` to a quarter of ``out_channels`` and ``expand`` back to them.
 
     Shapes:
-        (batch, in_channels, H, W) -> (batch, out_channels, ceil(H / stride), ceil(W / stride)).
+        (batch, in_channels, H, W) -> (batch, out_channels, ceil(H / stride), ceil(W / stride)), and alike for other
+        ``dims``.
 
     Args:
         order: words out of ``conv``, ``norm``, ``act``, ``scale`` (SkipInit), ``reduce`` and ``expand``, for example
@@ -48,6 +51,7 @@ class Branch(nn.Sequential):
         stride: of the first convolution.
         twist: parametrisation of the twist of the convolutions, see
             :class:`~dynamicblocks.layers.TwistConv2d`; None for plain ones.
+        dims: 1 for signals, 2 for images, 3 for volumes.
 
     >>> [name for name, _ in Branch("conv norm act conv", 3, 16).named_children()]
     ['conv1', 'norm1', 'act1', 'conv2']
@@ -66,8 +70,11 @@ class Branch(nn.Sequential):
         kernel_size: int = 3,
         stride: int = 1,
         twist: str | None = None,
+        dims: int = 2,
     ) -> None:
         super().__init__()
+        convolution = CONVOLUTIONS[check_dims(dims)]
+        self.dims = dims
         self.width = check_count(in_channels, "in_channels")
         check_count(out_channels, "out_channels")
         number = {word: count(1) for word in WORDS}
@@ -79,15 +86,15 @@ class Branch(nn.Sequential):
                 continue
             name = f"{word}{next(number[word])}"
             if word == "conv":
-                plain = Conv2d(width, target, kernel_size, stride, boundary, bias)
-                self.add_module(name, plain if twist is None else TwistConv2d.of(plain, twist))
+                plain = convolution(width, target, kernel_size, stride, boundary, bias)
+                self.add_module(name, plain if twist is None else twisted(plain, twist))
                 width, stride = target, 1
             elif word in ("reduce", "expand"):
                 target = _inner(out_channels) if word == "reduce" else out_channels
-                self.add_module(name, Conv2d(width, target, 1, bias=bias))
+                self.add_module(name, convolution(width, target, 1, bias=bias))
                 width = target
             elif word == "norm":
-                self.add_module(name, make_norm(norm, width))
+                self.add_module(name, make_norm(norm, width, dims=dims))
             elif word == "scale":
                 self.add_module(name, SkipInit())
             else:
@@ -114,6 +121,7 @@ class _NamedBranch(Branch):
         bias: bool = False,
         kernel_size: int = 3,
         twist: str | None = None,
+        dims: int = 2,
     ) -> None:
         super().__init__(
             self.ORDER,
@@ -125,6 +133,7 @@ class _NamedBranch(Branch):
             bias=bias,
             kernel_size=kernel_size,
             twist=twist,
+            dims=dims,
         )
 
 

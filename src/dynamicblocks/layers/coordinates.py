@@ -1,5 +1,7 @@
 """Coordinates of an image, and the polynomials in them that are coefficients of operators."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -16,17 +18,21 @@ def pixel_centres(count: int, *, device: torch.device | None = None, dtype: torc
     return ((2 * places + (1 - count)) / count).to(dtype or torch.get_default_dtype())
 
 
-def monomials(height: int, width: int, degree: int, like: Tensor) -> Tensor:
+def monomials(size: Sequence[int], degree: int, like: Tensor) -> Tensor:
     """X, Y and, of degree 2, X^2, XY, Y^2 on the pixels of an image, with the type and device of ``like``.
 
-    X grows with the column, Y with the row.
+    X grows with the last axis, the column, Y with the one before, the row. A signal has X and X^2; a volume has
+    X, Y, Z and X^2, XY, XZ, Y^2, YZ, Z^2.
 
     Shapes:
-        (2, height, width), or (5, height, width) for degree 2.
+        (terms, *size).
     """
     # Products of rounded coordinates would be rounded twice.
     wide = torch.float64 if like.dtype == torch.float64 else torch.float32
-    x = pixel_centres(width, device=like.device, dtype=wide).expand(height, width)
-    y = pixel_centres(height, device=like.device, dtype=wide)[:, None].expand(height, width)
-    terms = [x, y] if degree == 1 else [x, y, x * x, x * y, y * y]
+    terms = []
+    for axis, count in enumerate(reversed(size)):
+        centres = pixel_centres(count, device=like.device, dtype=wide)
+        terms.append(centres.view(-1, *(1,) * axis).expand(*size))
+    if degree == 2:
+        terms += [one * other for index, one in enumerate(terms) for other in terms[index:]]
     return torch.stack(terms).to(like.dtype)

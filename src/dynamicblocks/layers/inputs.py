@@ -1,7 +1,8 @@
 """What modules say about a tensor that they cannot take."""
 
+import re
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError, DynamicBlocksError
 from dynamicblocks.layers.branch import Branch
+from dynamicblocks.layers.dimensions import AXES, INPUTS, shape_of, times
 from dynamicblocks.layers.norms import TVNorm
 from dynamicblocks.layers.residual_unit import ResidualUnit
 from dynamicblocks.layers.symmetric import Symmetric
@@ -18,18 +20,37 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def image_width(layer: nn.Module) -> int | None:
-    """The channels of the images that one of the library's own layers takes; None for other layers."""
-    return layer.width if isinstance(layer, Branch | ResidualUnit | Symmetric) else None
+def no_tensor(value: object) -> str:
+    """What came in the place of the one tensor that a block carries, and what to do."""
+    name = type(value).__name__
+    if not isinstance(value, tuple | list | Mapping):
+        return f"got {name}"
+    return (
+        f"got {name}: a block carries one state; concatenate several along the channels, torch.cat((y, z), dim=1), and "
+        "split them in the layer, or use dynamicblocks.solve, whose states may be nested"
+    )
 
 
-def check_input(module: nn.Module, y: Tensor, width: int | None, what: str) -> None:
-    """Raise a ConfigurationError for a tensor that is no batch of images of that many channels (None: any tensor).
+def check_state(layer: nn.Module, y: Tensor) -> None:
+    """Raise a ConfigurationError for a state that one of the library's own layers, or its device, cannot take."""
+    if isinstance(layer, Branch | ResidualUnit | Symmetric):
+        check_input(layer, y, layer.width, "a state", layer.dims)
+    else:
+        check_input(layer, y)
+
+
+def check_input(module: nn.Module, y: Tensor, width: int | None = None, what: str = "a state", dims: int = 2) -> None:
+    """Raise a ConfigurationError for a tensor that has not so many channels (None: any tensor) and dimensions.
 
     Or that has no data, where the weights have some: PyTorch computes shapes then, without a word.
     """
-    if width is not None and (y.ndim != 4 or y.shape[1] != width):
-        raise ConfigurationError(f"expected {what} of shape (batch, {width}, height, width), got {tuple(y.shape)}")
+    if not isinstance(y, Tensor):
+        raise ConfigurationError(f"{type(module).__name__} expected {what}, a tensor, got {type(y).__name__}")
+    if width is not None and (y.ndim != dims + 2 or y.shape[1] != width):
+        other = y.ndim - 2
+        fits = other != dims and other in AXES and y.shape[1] == width
+        advice = f"; {INPUTS[other]} are taken by one that is made with dims={other}" if fits else ""
+        raise ConfigurationError(f"expected {what} of shape {shape_of(dims, width)}, got {tuple(y.shape)}{advice}")
     for weight in module.parameters():
         if weight.is_meta != y.is_meta:
             raise ConfigurationError(_on_devices(type(module).__name__, weight, y))
@@ -92,15 +113,18 @@ def _cause(module: nn.Module, y: Tensor) -> str | None:
     channels = _channels(module)
     if channels is not None and (y.ndim < 2 or y.shape[1] != channels):
         return f"{name} takes {channels} channels, in the second dimension, and was given a tensor of shape {shape}"
-    padding = _padding(module)
-    if padding is not None and y.ndim == 4:
-        boundary, (rows, columns) = padding
+    dims = _dims(module)
+    if dims is not None and y.ndim not in (dims + 2, *((2,) if dims == 1 else ())):
+        return f"{name} takes (batch, channels, {AXES[dims]}), and was given a tensor of shape {shape}"
+    boundary, padding = _padding(module)
+    if padding and y.ndim == len(padding) + 2:
         # A mirror image has no pixel of the edge itself, a periodic one goes around once.
-        least = [each + (boundary == "reflect") for each in (rows, columns)]
-        if y.shape[-2] < least[0] or y.shape[-1] < least[1]:
+        least = tuple(each + (boundary == "reflect") for each in padding)
+        if any(size < needed for size, needed in zip(shape[2:], least, strict=True)):
+            what = INPUTS[len(padding)]
             return (
-                f"boundary={boundary!r} of {name} needs images of at least {least[0]} x {least[1]} pixels, and was "
-                f"given a tensor of shape {shape}; take larger images, fewer strides, or boundary='replicate' or "
+                f"boundary={boundary!r} of {name} needs {what} of at least {times(least)} pixels, and was "
+                f"given a tensor of shape {shape}; take larger {what}, fewer strides, or boundary='replicate' or "
                 "'zeros'"
             )
     if _statistics_of_one(module, y):
@@ -134,13 +158,20 @@ def _channels(module: nn.Module) -> int | None:
     return module.num_channels if isinstance(module, nn.GroupNorm) else None
 
 
-def _padding(module: nn.Module) -> tuple[str, tuple[int, int]] | None:
-    """The boundary condition of a convolution whose padding copies pixels, and how many of them."""
-    if isinstance(module, Symmetric):
-        half = module.weight.shape[-1] // 2
-        boundary, padding = module.boundary, (half, half)
-    elif isinstance(module, nn.Conv2d) and isinstance(module.padding, tuple):
-        boundary, padding = module.padding_mode, (module.padding[0], module.padding[1])
-    else:
+def _dims(module: nn.Module) -> int | None:
+    """How many axes a normalisation of PyTorch's takes behind the channels."""
+    if not isinstance(module, nn.modules.batchnorm._NormBase):
         return None
-    return (boundary, padding) if boundary in ("reflect", "circular") else None
+    found = re.search(r"([123])d$", type(module).__name__)
+    return int(found.group(1)) if found else None
+
+
+def _padding(module: nn.Module) -> tuple[str, tuple[int, ...]]:
+    """The boundary condition of a convolution, and how many pixels its padding copies along each axis."""
+    if isinstance(module, Symmetric):
+        boundary, padding = module.boundary, (module.weight.shape[-1] // 2,) * module.dims
+    elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and isinstance(module.padding, tuple):
+        boundary, padding = module.padding_mode, module.padding
+    else:
+        return "", ()
+    return boundary, padding if boundary in ("reflect", "circular") else ()

@@ -1,19 +1,35 @@
 """Normalisations by name: batch, group, tv, none."""
 
+import inspect
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.layers.dimensions import BATCH_NORMS, check_dims
 from dynamicblocks.registry import Registry
 from dynamicblocks.times import check_count
 
 norms: Registry[nn.Module] = Registry("normalisation")
-norms.register("batch")(nn.BatchNorm2d)
 
 NormSpec = str | Callable[[int], nn.Module]
+
+
+@norms.register("batch")
+def batch_norm(*arguments: Any, dims: int = 2, **options: Any) -> nn.Module:
+    """Batch normalisation over signals, images or volumes: PyTorch's, with its options."""
+    return BATCH_NORMS[check_dims(dims)](*arguments, **options)
+
+
+# Which options there are depends on the version of PyTorch.
+_options = inspect.signature(nn.BatchNorm2d)
+_dims = inspect.Parameter("dims", inspect.Parameter.KEYWORD_ONLY, default=2, annotation=int)
+batch_norm.__signature__ = _options.replace(  # type: ignore[attr-defined]
+    parameters=[*_options.parameters.values(), _dims]
+)
 
 
 class TVNorm(nn.Module):
@@ -29,13 +45,15 @@ class TVNorm(nn.Module):
         width: number of channels.
         eps: added under the root.
         weight, bias: whether to learn a scale and a shift for each channel.
+        dims: for the sake of other norms; this one is the same in all.
 
     >>> TVNorm(2)(torch.tensor([[[[3.0]], [[4.0]]]])).flatten().tolist()  # doctest: +ELLIPSIS
     [0.59999..., 0.79999...]
     """
 
-    def __init__(self, width: int, eps: float = 1e-4, weight: bool = True, bias: bool = True) -> None:
+    def __init__(self, width: int, eps: float = 1e-4, weight: bool = True, bias: bool = True, *, dims: int = 2) -> None:
         super().__init__()
+        check_dims(dims)
         self.eps = eps
         self.weight = nn.Parameter(torch.empty(width)) if weight else None
         self.bias = nn.Parameter(torch.empty(width)) if bias else None
@@ -65,8 +83,9 @@ norms.register("tv")(TVNorm)
 
 
 @norms.register("group")
-def group_norm(width: int, groups: int | None = None) -> nn.GroupNorm:
+def group_norm(width: int, groups: int | None = None, *, dims: int = 2) -> nn.GroupNorm:
     """Group normalisation; by default the largest number of groups up to 8 that divides ``width``."""
+    check_dims(dims)
     groups = math.gcd(width, 8) if groups is None else groups
     if not isinstance(groups, int) or groups < 1 or width % groups:
         raise ConfigurationError(f"group normalisation: {groups} groups do not divide {width} channels")
@@ -74,16 +93,20 @@ def group_norm(width: int, groups: int | None = None) -> nn.GroupNorm:
 
 
 @norms.register("none")
-def no_norm(width: int) -> nn.Identity:
+def no_norm(width: int, *, dims: int = 2) -> nn.Identity:
     """No normalisation."""
+    check_dims(dims)
     return nn.Identity()
 
 
-def make_norm(spec: NormSpec, width: int) -> nn.Module:
-    """The normalisation of ``width`` channels that ``spec`` names, or what a factory ``spec(width)`` returns."""
+def make_norm(spec: NormSpec, width: int, *, dims: int = 2) -> nn.Module:
+    """The normalisation of ``width`` channels that ``spec`` names, or what a factory ``spec(width)`` returns.
+
+    A name is told ``dims`` if it takes it: one of the caller's own need not care.
+    """
     check_count(width, "the number of channels of a normalisation")
     if isinstance(spec, str):
-        return norms.create(spec, width)
+        return norms.create(spec, width, **({"dims": dims} if norms.takes(spec, "dims") else {}))
     made = spec(width) if callable(spec) and not isinstance(spec, nn.Module) else None
     if not isinstance(made, nn.Module):
         raise ConfigurationError(

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from dynamicblocks.errors import unknown_name
 from dynamicblocks.layers.activations import ActivationSpec
-from dynamicblocks.layers.branch import Branch
+from dynamicblocks.layers.branch import Branch, Style
+from dynamicblocks.layers.dimensions import check_dims
 from dynamicblocks.layers.norms import NormSpec
 from dynamicblocks.layers.protocol import ProjectedLayer
 from dynamicblocks.times import check_count
@@ -59,7 +60,7 @@ class ResidualUnit(ProjectedLayer):
 
     A bottleneck convolves a quarter of the channels, between 1x1 convolutions. The layer function is F alone; what
     acts on the sum is the layer's projection. ``skipinit`` puts a trainable scalar, zero at first, at the end of the
-    branch.
+    branch. ``dims`` is 1 for signals, 2 for images, 3 for volumes.
 
     >>> ResidualUnit(8, "a").projection
     Branch(
@@ -77,14 +78,14 @@ class ResidualUnit(ProjectedLayer):
         boundary: str = "zeros",
         bias: bool = False,
         skipinit: bool = False,
+        dims: int = 2,
     ) -> None:
         order = unit_order(unit, skipinit)
         check_count(width, "width")
-        super().__init__(
-            Branch(order.projection, width, width, norm=norm, activation=activation) if order.projection else None
-        )
-        self.width = width
-        self.branch = Branch(order.branch, width, width, norm=norm, activation=activation, boundary=boundary, bias=bias)
+        style = Style(norm=norm, activation=activation, boundary=boundary, bias=bias, dims=check_dims(dims))
+        super().__init__(Branch(order.projection, width, width, **style) if order.projection else None)
+        self.dims, self.width = dims, width
+        self.branch = Branch(order.branch, width, width, **style)
 
     def forward(self, y: Tensor) -> Tensor:
         return self.branch(y)

@@ -7,10 +7,11 @@ from dynamicblocks.layers.activations import ActivationSpec, make_activation
 from dynamicblocks.layers.boundary import (
     check_boundary,
     check_kernel_size,
-    conv2d,
-    conv2d_adjoint,
+    conv,
+    conv_adjoint,
     init_like_convolution,
 )
+from dynamicblocks.layers.dimensions import check_dims
 from dynamicblocks.layers.norms import NormSpec, make_norm
 from dynamicblocks.times import check_count
 
@@ -23,7 +24,7 @@ class Symmetric(nn.Module):
     Forward Euler is stable for h |K|^2 <= 2.
 
     Shapes:
-        (batch, width, H, W) -> the same.
+        (batch, width, H, W) -> the same; (batch, width, L) or (batch, width, D, H, W) with ``dims`` 1 or 3.
 
     Args:
         width: number of channels of the state.
@@ -32,6 +33,7 @@ class Symmetric(nn.Module):
         boundary: zeros, replicate, reflect or circular.
         bias: whether to learn b1 and b2.
         kernel_size: odd.
+        dims: 1 for signals, 2 for images, 3 for volumes.
 
     >>> layer = Symmetric(4, norm="none", activation="none", bias=False)
     >>> y = torch.randn(1, 4, 6, 6)
@@ -49,16 +51,18 @@ class Symmetric(nn.Module):
         boundary: str = "zeros",
         bias: bool = True,
         kernel_size: int = 3,
+        dims: int = 2,
     ) -> None:
         super().__init__()
+        self.dims = check_dims(dims)
         self.width = check_count(width, "width")
         hidden = width if hidden is None else check_count(hidden, "hidden")
         size = check_kernel_size(kernel_size)
         self.boundary = check_boundary(boundary)
-        self.weight = nn.Parameter(torch.empty(hidden, width, size, size))
+        self.weight = nn.Parameter(torch.empty(hidden, width, *(size,) * dims))
         self.bias_inside = nn.Parameter(torch.empty(hidden)) if bias else None
         self.bias_outside = nn.Parameter(torch.empty(width)) if bias else None
-        self.norm = make_norm(norm, hidden)
+        self.norm = make_norm(norm, hidden, dims=dims)
         self.activation = make_activation(activation)
         self.reset_parameters()
 
@@ -67,5 +71,5 @@ class Symmetric(nn.Module):
         init_like_convolution(self.weight, self.bias_inside, self.bias_outside)
 
     def forward(self, y: Tensor) -> Tensor:
-        inside = self.activation(self.norm(conv2d(y, self.weight, self.bias_inside, self.boundary)))
-        return conv2d_adjoint(inside, -self.weight, self.bias_outside, self.boundary)
+        inside = self.activation(self.norm(conv(y, self.weight, self.bias_inside, self.boundary)))
+        return conv_adjoint(inside, -self.weight, self.bias_outside, self.boundary)

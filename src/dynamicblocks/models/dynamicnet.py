@@ -15,6 +15,7 @@ from dynamicblocks.gradients import Gradient
 from dynamicblocks.integrators import Integrator
 from dynamicblocks.layers import Style, layers
 from dynamicblocks.layers.activations import ActivationSpec
+from dynamicblocks.layers.dimensions import check_dims
 from dynamicblocks.layers.norms import NormSpec
 from dynamicblocks.models.registry import models
 from dynamicblocks.network import DynamicNet
@@ -38,6 +39,7 @@ def dynamicnet(
     gradient: Gradient | str = "backprop",
     connector: str = "pooled",
     pool: Pool = "average",
+    dims: int = 2,
 ) -> DynamicNet:
     """A network with one dynamic block for each width and a connector between blocks.
 
@@ -54,6 +56,11 @@ def dynamicnet(
         integrator, gradient: see :class:`~dynamicblocks.DynamicBlock`.
         connector: ``pooled`` (1x1 convolution and pooling) or ``residual`` (a strided residual unit).
         pool: of pooled connectors: average, max or none.
+        dims: 1 for signals, 2 for images, 3 for volumes; a function for ``layer`` makes layers that fit.
+
+    >>> import torch
+    >>> dynamicnet(in_channels=1, widths=(8, 16), dims=1)(torch.zeros(2, 1, 64)).shape
+    torch.Size([2, 10])
     """
     widths = check_counts(widths, "widths")
     if not (isinstance(layer, str) or callable(layer)):
@@ -64,6 +71,8 @@ def dynamicnet(
     if basis.size is None:
         basis = replace(basis, size=basis.size_of(units))
     style = Style(norm=norm, activation=activation, boundary=boundary)
+    if check_dims(dims) != 2:  # a layer of the caller's own may know images alone
+        style["dims"] = dims
     body: list[nn.Module] = []
     for index, width in enumerate(widths):
         if index:
@@ -77,7 +86,8 @@ def dynamicnet(
         make = partial(layers.create, layer, width, **style) if isinstance(layer, str) else partial(layer, width)
         body.append(DynamicBlock(make, basis, grid, integrator, gradient))
     opening = Opening(in_channels, widths[0], **style)
-    return DynamicNet(opening, body, Head(widths[-1], num_classes, order="norm act", norm=norm, activation=activation))
+    head = Head(widths[-1], num_classes, order="norm act", norm=norm, activation=activation, dims=dims)
+    return DynamicNet(opening, body, head)
 
 
 models.register("dynamicnet_small")(

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from dynamicblocks.layers import TwistConv2d
+from dynamicblocks.layers.twist import TwistConv
 from dynamicblocks.training.config import OptimizerConfig
 from dynamicblocks.training.muon import Muon
 
@@ -18,7 +18,7 @@ def make_optimizer(net: nn.Module, config: OptimizerConfig) -> torch.optim.Optim
     weights = [weight for weight in net.parameters() if weight.requires_grad]
     small = config.weight_decay if config.decay_all else 0.0
     # Twists are kernels; they stand apart only if they have a rate of their own.
-    twisted_layers = (module for module in net.modules() if isinstance(module, TwistConv2d))
+    twisted_layers = (module for module in net.modules() if isinstance(module, TwistConv))
     apart = set() if config.twist_lr is None else {id(layer.twist) for layer in twisted_layers}
     twists = [weight for weight in weights if id(weight) in apart]
     matrices = [weight for weight in weights if weight.ndim > 1 and id(weight) not in apart]

@@ -8,12 +8,12 @@ from typing import Any
 from torch import nn
 
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.layers import TwistConv2d
-from dynamicblocks.layers.twist import check_twist
+from dynamicblocks.layers.parametrisations import check_twist
+from dynamicblocks.layers.twist import TwistConv, twisted
 from dynamicblocks.twisting.exchange import Net, check_controls, exchanged
-from dynamicblocks.twisting.places import Where, convertible, convolutions, everywhere, meant
+from dynamicblocks.twisting.places import Convolution, Where, convertible, convolutions, everywhere, meant
 
-KERNEL_SIZE = (3, 3)
+SIDE = 3
 
 
 def twist(
@@ -30,6 +30,9 @@ def twist(
     Each becomes a :class:`~dynamicblocks.layers.TwistConv2d` with the same weight, bias, hooks and modes, and a twist
     of zero. Any model will do: torchvision's, timm's, transformers', one of your own, a dynamic block (a differential
     equation whose coefficients then vary in space *and* time). ``print(db.twists(net))`` lists what was changed.
+
+    A ``Conv1d`` with kernels of 3 becomes a :class:`~dynamicblocks.layers.TwistConv1d`, and a ``Conv3d`` with 3x3x3 a
+    :class:`~dynamicblocks.layers.TwistConv3d`.
 
     Args:
         net: a network, block or layer.
@@ -51,10 +54,10 @@ def twist(
     >>> len(db.twists(twisted).twisted), twisted.num_weights - net.num_weights
     (12, 64512)
     """
-    check_twist(parametrisation, degree, KERNEL_SIZE)
+    check_twist(parametrisation, degree, (SIDE, SIDE))
     chosen = meant(net, where, stages)
     found = {name: module for name, module in convolutions(net) if convertible(module)}
-    small = {name: module for name, module in found.items() if module.kernel_size == KERNEL_SIZE}
+    small = {name: module for name, module in found.items() if set(module.kernel_size) == {SIDE}}
     names = everywhere(small, {name for name, module in small.items() if chosen(name, module)})
     if not names:
         raise ConfigurationError(_nothing("twist", net, where, stages, "plain 3x3 convolution", found))
@@ -76,7 +79,7 @@ def untwist(net: Net, where: Where | None = None, *, stages: str | None = None, 
     Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))
     """
     chosen = meant(net, where, stages)
-    found = {name: module for name, module in convolutions(net) if isinstance(module, TwistConv2d)}
+    found = {name: module for name, module in convolutions(net) if isinstance(module, TwistConv)}
     names = everywhere(found, {name for name, module in found.items() if chosen(name, module)})
     if not names:
         raise ConfigurationError(_nothing("untwist", net, where, stages, "twisted convolution", found))
@@ -85,7 +88,7 @@ def untwist(net: Net, where: Where | None = None, *, stages: str | None = None, 
 
 
 def _nothing(
-    what: str, net: nn.Module, where: Where | None, stages: str | None, kind: str, found: Mapping[str, nn.Conv2d]
+    what: str, net: nn.Module, where: Where | None, stages: str | None, kind: str, found: Mapping[str, Convolution]
 ) -> str:
     choice = ", ".join(f"{key}={value!r}" for key, value in (("where", where), ("stages", stages)) if value is not None)
     have = ", ".join(list(found)[:8]) + (", ..." if len(found) > 8 else "")
@@ -98,7 +101,7 @@ def _nothing(
 
 def twist_choices(net: nn.Module) -> dict[str, dict[str, Any]]:
     """Parametrisation and degree of every twisted convolution, by name, as plain data."""
-    found = ((name, module) for name, module in convolutions(net) if isinstance(module, TwistConv2d))
+    found = ((name, module) for name, module in convolutions(net) if isinstance(module, TwistConv))
     return {name: {"parametrisation": module.parametrisation, "degree": module.degree} for name, module in found}
 
 
@@ -110,7 +113,7 @@ def with_twists(net: Net, described: Mapping[str, Mapping[str, Any]]) -> Net:
     """
     found = dict(convolutions(net))
     for name in described:
-        if name not in found or not (convertible(found[name]) or isinstance(found[name], TwistConv2d)):
+        if name not in found or not (convertible(found[name]) or isinstance(found[name], TwistConv)):
             raise ConfigurationError(f"{type(net).__name__} has no convolution {name!r} that could be twisted")
     present = twist_choices(net)
     other = copy.deepcopy(net)
@@ -126,10 +129,9 @@ def with_twists(net: Net, described: Mapping[str, Mapping[str, Any]]) -> Net:
     return other
 
 
-def _twisted(parametrisation: str, degree: int, plain: nn.Conv2d) -> TwistConv2d:
-    return TwistConv2d.of(plain, parametrisation, degree)
+def _twisted(parametrisation: str, degree: int, plain: Convolution) -> nn.Module:
+    return twisted(plain, parametrisation, degree)
 
 
-def _untwisted(twisted: nn.Conv2d) -> nn.Conv2d:
-    assert isinstance(twisted, TwistConv2d)
-    return twisted.plain()
+def _untwisted(module: TwistConv) -> nn.Module:
+    return module.plain()

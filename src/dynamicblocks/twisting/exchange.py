@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -28,13 +28,12 @@ def check_controls(net: nn.Module, names: set[str]) -> None:
                 )
 
 
-def exchanged(net: Net, names: Iterable[str], change: Callable[[nn.Conv2d], nn.Conv2d], inplace: bool) -> Net:
+def exchanged(net: Net, names: Iterable[str], change: Callable[[Any], nn.Module], inplace: bool) -> Net:
     """``net``, or a copy of it, with ``change`` of each named convolution; one of several names is changed once."""
     other = net if inplace else copy.deepcopy(net)
-    made: dict[int, nn.Conv2d] = {}
+    made: dict[int, nn.Module] = {}
     # All are looked up before the first is replaced: a module around them may be used at several places too.
     for name, old in [(name, other.get_submodule(name)) for name in sorted(names)]:
-        assert isinstance(old, nn.Conv2d)
         new = made.setdefault(id(old), change(old))
         if name == "":
             if inplace:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from dynamicblocks.layers import TwistConv2d
+from dynamicblocks.layers.twist import TwistConv
+from dynamicblocks.twisting.places import Convolution as Module
 from dynamicblocks.twisting.places import convertible
 
 
@@ -74,14 +75,14 @@ def twists(net: nn.Module) -> Twists:
     1            8 x 8 x 1 x 1  plain   72
     1 of 2 convolutions twisted, 216 weights of twists
     """
-    found = ((name, module) for name, module in net.named_modules() if isinstance(module, nn.Conv2d))
+    found = ((name, module) for name, module in net.named_modules() if isinstance(module, Module))
     return Twists(tuple(_describe(name, module) for name, module in found))
 
 
-def _describe(name: str, module: nn.Conv2d) -> Convolution:
+def _describe(name: str, module: Module) -> Convolution:
     own = sum(weight.numel() for weight in module.parameters())
     shape = tuple(module.weight.shape)
-    if not isinstance(module, TwistConv2d):
+    if not isinstance(module, TwistConv):
         note = "" if convertible(module) else f"{type(module).__name__} has a forward of its own"
         return Convolution(name, shape, "", own, 0, 0.0, note)
     added = module.twist.numel()

@@ -3,40 +3,44 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import nn
 
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.layers import Conv2d
+from dynamicblocks.layers.boundary import CONVOLUTIONS
+from dynamicblocks.layers.dimensions import PLAIN
 from dynamicblocks.network import DynamicNet, named_blocks
 
-Where = str | Sequence[str] | type[nn.Module] | Callable[[str, nn.Conv2d], bool]
+# Of one, two or three dimensions.
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+Where = str | Sequence[str] | type[nn.Module] | Callable[[str, Any], bool]
 
-# Subclasses may compute something else in their forward; these two do not.
-PLAIN = (nn.Conv2d, Conv2d)
+# Subclasses may compute something else in their forward; these do not.
+CONVERTIBLE = (*PLAIN.values(), *CONVOLUTIONS.values())
 # How torchvision, timm and transformers name the stages of a backbone.
 STAGE_NAMES = re.compile(r"(?:.*\.)?(?:layer|stage)_?\d+|(?:.*\.)?(?:layers|stages|blocks)\.\d+")
 
 
-def convolutions(net: nn.Module) -> Iterator[tuple[str, nn.Conv2d]]:
+def convolutions(net: nn.Module) -> Iterator[tuple[str, Convolution]]:
     """Every convolution by name; one that is used at several places comes under each of its names."""
     for name, module in net.named_modules(remove_duplicate=False):
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, Convolution):
             yield name, module
 
 
 def convertible(module: nn.Module) -> bool:
     """Whether a convolution computes nothing but a convolution."""
-    return type(module) in PLAIN
+    return type(module) in CONVERTIBLE
 
 
-def everywhere(found: Mapping[str, nn.Conv2d], names: set[str]) -> set[str]:
+def everywhere(found: Mapping[str, Convolution], names: set[str]) -> set[str]:
     """All names of the convolutions meant by some: one that is used at several places stays one."""
     meant = {id(found[name]) for name in names}
     return {name for name, module in found.items() if id(module) in meant}
 
 
-def meant(net: nn.Module, where: Where | None, stages: str | None) -> Callable[[str, nn.Conv2d], bool]:
+def meant(net: nn.Module, where: Where | None, stages: str | None) -> Callable[[str, Convolution], bool]:
     """Which convolutions the caller means."""
     by_place = _by_place(net, where)
     if stages is None:
@@ -52,7 +56,7 @@ def meant(net: nn.Module, where: Where | None, stages: str | None) -> Callable[[
     return lambda name, module: f"{name}.".startswith(tops) and by_place(name, module)
 
 
-def _by_place(net: nn.Module, where: Where | None) -> Callable[[str, nn.Conv2d], bool]:
+def _by_place(net: nn.Module, where: Where | None) -> Callable[[str, Convolution], bool]:
     if where is None:
         return lambda name, module: True
     if isinstance(where, type) and issubclass(where, nn.Module):
