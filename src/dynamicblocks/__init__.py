@@ -10,52 +10,9 @@
 ... )
 """
 
-import importlib
 from typing import TYPE_CHECKING
 
-from dynamicblocks import layers
-from dynamicblocks.block import DynamicBlock
-from dynamicblocks.connectors import Head, Opening, PooledConnector, ResidualConnector
-from dynamicblocks.controls import (
-    Basis,
-    Chebyshev,
-    Controls,
-    CubicBSpline,
-    DiscontinuousLinear,
-    Legendre,
-    PiecewiseConstant,
-    PiecewiseLinear,
-)
-from dynamicblocks.errors import ConfigurationError, DynamicBlocksError, SolverError, StorageError
-from dynamicblocks.functional import odeint, odeint_adjoint, odeint_dense, odeint_event, solve
-from dynamicblocks.gradients import Adjoint, Backprop, Checkpoint, Gradient, Reversible
-from dynamicblocks.integrators import Adaptive, Integrator, RungeKutta, Tableau, as_integrator, list_integrators
-from dynamicblocks.models import create_model, list_models, model_options
-from dynamicblocks.network import DynamicNet
-from dynamicblocks.solving import (
-    NotConvergedError,
-    NotFiniteStateError,
-    Solution,
-    SolveError,
-    Statistics,
-    Status,
-    StepLimitError,
-    StepUnderflowError,
-)
-from dynamicblocks.surgery import (
-    freeze_unused_controls,
-    project,
-    recalibrate,
-    refine,
-    with_gradient,
-    with_integrator,
-)
-from dynamicblocks.times import Grid, graded, uniform
-from dynamicblocks.twisting import twist, twists, untwist
-
-if TYPE_CHECKING:
-    from dynamicblocks import analysis
-    from dynamicblocks.analysis import gradient_check
+from dynamicblocks.lazy import lazy_names
 
 __version__ = "0.1.0"
 
@@ -122,10 +79,67 @@ __all__ = [
     "with_integrator",
 ]
 
-
-def __getattr__(name: str) -> object:
-    # The analyses bring plots and trainings with them, which take longer to import than all the rest.
-    if name in ("analysis", "gradient_check"):
-        analysis = importlib.import_module("dynamicblocks.analysis")
-        return analysis if name == "analysis" else analysis.gradient_check
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Everything is imported when it is asked for: the version and the help of the command line need no torch.
+if TYPE_CHECKING:
+    from dynamicblocks import analysis, layers
+    from dynamicblocks.analysis import gradient_check
+    from dynamicblocks.block import DynamicBlock
+    from dynamicblocks.connectors import Head, Opening, PooledConnector, ResidualConnector
+    from dynamicblocks.controls import (
+        Basis,
+        Chebyshev,
+        Controls,
+        CubicBSpline,
+        DiscontinuousLinear,
+        Legendre,
+        PiecewiseConstant,
+        PiecewiseLinear,
+    )
+    from dynamicblocks.errors import ConfigurationError, DynamicBlocksError, SolverError, StorageError
+    from dynamicblocks.functional import odeint, odeint_adjoint, odeint_dense, odeint_event, solve
+    from dynamicblocks.gradients import Adjoint, Backprop, Checkpoint, Gradient, Reversible
+    from dynamicblocks.integrators import Adaptive, Integrator, RungeKutta, Tableau, as_integrator, list_integrators
+    from dynamicblocks.models import create_model, list_models, model_options
+    from dynamicblocks.network import DynamicNet
+    from dynamicblocks.solving import (
+        NotConvergedError,
+        NotFiniteStateError,
+        Solution,
+        SolveError,
+        Statistics,
+        Status,
+        StepLimitError,
+        StepUnderflowError,
+    )
+    from dynamicblocks.surgery import (
+        freeze_unused_controls,
+        project,
+        recalibrate,
+        refine,
+        with_gradient,
+        with_integrator,
+    )
+    from dynamicblocks.times import Grid, graded, uniform
+    from dynamicblocks.twisting import twist, twists, untwist
+else:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "analysis": "gradient_check",
+            "block": "DynamicBlock",
+            "connectors": "Head Opening PooledConnector ResidualConnector",
+            "controls": "Basis Chebyshev Controls CubicBSpline DiscontinuousLinear Legendre PiecewiseConstant "
+            "PiecewiseLinear",
+            "errors": "ConfigurationError DynamicBlocksError SolverError StorageError",
+            "functional": "odeint odeint_adjoint odeint_dense odeint_event solve",
+            "gradients": "Adjoint Backprop Checkpoint Gradient Reversible",
+            "integrators": "Adaptive Integrator RungeKutta Tableau as_integrator list_integrators",
+            "models": "create_model list_models model_options",
+            "network": "DynamicNet",
+            "solving": "NotConvergedError NotFiniteStateError Solution SolveError Statistics Status StepLimitError "
+            "StepUnderflowError",
+            "surgery": "freeze_unused_controls project recalibrate refine with_gradient with_integrator",
+            "times": "Grid graded uniform",
+            "twisting": "twist twists untwist",
+        },
+    )

@@ -48,3 +48,7 @@ class ArgumentError(ConfigurationError, AssertionError):
 
 class ArgumentTypeError(ConfigurationError, TypeError):
     """An argument of the wrong type, where torchdiffeq raises TypeError."""
+
+
+class MissingPackageError(ConfigurationError, ModuleNotFoundError):
+    """A package is not installed that only some uses need; the message says which, for what, and how to get it."""

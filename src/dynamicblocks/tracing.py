@@ -7,8 +7,10 @@ returned states that were wrong in the second digit. The caller's graph ends bef
 it; the solve runs as it is, its field too, unless that is compiled itself.
 """
 
-import inspect
+import sys
 from collections.abc import Callable
+from functools import wraps
+from types import CodeType
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -23,15 +25,55 @@ REASON = (
     "integrator"
 )
 
-_disable: Callable[..., Any] = torch.compiler.disable
-# Older versions take no reason.
-_reason = {"reason": REASON} if "reason" in inspect.signature(_disable).parameters else {}
-
 
 def untraced(function: Callable[P, R]) -> Callable[P, R]:
     """The same function, which a compiled caller calls as it is, with all that it calls.
 
     Also where the caller itself runs without a graph because the compiler gave it up, and in the backward pass of a
     compiled step of training: the compiler would trace what is called there.
+
+    It is ``torch.compiler.disable``, which imports the compiler, put off until somebody has imported that: it takes
+    nearly as long to import as the rest of torch.
     """
-    return _disable(function, **_reason)
+    disabled: Callable[..., Any] | None = None
+
+    def alone(*args: Any, **kwargs: Any) -> Any:
+        nonlocal disabled
+        if disabled is None:
+            if "torch._dynamo" not in sys.modules:
+                return function(*args, **kwargs)
+            disabled = _disabled(function)
+        return disabled(*args, **kwargs)
+
+    if not _skipped(alone.__code__):
+        return _disabled(function)
+    # As torch.compiler.disable marks its functions: whoever traces a caller ends the graph here, and says why.
+    for mark, value in {"disable": True, "disable_msg": REASON, "orig_callable": function}.items():
+        setattr(alone, f"_torchdynamo_{mark}", value)
+    return wraps(function)(alone)
+
+
+def _disabled(function: Callable[P, R]) -> Callable[P, R]:
+    disable: Callable[..., Any] = torch.compiler.disable
+    try:
+        return disable(function, reason=REASON)
+    except TypeError:  # older versions take no reason
+        return disable(function)
+
+
+def _skipped(code: CodeType) -> bool:
+    """Tell torch never to hand calls of this code to the compiler; whether it could be told.
+
+    The functions for that are not documented, and their names changed between versions.
+    """
+    torch_: Any = torch
+    try:
+        compiler = torch_._C._dynamo.eval_frame
+        if hasattr(compiler, "skip_code"):
+            compiler.skip_code(code)
+        else:
+            here, below = compiler._FrameAction.SKIP, compiler._FrameAction.DEFAULT
+            compiler.set_code_exec_strategy(code, compiler._FrameExecStrategy(here, below))
+    except (AttributeError, TypeError):
+        return False
+    return True

@@ -1,14 +1,12 @@
 """What a command of the command line is."""
 
-from typing import Protocol
-
-from jsonargparse import ArgumentParser, Namespace
+from argparse import ArgumentParser
+from typing import Any, Protocol
 
 
 class Command(Protocol):
     """A module or object with these names."""
 
-    HELP: str
     USAGE: str
     DESCRIPTION: str
 
@@ -16,6 +14,6 @@ class Command(Protocol):
         """Declare its flags."""
         ...
 
-    def run(self, options: Namespace, /) -> None:
+    def run(self, options: Any, /) -> None:
         """Do it."""
         ...

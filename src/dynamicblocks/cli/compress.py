@@ -26,7 +26,6 @@ from dynamicblocks.training.environment import environment
 from dynamicblocks.training.evaluation import Score, answered, score_of
 from dynamicblocks.training.run_folder import RunFolder
 
-HELP = "make a trained network cheaper at the same accuracy"
 USAGE = "dynamicblocks compress RUN [--tolerance 0.2%%] [--beside RUN] [--to FOLDER] ..."
 DESCRIPTION = """Find, for each block, the cheapest integrator, time grid and number of controls that keep the accuracy.
 

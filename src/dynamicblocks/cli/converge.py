@@ -18,7 +18,6 @@ from dynamicblocks.training.environment import environment
 from dynamicblocks.training.evaluation import Manifestation, manifestations
 from dynamicblocks.training.storage import write_text
 
-HELP = "the trained weights under every integrator and step count: the convergence test"
 USAGE = "dynamicblocks converge RUN [--beside RUN ...] [--integrators NAMES] [--factors NUMBERS] [--split SPLIT] ..."
 DESCRIPTION = """Evaluate the weights of a run under several integrators and step counts, without training them further.
 

@@ -11,7 +11,6 @@ from dynamicblocks.cli.loading import add_device_arguments, load
 from dynamicblocks.surgery import with_integrator
 from dynamicblocks.training import evaluate
 
-HELP = "evaluate a trained network, perhaps under another integrator or grid"
 USAGE = "dynamicblocks evaluate RUN [--integrator NAME] [--steps N | --steps_per_control N] [--split SPLIT] ..."
 DESCRIPTION = """Evaluate the weights of a run as they were trained, and under another integrator or number of steps.
 

@@ -1,74 +1,122 @@
-"""``dynamicblocks``: the commands, and what becomes of their errors."""
+"""``dynamicblocks``: the commands, and what becomes of their errors.
 
+A command's module is imported when that command is run: the list of them and the version need neither torch nor the
+extra ``train``, and the listings do without the extra.
+"""
+
+import argparse
+import os
 import sys
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
-
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
-from rich.console import Console
+from importlib import import_module
+from typing import Any, NamedTuple
 
 from dynamicblocks import __version__
-from dynamicblocks.cli import compress, converge, evaluate, listing, operators, published, train
+from dynamicblocks.cli import published
 from dynamicblocks.cli.command import Command
-from dynamicblocks.errors import ConfigurationError, DynamicBlocksError
+from dynamicblocks.errors import ConfigurationError, DynamicBlocksError, MissingPackageError
+from dynamicblocks.extras import needed_for
 
-COMMANDS: dict[str, Command] = {
-    "train": train,
-    "evaluate": evaluate,
-    "converge": converge,
-    "compress": compress,
-    "operators": operators,
-    "models": listing.models_command,
-    "integrators": listing.integrators_command,
-    "methods": listing.methods_command,
+
+class Entry(NamedTuple):
+    """A command in the list.
+
+    Args:
+        help: what it does, in a line.
+        module: of this package, which has it or is it.
+        name: in that module.
+    """
+
+    help: str
+    module: str
+    name: str = ""
+
+
+COMMANDS = {
+    "train": Entry("train a network on images", "train"),
+    "evaluate": Entry("evaluate a trained network, perhaps under another integrator or grid", "evaluate"),
+    "converge": Entry("the trained weights under every integrator and step count: the convergence test", "converge"),
+    "compress": Entry("make a trained network cheaper at the same accuracy", "compress"),
+    "operators": Entry(
+        "the kernels of a trained network as differential operators, and the vector fields of its twists", "operators"
+    ),
+    "models": Entry("list the networks, or the options of one", "listing", "models_command"),
+    "integrators": Entry("list the integrators", "listing", "integrators_command"),
+    "methods": Entry("list the methods of odeint and solve, or the options of one", "listing", "methods_command"),
 }
 
 DESCRIPTION = "Residual networks as differential equations: train, evaluate, compress and list them."
+EXAMPLES = """examples:
+  dynamicblocks train
+  dynamicblocks train --model.name resnet20 --model.unit post --epochs 20
+  dynamicblocks models
+  dynamicblocks COMMAND --help"""
 
 USAGE_ERROR = 2
 FAILURE = 1
 INTERRUPTED = 130
 
 
-class HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Types and defaults beside the flags, and descriptions as they were written."""
-
-
-def make_parser() -> ArgumentParser:
-    """The parser of all commands."""
-    parser = ArgumentParser(
-        prog="dynamicblocks", description=DESCRIPTION, version=__version__, formatter_class=HelpFormatter
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the name of a command."""
+    parser = argparse.ArgumentParser(
+        prog="dynamicblocks",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    subcommands = parser.add_subcommands(required=True, dest="command")
-    for name, command in COMMANDS.items():
-        sub = ArgumentParser(description=command.DESCRIPTION, usage=command.USAGE)
-        command.add_arguments(sub)
-        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        subcommands.add_subcommand(name, sub, help=command.HELP)
+    parser.add_argument("--version", action="version", version=f"dynamicblocks {__version__}")
+    commands = parser.add_subparsers(title="commands", dest="command", required=True)
+    for name, entry in COMMANDS.items():
+        commands.add_parser(name, help=entry.help, add_help=False)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    parser = make_parser()
-    errors = Console(stderr=True, soft_wrap=True, highlight=False)
     written = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in written
+    name = written[0] if written[:1] and written[0] in COMMANDS else make_parser().parse_args(written).command
+    rest = written[written.index(name) + 1 :]
     try:
-        if written[:1] == ["train"]:
-            written = ["train", *published.rewritten(written[1:])]
-        parsed = parser.parse_args(written)
-        options = parser.instantiate(parsed)
-        COMMANDS[options.command].run(options[options.command])
+        command, options = _loaded(name, rest)
+        command.run(options)
     except DynamicBlocksError as error:
-        if debug:
+        if "--debug" in rest:
             raise
-        errors.print(f"error: {error}", style="red", markup=False)
-        return USAGE_ERROR if isinstance(error, ConfigurationError) else FAILURE
+        _say(f"error: {error}", colour="31")
+        wrong = isinstance(error, ConfigurationError) and not isinstance(error, MissingPackageError)
+        return USAGE_ERROR if wrong else FAILURE
     except KeyboardInterrupt:
-        errors.print("interrupted; a training goes on from its last checkpoint with: dynamicblocks train --resume RUN")
+        _say("interrupted; a training goes on from its last checkpoint with: dynamicblocks train --resume RUN")
         return INTERRUPTED
     return 0
+
+
+def _loaded(name: str, arguments: list[str]) -> tuple[Command, Any]:
+    """A command, and its options among the arguments behind its name."""
+    entry = COMMANDS[name]
+    with needed_for(f"dynamicblocks {name}"):
+        module: Any = import_module(f"dynamicblocks.cli.{entry.module}")
+        if not entry.name:
+            from dynamicblocks.cli.typed import typed_options
+
+            written = published.rewritten(arguments) if name == "train" else arguments
+            return module, typed_options(name, module, written)
+    command: Command = getattr(module, entry.name)
+    parser = argparse.ArgumentParser(
+        prog=f"dynamicblocks {name}",
+        usage=command.USAGE,
+        description=command.DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_arguments(parser)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return command, parser.parse_args(arguments)
+
+
+def _say(message: str, colour: str = "") -> None:
+    coloured = colour and sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    print(f"\033[{colour}m{message}\033[0m" if coloured else message, file=sys.stderr)
 
 
 if __name__ == "__main__":

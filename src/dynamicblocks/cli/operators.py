@@ -12,7 +12,6 @@ from dynamicblocks.cli.console import make_console
 from dynamicblocks.training.runs import load_run
 from dynamicblocks.twisting import twists
 
-HELP = "the kernels of a trained network as differential operators, and the vector fields of its twists"
 USAGE = "dynamicblocks operators RUN [--pairs N] [--data_dir DIR]"
 DESCRIPTION = """Take the 3x3 kernels of a run apart into differential operators: 1, dx, dy, dxx, dxy, dyy, ...
 

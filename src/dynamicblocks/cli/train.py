@@ -13,7 +13,6 @@ from dynamicblocks.training import Outcome, TrainConfig, Training
 from dynamicblocks.training.config import add_config_arguments, config_of, load_config
 from dynamicblocks.training.run_folder import RunFolder
 
-HELP = "train a network on images"
 # A list of every flag above each error would hide the error.
 USAGE = "dynamicblocks train [--config FILE] [--FLAG VALUE ...] [--resume RUN]"
 DESCRIPTION = """Train a network of dynamic blocks on images, then evaluate the same weights under other integrators.

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import integrate
 from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError, unknown_name
+from dynamicblocks.extras import needed_for
 from dynamicblocks.integrators.unsolved import where_not_finite
 from dynamicblocks.solving.failures import (
     Circumstances,
@@ -136,6 +136,8 @@ def _solver(name: str, slope: _Slope, y0: np.ndarray, scheme: Scheme) -> Any:
     """SciPy's solver at the first time, or an error that says what it cannot use."""
     if name not in SOLVERS:
         raise unknown_name("solver of SciPy (option solver)", str(name), SOLVERS)
+    with needed_for("the method 'scipy_solver'"):
+        from scipy import integrate  # when it is needed: it takes a quarter as long to import as torch
     options, problem = scheme.options, slope.problem
     tolerance = make_tolerance(problem, scheme.rtol, scheme.atol, None)
     limits = {"min_step": options.get("min_step", 0), "max_step": options.get("max_step", np.inf)}

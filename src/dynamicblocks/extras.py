@@ -1,0 +1,41 @@
+"""Packages that only the extra ``train`` installs, and what is said where one of them is missing."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dynamicblocks.errors import MissingPackageError
+
+# What is imported, and what it is called where it is installed from.
+PACKAGES = {
+    "PIL": "pillow",
+    "filelock": "filelock",
+    "jsonargparse": "jsonargparse",
+    "lightning_fabric": "lightning-fabric",
+    "matplotlib": "matplotlib",
+    "pooch": "pooch",
+    "requests": "requests",
+    "rich": "rich",
+    "scipy": "scipy",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
+
+
+@contextmanager
+def needed_for(purpose: str) -> Iterator[None]:
+    """An import within it whose package is missing is an error that says what the package is for and how to get it.
+
+    Raises:
+        MissingPackageError: a package of the extra is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = PACKAGES.get((error.name or "").partition(".")[0])
+        if package is None or isinstance(error, MissingPackageError):
+            raise
+        missing = MissingPackageError(
+            f'{purpose} needs {package}, which is not installed; get it with: pip install "dynamicblocks[train]"'
+        )
+        missing.name = error.name
+        raise missing from error
