@@ -33,6 +33,8 @@ MODES = {
     "adjoint": ("alf", "adjoint"),
     "reversible-rk4": ("reversible('rk4')", "reversible"),
 }
+# Steps of eight evaluations, and a memory that is flat by then: no more of them on a CPU, unless asked for alone.
+DEEPEST = {"reversible-rk4": 64}
 DEPTHS = (8, 16, 32, 64, 128, 256, 512)
 SMALL = (8, 64, 8, 8)
 ACTIVATIONS = ("relu", "tanh")
@@ -45,11 +47,14 @@ def peaks(options: argparse.Namespace, name: str) -> list[dict[str, object]]:
     """Measure one mode: on a CPU each depth in a process of its own; the allocator of a GPU forgets between two."""
     integrator, gradient = MODES[name]
     found = []
-    for depths in [[depth] for depth in options.depths] if options.device == "cpu" else [options.depths]:
+    depths = options.depths
+    if options.device == "cpu" and len(options.modes) > 1:
+        depths = [depth for depth in depths if depth <= DEEPEST.get(name, depth)]
+    for part in [[depth] for depth in depths] if options.device == "cpu" else [depths]:
         request = {
             "integrator": integrator,
             "gradient": gradient,
-            "depths": depths,
+            "depths": part,
             "device": options.device,
             "limit": options.limit,
             "threads": torch.get_num_threads(),
@@ -60,7 +65,7 @@ def peaks(options: argparse.Namespace, name: str) -> list[dict[str, object]]:
                 print(f"{name}: {line}", end="", flush=True)
                 found.append({"mode": name, "integrator": integrator, **json.loads(line)})
         if process.returncode:
-            raise SystemExit(f"the process of {name} at {depths} steps ended with {process.returncode}")
+            raise SystemExit(f"the process of {name} at {part} steps ended with {process.returncode}")
     return found
 
 
