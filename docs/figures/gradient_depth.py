@@ -140,7 +140,7 @@ def main() -> None:
         axes.set_title(", ".join(hardware["gpus"]) or f"{hardware['processor']}, a fresh process", fontsize=11)
         text += [setting(result), "", *memory_table(result), "", *cost_table(result), ""]
     panels[0, 0].set_ylabel("peak memory of forward and backward (MiB)")
-    panels[0, -1].legend(frameon=False, fontsize=9, loc="center right", bbox_to_anchor=(1, 0.62))
+    panels[0, 0].legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(0.01, 0.87))
     path = HERE / "gradient_depth.png"
     figure.savefig(path, dpi=150)
     before, rest = DOCUMENT.read_text().split(BEGIN)
