@@ -153,15 +153,15 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="(default: %(default)s)")
 
 
-def save(name: str, payload: Mapping[str, object], device: str = "cpu") -> Path:
-    """Write ``results/NAME.json`` (``NAME_cuda.json`` on a GPU), dated and with what it was measured on."""
-    RESULTS.mkdir(exist_ok=True)
+def save(name: str, payload: Mapping[str, object], device: str = "cpu", path: Path | None = None) -> Path:
+    """Write ``results/NAME.json`` (``NAME_cuda.json`` on a GPU) or ``path``: dated, and with what it ran on."""
     date = datetime.now(UTC).isoformat(timespec="seconds")
     record = {"date": date, "environment": environment(), **payload}
     if device != "cpu":
         record["environment"]["beside"] = _beside()
         name = f"{name}_{device}"
-    path = RESULTS / f"{name}.json"
+    path = path or RESULTS / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return path
 

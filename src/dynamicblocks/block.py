@@ -44,7 +44,7 @@ class DynamicBlock(nn.Module):
         integrator: ``"euler"``, ``"rk4_classic"``, an :class:`~dynamicblocks.integrators.Integrator`, ...; with an
             adaptive one, such as ``"dopri5(rtol=1e-3, atol=1e-4)"``, the steps are as long as its tolerance allows.
             One with weights is made anew for this block.
-        gradient: ``"backprop"``; ``"checkpoint"``, the same gradients in less memory; ``"reversible"``, the same ones in
+        gradient: ``"backprop"``; ``"checkpoint"``, the same gradients in less memory; ``"reversible"``, the same in
             memory that does not grow with the steps, with integrators whose steps can be taken back (``"alf"``,
             ``"reversible_heun"``, ``"reversible('rk4')"``, any with an ``unstep``); ``"adjoint"``, those of the
             equation, solved back in time (:class:`~dynamicblocks.gradients.Adjoint`).
