@@ -2,6 +2,7 @@
 
 from dynamicblocks.analysis.candidates import Candidate, candidates, halved
 from dynamicblocks.analysis.compression import Compression, changed, compress
+from dynamicblocks.analysis.drift import drift, drifts
 from dynamicblocks.analysis.figure import Panel, draw_manifestations
 from dynamicblocks.analysis.gradient_check import CheckedMode, GradientCheck, gradient_check
 from dynamicblocks.analysis.operator_figure import draw_fields, draw_operators
@@ -21,6 +22,8 @@ __all__ = [
     "draw_fields",
     "draw_manifestations",
     "draw_operators",
+    "drift",
+    "drifts",
     "gradient_check",
     "halved",
     "network_operators",
