@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from dynamicblocks.analysis.candidates import Candidate, candidates, halved
+from dynamicblocks.analysis.drift import drift, drifts
 from dynamicblocks.analysis.gradient_check import CheckedMode, GradientCheck, gradient_check
 from dynamicblocks.analysis.operators import Operators, TwistOperators, network_operators, operators
 from dynamicblocks.lazy import lazy_names
@@ -21,6 +22,8 @@ __all__ = [
     "draw_fields",
     "draw_manifestations",
     "draw_operators",
+    "drift",
+    "drifts",
     "gradient_check",
     "halved",
     "network_operators",

@@ -132,6 +132,7 @@ def call_blended(
         buffers.update(zip(blended, blend_each(sets, numbers), strict=True))
     training = module.training and len(buffers) > 0
     before = {name: buffer.clone() for name, buffer in buffers.items()} if training else {}
+    versions = {name: _version(buffer) for name, buffer in buffers.items()} if training else {}
     output: Tensor
     output, after = called_with(module, {**parameters, **buffers}, method, arguments)
     if training:
@@ -142,13 +143,28 @@ def call_blended(
                 if is_variance(name) and mix.negative:
                     # What negative weights leave may be small beside what it is left of: no measure for a growth.
                     whole = torch.maximum(value, blend([each[name] for each in named], parts))
+                in_place = after[name] is buffers[name]
+                counted = in_place and _version(after[name]) != versions[name]
                 for each, share in zip(modules, parts, strict=True):
-                    _share_update(each, name, share, value, after[name], whole, in_place=after[name] is buffers[name])
+                    _share_update(each, name, share, value, after[name], whole, in_place=in_place, counted=counted)
     return output
 
 
+def _version(buffer: Tensor) -> int:
+    """How often autograd was told that a buffer has changed; 0 where nobody counts."""
+    return 0 if torch.compiler.is_compiling() or buffer.is_inference() else buffer._version
+
+
 def _share_update(
-    module: nn.Module, name: str, share: float | Tensor, old: Tensor, new: Tensor, whole: Tensor, in_place: bool
+    module: nn.Module,
+    name: str,
+    share: float | Tensor,
+    old: Tensor,
+    new: Tensor,
+    whole: Tensor,
+    *,
+    in_place: bool,
+    counted: bool,
 ) -> None:
     """Move a module's buffer b by its share s of the change of the blended one.
 
@@ -170,6 +186,9 @@ def _share_update(
         # As the layer itself did. Batch normalisation saves its statistics for a backward pass that, in training,
         # does not read them; .data moves them without telling autograd, as batch normalisation's own kernel does.
         buffer.data.add_(change)
+        if counted:
+            # What looks for changed buffers sees it, as it sees what the layer changes itself.
+            torch.autograd.graph.increment_version(buffer)
     else:
         # The layer put a new tensor in the place of its buffer: the old one may be needed by autograd.
         setattr(parent, buffer_name, buffer + change)

@@ -173,7 +173,7 @@ class Shared:
     same one in each step, and all differences are looked at together at the end (:meth:`check`).
 
     Args:
-        course: whose actions are taken back, with buffers of its own.
+        course: whose actions are taken back, on the modules whose buffers were noted down.
         listed: what gets gradients.
         notes: of the first pass, where anything changed.
         mode: the name of the gradient mode, for errors.

@@ -201,7 +201,7 @@ class LastOne:
     def earlier(self, replay: Replay) -> Iterator[tuple[int, Carry, Through]]:
         tape = replay.tape
         on_cpu = replay.y0.device.type == "cpu"
-        shared = Shared(replay.course, replay.listed, tape.notes, tape.mode, serves=replay.shares, reads=on_cpu)
+        shared = Shared(replay.live, replay.listed, tape.notes, tape.mode, serves=replay.shares, reads=on_cpu)
 
         def back(n: int, carry: Carry) -> Carry:
             return replay.around(n, partial(_taken_back, shared, n, tape.actions[n], carry))

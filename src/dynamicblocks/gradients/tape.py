@@ -156,6 +156,7 @@ class Replay:
 
     Args:
         tape: of the first pass.
+        live: the course on the modules themselves, of which places of buffers are known.
         course: that is taken again, on stand-ins where buffers are the same for all actions.
         y0: its first state.
         carries: that were kept.
@@ -164,6 +165,7 @@ class Replay:
     """
 
     tape: Tape
+    live: Replayable
     course: Replayable
     y0: Tensor
     carries: Sequence[Carry]
@@ -178,7 +180,7 @@ class Replay:
                 return function(self.course)
             then: Snapshot = tape.actions[n].around
             with then.random.again() if tape.draws else contextlib.nullcontext():
-                return function(self.course.apart(then.buffers()))
+                return function(self.live.apart(then.buffers()))
 
 
 class _Taped(torch.autograd.Function):
@@ -228,10 +230,9 @@ def _backward(
     """The gradients of the initial state, the times, the grid and the inputs."""
     moved = [as_leaf(each) if each is not None and each.requires_grad else None for each in (t, grid)]
     with torch.enable_grad():
-        course = tape.course.moving(y0.detach(), t if moved[0] is None else moved[0], moved[1])
-        if tape.steady is not None:
-            course = course.apart(tape.steady.buffers())
-    replay = Replay(tape, course, y0, carries, Listed([*moved, *inputs]), shares)
+        live = tape.course.moving(y0.detach(), t if moved[0] is None else moved[0], moved[1])
+        course = live if tape.steady is None else live.apart(tape.steady.buffers())
+    replay = Replay(tape, live, course, y0, carries, Listed([*moved, *inputs]), shares)
     totals: list[Tensor | None] = [None] * len(replay.listed.tensors)
     by_carry: list[Tensor | None] = []
     for n, carry, through in tape.keeper.earlier(replay):
