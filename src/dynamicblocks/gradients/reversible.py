@@ -11,7 +11,7 @@ from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients.buffers import RandomState
 from dynamicblocks.gradients.gradient import Course, Gradient, gradients
 from dynamicblocks.gradients.tape import Around, Replayable, taped
-from dynamicblocks.integrators import METHODS, PAIRS, TABLEAUS, Carry, GridMethod, ReversibleHeun
+from dynamicblocks.integrators import METHODS, PAIRS, TABLEAUS, Carry, GridMethod, ReversibleHeun, ReversibleRungeKutta
 from dynamicblocks.solving.grid_loop import GridCourse, ProblemOnGrid
 from dynamicblocks.solving.outputs import Outputs
 from dynamicblocks.solving.recording import Action
@@ -25,7 +25,7 @@ class Reversible(Gradient):
 
     For integrators with ``unstep``. The states that come back differ from those of the first pass by rounding errors,
     which grow with the steps where the solution decays. Where the field depends on buffers that it changes, or draws
-    random numbers, alf alone gives back the same states.
+    random numbers, alf alone gives back the same states: the others evaluate in another order on the way back.
 
     Source: Zhuang et al. 2021, arXiv:2102.04668; Kidger et al. 2021, arXiv:2105.13493.
     """
@@ -58,16 +58,21 @@ class Reversible(Gradient):
         begun = RandomState.now(y)
         found = taped(course, y, LastOne(), "reversible")
         drawn = found.states[-1].requires_grad and not begun.equals(RandomState.now(y))
-        if drawn and isinstance(course, GridCourse) and isinstance(course.integrator, ReversibleHeun):
+        if drawn and _draws_in_another_order(course):
             raise ConfigurationError(
-                "func draws random numbers: gradient='reversible' cannot take back steps of reversible_heun, whose "
-                "slopes serve two steps. Use alf, or gradient='checkpoint'"
+                f"func draws random numbers: gradient='reversible' cannot take back steps of {course.name}, whose "
+                "slopes are evaluated in another order on the way back. Use alf, or gradient='checkpoint'"
             )
         return found
 
 
 def _shares_slopes(course: GridCourse) -> bool:
     return isinstance(course.integrator, ReversibleHeun) and course.integrator.reuse
+
+
+def _draws_in_another_order(course: Course) -> bool:
+    """Whether a step that is taken back evaluates its slopes in another order, or those of another step."""
+    return not isinstance(course, GridCourse) or isinstance(course.integrator, ReversibleHeun | ReversibleRungeKutta)
 
 
 def reversible_methods() -> list[str]:
