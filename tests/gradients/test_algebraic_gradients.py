@@ -31,7 +31,7 @@ def test_gradients_are_those_of_backpropagation(method, face, direction, float64
     net = Net()
     y0 = torch.randn(3, 4, requires_grad=True)
     t = (direction * torch.tensor([0.0, 0.11, 0.2, 0.42, 0.8, 1.5])).requires_grad_()
-    options = {"step_size": 0.05} if method in ON_GRID else None
+    options = {"step_size": 0.15} if method in ON_GRID else None
 
     def loss(mode):
         if face == "odeint":
@@ -70,7 +70,7 @@ def test_a_field_that_jumps(times, float64):
             db.odeint(field, y0, torch.tensor(times), method="reversible('dopri5')", rtol=1e-6, atol=1e-8,
                       options={"jump_t": knots}, gradient=mode)
         ),
-        [rate, y0],
+        [rate, y0], modes=["reversible"],
     )  # fmt: skip
 
 
@@ -86,14 +86,13 @@ def test_random_numbers_are_refused(method):
 
 
 def test_what_was_solved_before_a_failure_has_gradients(float64):
-    y0, t = torch.ones(1, requires_grad=True), torch.linspace(0, 20, 41)
-    found = []
+    y0, t, found = torch.ones(1, requires_grad=True), torch.linspace(0, 20, 41), []
+    field = lambda t, y: torch.sin(t + y)  # noqa: E731
     for mode in ("backprop", "reversible"):
         with pytest.raises(db.StepLimitError) as raised:
-            method = "reversible('dopri5(max_steps=9, max_step=0.5)')"
-            db.odeint(lambda t, y: torch.sin(t + y), y0, t, method=method, gradient=mode)
+            db.solve(field, y0, t, method="reversible('dopri5')", max_steps=12, gradient=mode)
         states = torch.stack(list(raised.value.circumstances.states))
-        assert 3 < len(states) < 11
+        assert 3 < len(states) < len(t)
         found.append(torch.autograd.grad(states.sum(), y0)[0])
     torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
 
@@ -118,9 +117,9 @@ class Layer(nn.Module):
 
 
 @pytest.mark.parametrize("controls", ["constant(3)", "linear(4)"])
-@pytest.mark.parametrize("integrator", [ON_GRID[0], ADAPTIVE[0]])
+@pytest.mark.parametrize("integrator", [ON_GRID[0], "reversible('dopri5(rtol=1e-4, atol=1e-6)')"])
 def test_blocks(controls, integrator, float64):
-    times = db.graded(0, 3, steps=5, ratio=3)
+    times = db.graded(0, 1.5, steps=3, ratio=3)
     block = db.DynamicBlock(Layer, controls, times, integrator)
     y = torch.randn(8, 3, requires_grad=True)
     buffers = [buffer.clone() for buffer in block.buffers()]
@@ -135,9 +134,9 @@ def test_blocks(controls, integrator, float64):
 
     compare(loss, [y, *block.parameters()], modes=["checkpoint"])
     assert all(torch.equal(one, two) for one, two in zip(*ends, strict=True))
-    if integrator in ADAPTIVE:
-        exact = block.eval().replaced(integrator="dopri5(rtol=1e-9, atol=1e-9)")
-        torch.testing.assert_close(block(y), exact(y), rtol=0, atol=1e-4)
+    if integrator not in ON_GRID:
+        exact = block.eval().replaced(integrator="dopri8(rtol=1e-8, atol=1e-8)")
+        torch.testing.assert_close(block(y), exact(y), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("controls", ["constant(3)", "linear(4)"])
@@ -169,9 +168,9 @@ def peak(method, steps, mode, width=1000):
     ["reversible('midpoint')", "reversible('adaptive_heun(first_step=STEP, max_step=STEP, max_steps=9999)')"],
 )
 def test_memory_is_flat(method):
-    few = peak(method, 8, "reversible")
-    assert peak(method, 64, "reversible") == pytest.approx(few, abs=1.0)
-    assert peak(method, 64, "backprop") > 5 * few
+    few = peak(method, 4, "reversible")
+    assert peak(method, 40, "reversible") == pytest.approx(few, abs=1.0)
+    assert peak(method, 40, "backprop") > 3 * few
 
 
 @pytest.mark.parametrize("method", ["rk4", "dopri5"])
