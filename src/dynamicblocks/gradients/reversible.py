@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError, DynamicBlocksError, SolverError
-from dynamicblocks.gradients.buffers import Surroundings
+from dynamicblocks.gradients.buffers import RandomState, Surroundings
 from dynamicblocks.gradients.evaluations import Notes, Replayable, Shared
 from dynamicblocks.gradients.gradient import Course, Gradient, check_generators, gradients
 from dynamicblocks.gradients.graph import Listed
@@ -25,6 +25,7 @@ from dynamicblocks.integrators import (
     Integrator,
     Paired,
     ReversibleHeun,
+    ReversibleRungeKutta,
     integrators,
 )
 from dynamicblocks.solving.grid_loop import GridCourse, ProblemOnGrid
@@ -59,7 +60,8 @@ class Reversible(Gradient):
 
     For integrators with ``unstep``. Where the step back evaluates the field where the step itself does, as that of each
     method here, an evaluation is made once for both: a training step takes 4/3 of the evaluations of backpropagation,
-    and not 5/3. Statistics move in the forward pass alone, random layers are replayed with the same draws.
+    and not 5/3. Statistics move in the forward pass alone, random layers are replayed with the same draws; with
+    ``reversible('rk4')``, whose steps see the field at one time twice, they are refused.
 
     The states that come back differ from those of the first pass by rounding errors, which grow with the steps where
     the solution decays: back in time it grows. Where the equation contracts strongly they are other states, and the
@@ -137,7 +139,21 @@ class Reversible(Gradient):
     def run(self, course: Course, y: Tensor) -> Outputs:
         self.check_course(course)
         assert not isinstance(course, ScipyCourse)
-        return taped(course, y, LastOne(forgetful_steps(course), self.max_drift), "reversible")
+        begun = RandomState.now(y)
+        found = taped(course, y, LastOne(forgetful_steps(course), self.max_drift), "reversible")
+        drawn = found.states[-1].requires_grad and not begun.equals(RandomState.now(y))
+        if drawn and _sees_times_twice(course):
+            raise ConfigurationError(
+                f"the field draws random numbers: gradient='reversible' cannot take back steps of {course.name}, which "
+                "evaluates it at one time twice, and in another order on the way back. Use alf, or "
+                "gradient='checkpoint'"
+            )
+        return found
+
+
+def _sees_times_twice(course: Course) -> bool:
+    """Whether steps evaluate the field at one time twice, there and back."""
+    return not isinstance(course, GridCourse) or isinstance(course.integrator, ReversibleRungeKutta)
 
 
 def reversible_methods() -> list[str]:
