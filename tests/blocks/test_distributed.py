@@ -51,8 +51,7 @@ def worker(rank, folder, choices):
         ("constant", "rk4", "backprop"),
         ("linear", "euler", "backprop"),
         ("linear", "midpoint", "checkpoint"),
-        ("linear", "midpoint", "adjoint"),
-        ("constant", "dopri5(rtol=1e-2)", "adjoint"),
+        pytest.param(("linear", "midpoint", "adjoint"), marks=pytest.mark.slow),
     ],
     ids="-".join,
 )
