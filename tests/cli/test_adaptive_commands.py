@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from dynamicblocks.cli.main import main
 from dynamicblocks.training.runs import load_run
@@ -52,3 +53,20 @@ def test_the_list_has_them(capsys):
     out = capsys.readouterr().out
     assert "dopri5" in out
     assert "at least 7" in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("integrator", ["midpoint", METHOD])
+def test_training_with_the_adjoint(integrator, tmp_path):
+    model = ["--model.name", "dynamicnet", "--model.widths", "[4]", "--model.units", "2", "--model.gradient", "adjoint"]
+    training = ["--max_steps", "3", "--epochs", "1", "--optimizer.warmup", "0", "--output", str(tmp_path)]
+    assert main(["train", *model, "--model.integrator", integrator, *training, "--run", "one"]) == 0
+    *_, net = load_run(tmp_path / "one")
+    assert [repr(block.gradient) for block in net.blocks] == ["Adjoint()"]
+    assert all(torch.isfinite(weight).all() for weight in net.parameters())
+
+
+def test_training_refuses_what_has_no_adjoint_equation(tmp_path, capsys):
+    model = ["--model.name", "resnet20", "--model.unit", "a", "--model.gradient", "adjoint"]
+    assert main(["train", *model, "--output", str(tmp_path)]) == 2
+    assert "has a projection" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """The continuous adjoint method: gradients by solving a second differential equation back in time."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from typing import Any
 
@@ -40,7 +40,7 @@ def refuse_unlisted(lost: list[Tensor]) -> None:
 
 
 @gradients.register("adjoint")
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Adjoint(Gradient):
     """Solve the adjoint equation back in time, in memory that does not grow with the steps.
 
@@ -55,8 +55,9 @@ class Adjoint(Gradient):
 
     In a block on a fixed grid it is solved from the end state along the same grid, back to its begin. The gradient is
     the equation's, not that of the steps: the two differ by O(h^order), which on coarse grids is much, and ``rtol``,
-    ``atol``, ``options`` and ``interpolant`` have no meaning there. Where the steps themselves are the model, as in a
-    residual network, take ``checkpoint``.
+    ``atol``, ``options`` and ``interpolant`` have no meaning there. A step taken back reads theta at the fractions
+    1 - c, so Euler reads the other end of it. Where the steps themselves are the model, as in a residual network, take
+    ``checkpoint``.
 
     Running statistics move in the forward pass only; the pass back works on copies. Layers that draw anew in each
     evaluation, such as dropout in training, leave no equation and are refused, as are integrators that read other
@@ -78,6 +79,11 @@ class Adjoint(Gradient):
     unlisted: Callable[[list[Tensor]], None] | None = field(default=refuse_unlisted, repr=False)
 
     of_steps = False
+
+    def __repr__(self) -> str:
+        """What is not as usual."""
+        shown = [(each.name, getattr(self, each.name), each.default) for each in fields(self) if each.repr]
+        return f"Adjoint({', '.join(f'{name}={value!r}' for name, value, usual in shown if value != usual)})"
 
     def check_block(self, layers: nn.ModuleList, integrator: Integrator) -> None:
         check_equation_of(layers[0], integrator)

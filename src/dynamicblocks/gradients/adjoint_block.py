@@ -120,7 +120,7 @@ class _OnGrid:
             read, first = self._reads(last - 1, integrator), last - 1
             while first > 0 and first not in at and self._reads(first - 1, integrator) == read:
                 first -= 1
-            system = solve.system(y, [self.controls.layers[index] for index in sorted(read)])
+            system = _System(y, [self.controls.layers[index] for index in sorted(read)], solve)
             with solve.telling(course.points[last], course.points[first], y):
                 flat = self._steps(integrator, system, first, last, system.joined(y, a))
             y, a = system.taken(flat)
@@ -222,7 +222,7 @@ class _InSpan:
         stops = {stop for both in self.timed.stops() for stop in both if times[0] < stop < last}
         seen, first, tally = Field(self.timed, explains=False), integrator.first_step, Tally()
         for t1, t0 in pairwise(sorted({times[0], *stops, *at}, reverse=True)):
-            system = solve.system(y, self.timed.layers_near(t0 + (t1 - t0) / 2))
+            system = _System(y, self.timed.layers_near(t0 + (t1 - t0) / 2), solve)
             loop = self._loop(solve, integrator, system, seen, (t1, t0), first, tally)
             with solve.telling(t1, t0, y):
                 lengths, flat = [], system.joined(y, a / unit)
@@ -302,12 +302,17 @@ class _System:
 
     Args:
         like: a state, as wide as the equation is solved.
-        params: whose sums are wanted.
+        layers: that are read.
         solve: of which it is a part.
     """
 
-    def __init__(self, like: Tensor, params: Sequence[Tensor], solve: "_Back") -> None:
-        self.like, self._params, self._solve = like, params, solve
+    def __init__(self, like: Tensor, layers: Iterable[nn.Module], solve: "_Back") -> None:
+        self.like, self._solve = like, solve
+        self._weights = each_once([weight for layer in layers for weight in layer.parameters()])
+        # Steps that are taken back may read controls that those of the forward pass do not.
+        wanted = set(map(id, solve.node.inputs))
+        self._params = params = [weight for weight in self._weights if id(weight) in wanted]
+        solve.seen.update(map(id, params))
         self._order = sorted(range(like.dim()), key=lambda dim: -like.stride()[dim])
         self._back = sorted(range(like.dim()), key=lambda dim: self._order[dim])
         self._count = 1 if solve.node.stored is not None else 2
@@ -355,7 +360,7 @@ class _System:
             inputs = [y, *params]
             if solve.node.unlisted is not None:
                 # A view has a graph, even if the slope is a parameter itself.
-                lost = unlisted_leaves(value.view_as(value), [flat, *inputs] if twice else inputs)
+                lost = unlisted_leaves(value.view_as(value), [y, *self._weights])
                 if lost:
                     told, solve.node.unlisted = solve.node.unlisted, None  # a warning is given once
                     told(lost)
@@ -419,14 +424,6 @@ class _Back:
     reached: set[int] = field(default_factory=set)
     filled: float | None = None
 
-    def system(self, like: Tensor, layers: Iterable[nn.Module]) -> _System:
-        """The equation where these layers are read."""
-        wanted = set(map(id, self.node.inputs))
-        weights = each_once([weight for layer in layers for weight in layer.parameters()])
-        params = [weight for weight in weights if id(weight) in wanted]
-        self.seen.update(map(id, params))
-        return _System(like, params, self)
-
     def add(self, param: Tensor, total: Tensor) -> None:
         """Add to the integral of a parameter."""
         before = self.totals.get(id(param))
@@ -469,7 +466,8 @@ class _Adjoint(torch.autograd.Function):
         ctx.node = node
         ctx.set_materialize_grads(False)
         states, node.states = tuple(node.states), []
-        ctx.save_for_backward(*states, *inputs)
+        # One state may be changed in place by what follows the block; several are copied into a trajectory.
+        ctx.save_for_backward(*(state.clone() if len(states) == 1 else state for state in states), *inputs)
         ctx.kind = y0.dtype
         return states
 
