@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError, unknown_name
