@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError
@@ -107,7 +106,9 @@ class TwistConv(nn.modules.conv._ConvNd):
         stacked = torch.stack([torch.unflatten(kernel, 0, (groups, share)) for kernel in kernels], dim=1)
         stacked, bias = stacked.flatten(0, 2), self.bias
         if bias is not None:
-            bias = F.pad(bias.view(groups, 1, share), (0, 0, 0, len(kernels) - 1)).flatten()
+            # Joined, not padded: the inductor of PyTorch 2.6 takes no view of a padded tensor as a bias.
+            none = bias.new_zeros(groups, len(kernels) - 1, share)
+            bias = torch.cat((bias.view(groups, 1, share), none), dim=1).flatten()
         parts = self._parts(x, len(kernels))
         results = [self._together(part, stacked, bias) for part in parts]
         return results[0] if len(results) == 1 else torch.cat(results)

@@ -147,7 +147,8 @@ class GridCourse:
     def follow(self, y: Tensor, advance: Advance | None = None) -> Outputs:
         """The states that are wanted, from the first one; ``advance`` makes the steps in the place of the course."""
         if not self.all_times:
-            return Outputs([y, self.state((advance or self.advance)(y, 0, self.steps))])
+            make = self.advance if advance is None else advance
+            return Outputs([y, self.state(make(y, 0, self.steps))])
         return Outputs([y, *map(self.integrator.finish, self._one_by_one(y, advance))])
 
     def modules_read(self, first: int, last: int) -> Sequence[nn.Module]:
