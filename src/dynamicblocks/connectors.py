@@ -10,7 +10,7 @@ from dynamicblocks.errors import ConfigurationError, unknown_name
 from dynamicblocks.layers import Branch, unit_order
 from dynamicblocks.layers.activations import ActivationSpec
 from dynamicblocks.layers.boundary import CONVOLUTIONS
-from dynamicblocks.layers.dimensions import INPUTS, POOLS, check_dims, times
+from dynamicblocks.layers.dimensions import INPUTS, POOLS, check_dims, extent
 from dynamicblocks.layers.inputs import check_input, telling_causes
 from dynamicblocks.layers.norms import NormSpec, make_norm
 from dynamicblocks.times import check_amount, check_count
@@ -115,7 +115,7 @@ class PooledConnector(nn.Sequential):
         check_input(self, y, self.branch.width, "a state", dims)
         if not isinstance(self.pool, nn.Identity) and min(y.shape[2:]) < 2:
             raise ConfigurationError(
-                f"pooling over {times((2,) * dims)} pixels leaves nothing of a state of shape {tuple(y.shape)}; take "
+                f"pooling over {extent((2,) * dims)} pixels leaves nothing of a state of shape {tuple(y.shape)}; take "
                 f"larger {INPUTS[dims]}, fewer blocks, or pool='none'"
             )
         return super().forward(y)  # type: ignore[no-untyped-call]

@@ -41,10 +41,10 @@ def shape_of(dims: int, width: int) -> str:
     return f"(batch, {width}, {AXES[dims]})"
 
 
-def times(numbers: tuple[int, ...]) -> str:
+def extent(numbers: tuple[int, ...]) -> str:
     """The sizes along all axes.
 
-    >>> times((2, 3))
+    >>> extent((2, 3))
     '2 x 3'
     """
     return " x ".join(map(str, numbers))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError, DynamicBlocksError
 from dynamicblocks.layers.branch import Branch
-from dynamicblocks.layers.dimensions import AXES, INPUTS, shape_of, times
+from dynamicblocks.layers.dimensions import AXES, INPUTS, extent, shape_of
 from dynamicblocks.layers.norms import TVNorm
 from dynamicblocks.layers.residual_unit import ResidualUnit
 from dynamicblocks.layers.symmetric import Symmetric
@@ -123,7 +123,7 @@ def _cause(module: nn.Module, y: Tensor) -> str | None:
         if any(size < needed for size, needed in zip(shape[2:], least, strict=True)):
             what = INPUTS[len(padding)]
             return (
-                f"boundary={boundary!r} of {name} needs {what} of at least {times(least)} pixels, and was "
+                f"boundary={boundary!r} of {name} needs {what} of at least {extent(least)} pixels, and was "
                 f"given a tensor of shape {shape}; take larger {what}, fewer strides, or boundary='replicate' or "
                 "'zeros'"
             )

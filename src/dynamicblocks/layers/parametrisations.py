@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError, unknown_name
 from dynamicblocks.layers.coordinates import monomials
-from dynamicblocks.layers.dimensions import times
+from dynamicblocks.layers.dimensions import extent
 
 Parametrisation = Literal["vector", "independent", "full"]
 PARAMETRISATIONS: tuple[Parametrisation, ...] = get_args(Parametrisation)
@@ -27,11 +27,11 @@ def check_twist(parametrisation: str, degree: int, kernel_size: tuple[int, ...])
         angle, form = ("90", "square") if len(kernel_size) == 2 else ("120", "cubic")
         raise ConfigurationError(
             f"a vector twist turns its kernel by {angle} degrees, so the kernel must be {form}, got "
-            f"{times(kernel_size)}; use parametrisation='independent'"
+            f"{extent(kernel_size)}; use parametrisation='independent'"
         )
     if known != "full" and math.prod(kernel_size) == 1:
         raise ConfigurationError(
-            f"a kernel of {times(kernel_size)} has no antisymmetric part; use parametrisation='full'"
+            f"a kernel of {extent(kernel_size)} has no antisymmetric part; use parametrisation='full'"
         )
     return known
 
