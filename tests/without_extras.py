@@ -9,6 +9,8 @@ import sys
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 
+import pytest
+
 from dynamicblocks.extras import PACKAGES
 
 ROOMS = ("blocks", "controls", "functional", "gradients", "integrators", "layers", "solving")
@@ -23,8 +25,9 @@ class Blocked(MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {fullname!r} (blocked)", name=fullname)
 
 
-def block():
-    """From now on, in this process."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests():
+    """Block them before anything of the tests is imported."""
     loaded = {name.partition(".")[0] for name in sys.modules} & PACKAGES.keys()
     if loaded - {"filelock"}:
         raise RuntimeError(f"imported before they could be blocked: {', '.join(sorted(loaded))}")
@@ -46,5 +49,3 @@ def main():
 
 if __name__ == "__main__":
     sys.exit(main())
-else:
-    pass
