@@ -11,8 +11,11 @@ from functools import cache
 
 import numpy as np
 import torch
-from scipy.integrate import solve_ivp
 from torch import Tensor
+
+from tests.optional import optional
+
+(solve_ivp,) = optional("scipy.integrate", "solve_ivp")
 
 END = 20.0
 

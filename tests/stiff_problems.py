@@ -6,8 +6,11 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from scipy.integrate import solve_ivp
 from torch import Tensor
+
+from tests.optional import optional
+
+(solve_ivp,) = optional("scipy.integrate", "solve_ivp")
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,14 @@ import pytest
 import torch
 from hypothesis import strategies as st
 from numpy.polynomial import chebyshev, legendre
-from scipy.interpolate import BSpline
-from scipy.special import roots_legendre
 from torch import nn
 
 import dynamicblocks as db
 from dynamicblocks.controls import Controls
+from tests.optional import optional
+
+(BSpline,) = optional("scipy.interpolate", "BSpline")
+(roots_legendre,) = optional("scipy.special", "roots_legendre")
 
 double = torch.float64
 Constant, Linear = db.PiecewiseConstant, db.PiecewiseLinear

@@ -7,7 +7,6 @@ import pickle
 
 import pytest
 import torch
-from scipy.integrate import solve_ivp
 from torch import nn
 
 import dynamicblocks as db
@@ -16,6 +15,9 @@ from dynamicblocks.solving import NotFiniteStateError, StepLimitError
 from dynamicblocks.solving.adaptive_loop import AdaptiveLoop
 from dynamicblocks.structure import discretisation, with_discretisation
 from tests.layer_tools import Bend
+from tests.optional import optional
+
+(solve_ivp,) = optional("scipy.integrate", "solve_ivp")
 
 BASES = ["constant(4)", "linear(5)", "discontinuous_linear(8)", "bspline(5)", "legendre(3)"]
 EXPLICIT = [name for name in ADAPTIVE if not db.Adaptive(name).solves_equations]

@@ -10,11 +10,15 @@ import dynamicblocks as db
 from dynamicblocks.network import evaluations_of, named_blocks
 from dynamicblocks.structure import structure, with_structure
 from dynamicblocks.surgery import map_blocks
-from dynamicblocks.training import HardwareConfig, ModelConfig, OptimizerConfig, TrainConfig, Training
-from dynamicblocks.training.network_changes import scatter_controls
-from dynamicblocks.training.runs import load_run
 from dynamicblocks.twisting import stages_of
+from tests.optional import optional
 from tests.weights_in_time import Scalar
+
+HardwareConfig, ModelConfig, OptimizerConfig, TrainConfig, Training = optional(
+    "dynamicblocks.training", "HardwareConfig", "ModelConfig", "OptimizerConfig", "TrainConfig", "Training"
+)
+(scatter_controls,) = optional("dynamicblocks.training.network_changes", "scatter_controls")
+(load_run,) = optional("dynamicblocks.training.runs", "load_run")
 
 
 class Stage(nn.Module):

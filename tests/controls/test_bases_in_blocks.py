@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.polynomial import Polynomial
-from scipy.interpolate import BSpline
 
 import dynamicblocks as db
 from tests.layer_tools import Bend
+from tests.optional import optional
+
+(BSpline,) = optional("scipy.interpolate", "BSpline")
 
 BASES = ["constant(4)", "linear(5)", "discontinuous_linear(4)", "bspline(5)", "legendre(4)", "chebyshev(3)"]
 every_basis = pytest.mark.parametrize("controls", BASES)

@@ -5,9 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.interpolate import BSpline, insert
 
+from tests.optional import optional
 from tests.weights_in_time import Spline, knot_lists, scalar_controls
+
+BSpline, insert = optional("scipy.interpolate", "BSpline", "insert")
 
 KNOTS = (0.0, 1.0, 2.5, 4.0)
 

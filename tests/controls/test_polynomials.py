@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.interpolate import BarycentricInterpolator
 
 import dynamicblocks as db
 from dynamicblocks.controls import Alignment, ControlledField
+from tests.optional import optional
 from tests.weights_in_time import (
     Chebyshev,
     Legendre,
@@ -20,6 +20,8 @@ from tests.weights_in_time import (
     polynomials,
     scalar_controls,
 )
+
+(BarycentricInterpolator,) = optional("scipy.interpolate", "BarycentricInterpolator")
 
 SIZES = [1, 2, 3, 5, 8, 16]
 

@@ -7,12 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import lsq_linear
 from torch import nn
 
 import dynamicblocks as db
 from dynamicblocks.controls.calibration import measure, meters_of
 from dynamicblocks.controls.moments import LEAST_SHARE, fitted_moments
+from tests.optional import optional
+
+(lsq_linear,) = optional("scipy.optimize", "lsq_linear")
 
 
 def images(count=4, size=16, width=3):

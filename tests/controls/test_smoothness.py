@@ -6,11 +6,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from scipy.integrate import fixed_quad
 from torch import nn
 
 import dynamicblocks as db
 from dynamicblocks.controls import Controls
+from tests.optional import optional
 from tests.weights_in_time import (
     Chebyshev,
     Constant,
@@ -20,6 +20,8 @@ from tests.weights_in_time import (
     Scalar,
     scalar_controls,
 )
+
+(fixed_quad,) = optional("scipy.integrate", "fixed_quad")
 
 
 def test_smoothness_of_a_line_is_the_integral_of_its_squared_slope():

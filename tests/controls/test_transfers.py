@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.integrate import fixed_quad
 from torch import nn
 
 import dynamicblocks as db
 from dynamicblocks.controls import Controls, projection_matrix
+from tests.optional import optional
 from tests.weights_in_time import (
     Chebyshev,
     Constant,
@@ -26,6 +26,8 @@ from tests.weights_in_time import (
     pieces,
     times_between,
 )
+
+(fixed_quad,) = optional("scipy.integrate", "fixed_quad")
 
 OLD = (0.0, 1.0, 2.5, 4.0)
 SUPERSET = (0.0, 0.3, 1.0, 1.1, 2.0, 2.5, 4.0)

@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
-from scipy.interpolate import BSpline
 
 import dynamicblocks as db
 from dynamicblocks.controls import Basis, Controls, Location, Spectral, bases, projection_matrix
 from dynamicblocks.structure import discretisation, with_discretisation
+from tests.optional import optional
 from tests.weights_in_time import Scalar, scalar_controls
+
+(BSpline,) = optional("scipy.interpolate", "BSpline")
 
 
 @bases.register("parabolas")

@@ -6,11 +6,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from scipy.integrate import solve_ivp
 
 import dynamicblocks as db
 from dynamicblocks.integrators import METHODS, AdaptiveMethod, GridMethod
+from tests.optional import optional
 from tests.problems import PROBLEMS
+
+(solve_ivp,) = optional("scipy.integrate", "solve_ivp")
 
 ADAPTIVE = [name for name, method in METHODS.items() if isinstance(method, AdaptiveMethod)]
 ON_GRID = [name for name, method in METHODS.items() if isinstance(method, GridMethod)]

@@ -5,10 +5,12 @@ from itertools import pairwise
 
 import pytest
 import torch
-from scipy.integrate import solve_ivp
 
 from dynamicblocks.integrators.esdirk import ESDIRKS, Esdirk
 from dynamicblocks.integrators.tolerance import Tolerance, rms_norm
+from tests.optional import optional
+
+(solve_ivp,) = optional("scipy.integrate", "solve_ivp")
 
 double = torch.float64
 BY_NAME = {tableau.name: tableau for tableau in ESDIRKS}

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
-from scipy.integrate import solve_ivp
 
 import dynamicblocks as db
 from dynamicblocks.errors import ConfigurationError
+from tests.optional import optional
 from tests.solving.hostile_fields import AS_SCIPY, FACES, FEW, FIELDS, TIMES, Y0, Hostile, table
+
+(solve_ivp,) = optional("scipy.integrate", "solve_ivp")
 
 
 def told(wrong):

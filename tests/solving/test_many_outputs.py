@@ -4,13 +4,15 @@ import dataclasses
 
 import numpy as np
 import pytest
-import scipy.integrate
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import dynamicblocks as db
 from dynamicblocks.solving import outputs
+from tests.optional import optional
 from tests.problems import PROBLEMS
+
+integrate = optional("scipy.integrate")
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-10}
 FINE = {"step_size": 0.01}
@@ -102,7 +104,7 @@ def test_nested_and_single_precision_states(float64):
         return {"x": torch.stack([x[1], -x[0]]), "n": [-y["n"][0]]}
 
     found = db.solve(field, y0, t, rtol=1e-5, atol=1e-6).y
-    exact = scipy.integrate.solve_ivp(lambda t, y: [y[1], -y[0]], (0, 3), [1, 0], t_eval=t, rtol=1e-9, atol=1e-10).y.T
+    exact = integrate.solve_ivp(lambda t, y: [y[1], -y[0]], (0, 3), [1, 0], t_eval=t, rtol=1e-9, atol=1e-10).y.T
     np.testing.assert_allclose(found["x"], exact, atol=1e-4)
     torch.testing.assert_close(found["n"][0], torch.exp(-t).float()[:, None, None].expand(-1, 2, 2), rtol=0, atol=1e-4)
 

@@ -4,12 +4,14 @@ import math
 import tracemalloc
 
 import pytest
-import scipy.integrate
 import torch
 from torch import nn
 
 import dynamicblocks as db
 from dynamicblocks import times
+from tests.optional import optional
+
+integrate = optional("scipy.integrate")
 
 
 class Decay(nn.Module):
@@ -123,7 +125,7 @@ def by_scipy(field, y0, t, **options):
 def test_scipy_gives_what_solve_ivp_gives(solver, float64):
     t = torch.linspace(3, 0, 40)
     found = by_scipy(lambda t, y: torch.cos(t) * y, torch.tensor([1.0, 2.0]), t, solver=solver)
-    same = scipy.integrate.solve_ivp(
+    same = integrate.solve_ivp(
         lambda t, y: math.cos(t) * y, (3, 0), [1.0, 2.0], t_eval=t.numpy(), method=solver, rtol=1e-6, atol=1e-8
     )
     torch.testing.assert_close(found, torch.as_tensor(same.y.T), rtol=1e-9, atol=1e-9)

@@ -2,6 +2,10 @@
 
 import inspect
 from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
 
 from dynamicblocks.cli.table import table
 
@@ -24,13 +28,11 @@ Example: dynamicblocks models resnet20"""
         from dynamicblocks.models import create_model, list_models, model_options
 
         if options.name is None:
-            import torch
-
             rows = []
-            for name in list_models():
-                with torch.device("meta"):  # weights that are counted, and neither drawn nor kept
+            with _uncreated_weights():
+                for name in list_models():
                     net = create_model(name)
-                rows.append((name, f"{net.num_weights:,}", str(net.evaluations)))
+                    rows.append((name, f"{net.num_weights:,}", str(net.evaluations)))
             print(table("Networks (colour images, 10 classes)", ("network", "weights", "evaluations"), rows))
             print("\nOptions of one: dynamicblocks models NAME")
             return
@@ -102,6 +104,18 @@ Example: dynamicblocks methods dopri5"""
         print("\nOptions of one: dynamicblocks methods NAME")
         print('Use one: dynamicblocks.odeint(func, y0, t, method="NAME")')
         print(f"{EXPLAINED}: method=\"reversible('dopri5')\"")
+
+
+@contextmanager
+def _uncreated_weights() -> Iterator[None]:
+    """Weights are counted, and neither drawn nor kept; drawing on the meta device imports the compiler."""
+    import torch
+
+    def as_it_is(tensor: Any, *_: object, **__: object) -> Any:
+        return tensor
+
+    with torch.device("meta"), patch.multiple(torch.Tensor, normal_=as_it_is, uniform_=as_it_is):
+        yield
 
 
 models_command = ModelsCommand()

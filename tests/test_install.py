@@ -1,0 +1,138 @@
+"""What is imported when, and what works with torch, numpy and safetensors alone."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import dynamicblocks as db
+from dynamicblocks import extras
+from tests.without_extras import command
+
+ROOT = Path(__file__).parents[1]
+CORE = "import dynamicblocks as db; db.odeint; db.solve; db.DynamicBlock; "
+HEAVY = ("torch._dynamo", *(name for name in extras.PACKAGES if name != "filelock"))  # torch itself needs filelock
+WITHOUT = "from tests.without_extras import pytest_load_initial_conftests as block; block(); "
+
+
+def python(program, *arguments):
+    """What a fresh process says, and how it ends."""
+    paths = os.pathsep.join([str(ROOT), str(Path(db.__file__).parents[1])])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, env=environment, check=False
+    )
+
+
+def run(*arguments):
+    """The command line, in a program that goes on behind it."""
+    return (
+        f"from dynamicblocks.cli.main import main\ntry: code = main({list(arguments)})\n"
+        "except SystemExit as stop: code = stop.code\n"
+    )
+
+
+def imported(program, names):
+    """Which of these modules a fresh process has imported after a program."""
+    done = python(program + f"\nimport sys; print('\\n', [name for name in {names!r} if name in sys.modules])")
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1].strip()
+
+
+@pytest.mark.parametrize(
+    ("program", "names"),
+    [
+        (run("--version"), ("torch", "numpy", *HEAVY)),
+        (run("--help"), ("torch", "numpy", *HEAVY)),
+        (run("models", "--help"), ("torch", "numpy", *HEAVY)),
+        (CORE, HEAVY),
+        (run("models") + run("methods") + run("integrators"), HEAVY),
+    ],
+    ids=["version", "help", "help of models", "core", "listings"],
+)
+def test_what_is_not_needed_is_not_imported(program, names):
+    assert imported(program, names) == "[]"
+
+
+def test_every_name_is_there_before_it_is_imported_and_a_solve_imports_no_compiler():
+    program = """import dynamicblocks as db
+assert set(db.__all__) <= set(dir(db)), set(db.__all__) - set(dir(db))
+import torch
+db.odeint(lambda t, y: -y, torch.ones(1), torch.linspace(0, 1, 3))
+from dynamicblocks import *
+assert odeint is db.odeint and analysis.gradient_check is gradient_check"""
+    assert imported(program, HEAVY) == "[]"
+
+
+def test_modules_are_attributes_and_misspelled_names_are_errors():
+    assert db.integrators.as_integrator is db.as_integrator
+    with pytest.raises(AttributeError, match="'dynamicblocks' has no attribute 'odeimt'"):
+        db.odeimt  # noqa: B018
+
+
+def test_the_extra_has_the_packages_that_are_told_apart():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = [
+        {re.match(r"[\w-]+", each)[0] for each in some}
+        for some in (project["dependencies"], project["optional-dependencies"]["train"])
+    ]
+    assert names == [{"torch", "numpy", "safetensors"}, set(extras.PACKAGES.values())]
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "converge", "compress", "operators"])
+def test_a_command_without_its_extra_says_how_to_get_it(name):
+    done = python(
+        WITHOUT + "import sys; from dynamicblocks.cli.main import main; sys.exit(main(sys.argv[1:]))", name, "x"
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"error: dynamicblocks {name} needs jsonargparse, which is not installed; "
+        'get it with: pip install "dynamicblocks[train]"\n'
+    )
+
+
+def test_what_lacks_its_extra_raises_an_error_that_says_so():
+    program = (
+        WITHOUT
+        + """
+import torch
+import dynamicblocks as db
+from dynamicblocks.errors import MissingPackageError
+
+def message(call):
+    try: call()
+    except MissingPackageError as error:
+        assert isinstance(error, db.ConfigurationError) and isinstance(error, ImportError)
+        return str(error)
+
+y, t = torch.ones(1), torch.linspace(0, 1, 3)
+print(message(lambda: db.odeint(lambda t, y: -y, y, t, method="scipy_solver")))
+print(message(lambda: db.solve(lambda t, y: -y, y, t, method="scipy_solver")))
+print(message(lambda: db.analysis.draw_operators))
+print(message(lambda: db.training))
+print(db.gradient_check, len(db.list_models()))
+"""
+    )
+    done = python(program)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    needs = ("method 'scipy_solver' needs scipy",) * 2 + ("draw_operators needs matplotlib", "dynamicblocks.training")
+    for line, need in zip(lines, needs, strict=False):
+        assert need in line
+        assert 'pip install "dynamicblocks[train]"' in line
+
+
+def test_tests_of_blocks_and_solves_pass_without_the_extras():
+    files = ["tests/controls/test_bsplines.py", "tests/layers/test_layer_sources.py", "tests/blocks/test_surgery.py"]
+    done = subprocess.run(
+        command("--import-mode=importlib", "-m", "not slow", "-x", *files),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
