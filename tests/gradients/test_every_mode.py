@@ -13,9 +13,9 @@ MODES = ["backprop", "checkpoint", "reversible", "adjoint"]
 STATES = ["tensor", "nested"]
 
 # Methods by what they are: on a grid or adaptive, and with steps that can be taken back, or not.
-TIGHT = "dopri5(rtol=1e-11, atol=1e-11)"
 GRID = ["rk4_classic", "alf", "reversible('rk4_classic')"]
-ADAPTIVE = [TIGHT, f"reversible({TIGHT!r})"]
+ADAPTIVE = ["dopri5(rtol=1e-9, atol=1e-9)", "reversible('dopri5(rtol=1e-8, atol=1e-8)')"]
+TOLERANCES = dict(zip(ADAPTIVE, (1e-9, 1e-8), strict=True))
 ORDERS = {"rk4_classic": 4, "alf": 2, "reversible('rk4_classic')": 4}
 FACES = {"block fixed": GRID, "block adaptive": ADAPTIVE, "solve": GRID + ADAPTIVE, "odeint": GRID + ADAPTIVE}
 ALL = [(mode, face, method, kind) for mode in MODES for face in FACES for method in FACES[face] for kind in STATES]
@@ -24,8 +24,11 @@ ALL = [(mode, face, method, kind) for mode in MODES for face in FACES for method
 def reason(mode, face, method, kind):
     """What the error says of a combination that cannot be; None where the mode must work."""
     block = face.startswith("block")
-    if mode == "reversible" and method in ("rk4_classic", TIGHT):
-        return "needs a method whose steps can be taken back"
+    if mode == "reversible" and method in (GRID[0], ADAPTIVE[0]):
+        # Each error names what would be reversible.
+        return (
+            r"cannot be taken back|has no unstep.*integrator=\"reversible" if block else r"needs a method.*\"reversible"
+        )
     if block and kind == "nested":
         return "the state must be a floating-point tensor, got tuple"
     return None
@@ -116,14 +119,16 @@ def test_a_mode_agrees_with_backpropagation_or_is_refused(mode, face, method, ki
         found = setting.gradients()
         direction = [torch.randn_like(each) for each in setting.inputs]
         along = found @ torch.cat([each.flatten() for each in direction])
-        assert along.item() == pytest.approx(setting.difference(direction), rel=1e-6)
+        assert along.item() == pytest.approx(
+            setting.difference(direction), rel=max(1e-6, 1e4 * TOLERANCES.get(method, 0))
+        )
     elif mode == "adjoint" and method in GRID:
         coarse, fine = (apart(mode, face, method, kind, steps=steps) for steps in (8, 16))
         assert fine < 0.1
         assert fine < coarse / 2 ** (ORDERS[method] - 0.5)
     else:
-        within = {"checkpoint": 1e-13, "reversible": 1e-9, "adjoint": 1e-6}[mode]
-        assert apart(mode, face, method, kind) < within
+        within = {"checkpoint": 1e-13, "reversible": 1e-10}
+        assert apart(mode, face, method, kind) < within.get(mode, 1e4 * TOLERANCES.get(method, 0))
 
 
 @pytest.mark.parametrize(
