@@ -93,9 +93,8 @@ class Reversible(Gradient):
         check_generators(layers, "reversible")
 
     def check_integrator(self, integrator: Integrator) -> None:
-        adaptive = isinstance(integrator, Adaptive)
-        if not (isinstance(integrator.embedded, Paired) if adaptive else integrator.reversible):
-            kind = "chooses its own steps, which cannot" if adaptive else "has no unstep to"
+        if not (isinstance(integrator.embedded, Paired) if isinstance(integrator, Adaptive) else integrator.reversible):
+            kind = "chooses its own steps, which cannot" if isinstance(integrator, Adaptive) else "has no unstep to"
             raise ConfigurationError(
                 f"gradient='reversible' takes steps back, and {integrator.name} {kind} be taken back; integrators with "
                 f"an unstep are {', '.join(reversible_integrators())}, and {WRAPPED}. With {integrator.name}, "
