@@ -47,7 +47,12 @@ def worker(rank, folder, choices):
 
 @pytest.mark.parametrize(
     "choices",
-    [("constant", "rk4", "backprop"), ("linear", "euler", "backprop"), ("linear", "midpoint", "checkpoint")],
+    [
+        ("constant", "rk4", "backprop"),
+        ("linear", "euler", "backprop"),
+        ("linear", "midpoint", "checkpoint"),
+        ("linear", "alf", "reversible"),
+    ],
     ids="-".join,
 )
 def test_gradients_of_two_processes_are_those_of_one(choices, tmp_path):
