@@ -52,6 +52,7 @@ def worker(rank, folder, choices):
         ("linear", "euler", "backprop"),
         ("linear", "midpoint", "checkpoint"),
         pytest.param(("linear", "midpoint", "adjoint"), marks=pytest.mark.slow),
+        ("linear", "alf", "reversible"),
     ],
     ids="-".join,
 )

@@ -180,7 +180,10 @@ def test_memory_does_not_depend_on_the_steps():
 def test_autocast():
     block, other = pair_of("preact_single(4)", "linear(3)", db.uniform(0, 2, steps=6), "alf")
     y = torch.randn(3, 4, 6, 6)
-    assert_same(run(other, y, autocast=True), run(block, y, autocast=True), 3e-2)
+    # Rounding to half precision sees other last digits of a state as another number here and there.
+    found, expected = (run(each, y, autocast=True) for each in (other, block))
+    assert torch.equal(found[0], expected[0])
+    assert relative([found[1], *found[2].values()], [expected[1], *expected[2].values()]) < 2e-2
     with torch.autocast("cpu", torch.bfloat16):
         assert other(y.bfloat16()).dtype == torch.float32
 

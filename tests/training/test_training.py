@@ -190,6 +190,7 @@ def test_dropout_is_resumed_with_the_same_draws(tmp_path):
         ["--optimizer.smoothness", "1e-3", "--optimizer.clip", "1", "--optimizer.schedule", "constant"],
         ["--model.gradient", "checkpoint", "--optimizer.label_smoothing", "0.1"],
         ["--model.controls", "linear", "--model.integrator", "euler"],
+        ["--model.gradient", "reversible(max_drift=1e-2)", "--model.integrator", "alf"],
         ["--data.progressive", "[[0,6],[0.5,8]]", "--data.flip", "true", "--data.cutout", "2"],
     ],
     ids=lambda flags: flags[0].lstrip("-"),

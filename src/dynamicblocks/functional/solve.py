@@ -72,9 +72,10 @@ def solve(
             method of one, a partial function or an object that holds some) and the tensors in ``args`` are found; a
             tensor that would lose its gradient is an error.
         gradient_options: of ``"checkpoint"``: ``states``, how many are kept on a level (16), and ``params``. Of
-            ``"adjoint"``: ``rtol``, ``atol``, ``method``, ``options`` of the adjoint equation, ``params``, and
-            ``interpolant=True`` to keep the steps of the forward pass, two states and two slopes each, rather than
-            solve for y back in time. ``params`` are tensors that get gradients, beside those that are found.
+            ``"reversible"``: ``max_drift``, beyond which the first state, taken back, is an error. Of ``"adjoint"``:
+            ``rtol``, ``atol``, ``method``, ``options`` of the adjoint equation, ``params``, and ``interpolant=True`` to
+            keep the steps of the forward pass, two states and two slopes each, rather than solve for y back in time.
+            ``params`` are tensors that get gradients, beside those that are found.
         event_fn: g(t, y, *args); the solve ends where an entry of g is zero or changes its sign, or at the last time.
             With ``batched`` g has shape (B,) or, for several events, (B, K), and each sample ends at its own.
         batched: each sample takes steps of its own, whatever its neighbours are, and ends at its last time (steps that

@@ -22,7 +22,8 @@ class ModelConfig:
         units: depth of a block in units of layers, and its number of control intervals.
         steps: time steps of each block.
         integrator: one of `dynamicblocks integrators`.
-        gradient: backward pass (backprop, checkpoint, adjoint).
+        gradient: backward pass (backprop, checkpoint, adjoint; with alf, reversible_heun, reversible('rk4') also
+            reversible).
         connector: between blocks (pooled, residual).
         pool: of pooled connectors (average, max, none).
         width: channels of the opening of a ContinuousNet, wide network (alpha) or twist_resnet.
