@@ -144,7 +144,8 @@ class AdaptiveCourse:
         companion = rest[0] if rest else None
         if action.t1 is None:  # the first action is one, and needs no slope
             return _carry(y, loop.field(loop.clock.tensors([action.t0])[0], y), companion), []
-        trial = loop.attempt(action.t0, action.t1, y, slope, companion)
+        stage, h = loop.stage(action.t0, action.t1), action.t1 - action.t0
+        trial = loop.attempt(stage, h, y, slope, companion)
         step = Step(action.t0, action.t1, y, trial, loop.method, loop.clock.shift)
         return _carry(trial.y1, trial.end, trial.companion), wanted_states(self.problem, action, step)
 

@@ -189,7 +189,7 @@ class AdaptiveLoop:
             h = t1 - t
             if self.hooks.step is not None:
                 self.hooks.step(t, y, abs(h))
-            trial = self.attempt(t, t1, y, slope, companion)
+            trial = self.attempt(self.stage(t, t1), h, y, slope, companion)
             with torch.no_grad():
                 scaled = trial.error / self.tolerance.scale(y, trial.y1)
                 ratio = self.tolerance.ratio(scaled)
@@ -222,9 +222,10 @@ class AdaptiveLoop:
                     if length <= self.control.min_step:
                         self._no_state(t, length, trial)
 
-    def attempt(self, t: float, t1: float, y: Tensor, slope: Tensor, companion: Tensor | None) -> Trial:
+    def attempt(
+        self, stage: Callable[[float, Tensor], Tensor], h: float, y: Tensor, slope: Tensor, companion: Tensor | None
+    ) -> Trial:
         """A step from the state, with its slope, and the second state of methods that lead two."""
-        stage, h = self.stage(t, t1), t1 - t
         if companion is None:
             return self.method.attempt(stage, h, y, slope, self.tolerance)
         assert isinstance(self.method, Paired)
