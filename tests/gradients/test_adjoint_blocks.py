@@ -128,7 +128,7 @@ def test_on_a_grid_the_difference_falls_with_the_step(integrator, order, control
     assert 0 < fine < coarse / 2 ** (order - 0.3)
 
 
-@pytest.mark.parametrize("integrator", ["gl4", "implicit_midpoint"])
+@pytest.mark.parametrize("integrator", [pytest.param("gl4", marks=pytest.mark.slow), "implicit_midpoint"])
 def test_of_symmetric_gauss_methods_it_is_that_of_the_steps(integrator, float64):
     """Whose steps taken back are the inverse, and whose adjoint is the adjoint of the steps."""
     assert apart(make("bspline(5)", integrator), torch.randn(4, 3)) < 1e-10
@@ -146,7 +146,7 @@ def test_of_symmetric_gauss_methods_it_is_that_of_the_steps(integrator, float64)
         ("dopri5(rtol=1e-8, atol=1e-8)", db.Adjoint(method="bosh3", rtol=1e-5, atol=1e-5), 1e-3),
         ("dopri5(rtol=1e-8, atol=1e-8)", db.Adjoint(method=db.Adaptive("tsit5", 1e-7, 1e-7)), 1e-5),
         ("rk4", "adjoint", 1e-3),
-        ("rk4", db.Adjoint(method="gl4"), 1e-3),
+        pytest.param("rk4", db.Adjoint(method="gl4"), 1e-3, marks=pytest.mark.slow),
     ],
     ids=lambda each: str(each),
 )
