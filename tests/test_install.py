@@ -127,7 +127,7 @@ print(db.gradient_check, len(db.list_models()))
 
 
 def test_tests_of_blocks_and_solves_pass_without_the_extras():
-    files = ["tests/controls/test_bsplines.py", "tests/layers/test_layer_sources.py", "tests/blocks/test_surgery.py"]
+    files = ["tests/functional/test_objects.py"]
     done = subprocess.run(
         command("--import-mode=importlib", "-m", "not slow", "-x", *files),
         cwd=ROOT,
