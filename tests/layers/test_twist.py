@@ -336,7 +336,9 @@ def test_it_pickles_copies_compiles_and_exports():
     compiled = torch.compile(layer, fullgraph=True)
     torch.testing.assert_close(compiled(x), expected, rtol=1e-5, atol=1e-5)
     exported = torch.export.export(
-        layer.eval(), (x,), dynamic_shapes=({0: torch.export.Dim("batch"), 2: torch.export.Dim("height", min=4)},)
+        layer.eval(),
+        (x,),
+        dynamic_shapes=({0: torch.export.Dim("batch", max=1024), 2: torch.export.Dim("height", min=4, max=1024)},),
     )
     other = torch.randn(5, 4, 12, 7)
     torch.testing.assert_close(exported.module()(other), layer(other), rtol=1e-5, atol=1e-5)
