@@ -38,13 +38,13 @@ def modes_of(result: dict[str, Any]) -> list[str]:
 def setting(result: dict[str, Any]) -> str:
     """A line on what was measured where."""
     hardware, versions = result["environment"]["hardware"], result["environment"]["versions"]
-    gpu = ", ".join(hardware["gpus"])
+    gpu, note = ", ".join(hardware["gpus"]), f"; {result['note']}" if "note" in result else ""
     counted = "PyTorch's allocator" if gpu else "a fresh process, beyond what it held before"
     return (
         f"{gpu or hardware['processor']}, {hardware['torch_threads']} "
         f"{'thread' if hardware['torch_threads'] == 1 else 'threads'}, PyTorch {versions['torch']}, "
         f"Python {versions['python']}, {result['date'][:10]}. Peak of {counted}; "
-        f"a state of {' x '.join(map(str, result['state']))}, float32."
+        f"a state of {' x '.join(map(str, result['state']))}, float32{note}."
     )
 
 
@@ -70,26 +70,33 @@ def cost_table(result: dict[str, Any]) -> list[str]:
     """Time, evaluations and errors."""
     depths = sorted({each["depth"] for each in result["errors"]})
     depths = sorted({depths[0], depths[len(depths) // 2], depths[-1]})
-    steps = result["timed_steps"]
     lines = [
-        f"| at {steps} steps | time over `backprop` | s | evaluations a step | relative error of the gradient at "
-        f"{', '.join(map(str, depths))} steps: ReLU | tanh |",
+        f"| | time over `backprop`, {result['timed_steps']} steps | s | evaluations a step | relative error of the "
+        f"gradient at {', '.join(map(str, depths))} steps: ReLU | tanh |",
         "|---|---|---|---|---|---|",
     ]
     for mode in modes_of(result):
-        mine = result["seconds"][mode]
-        ratios = [a / b for a, b in zip(mine, result["seconds"]["backprop"], strict=True)]
-        low, middle, high = quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
         most = max((each for each in found_of(result, "memory", mode) if each["fits"]), key=lambda each: each["depth"])
         errors = {(each["activation"], each["depth"]): each["error"] for each in found_of(result, "errors", mode)}
-        relu, tanh = (
-            ", ".join(f"{errors[act, depth]:.0e}".replace("e-0", "e-") for depth in depths) for act in ("relu", "tanh")
-        )
+        relu, tanh = (", ".join(short(errors.get((act, depth))) for depth in depths) for act in ("relu", "tanh"))
         lines.append(
-            f"| {LINES[mode][0]} | {middle:.2f} [{low:.2f}, {high:.2f}] | {median(mine):.2f} | "
+            f"| {LINES[mode][0]} | {' | '.join(times(result['seconds'], mode))} | "
             f"{most['evaluations'] / most['depth']:.1f} | {relu} | {tanh} |"
         )
     return lines
+
+
+def short(error: float | None) -> str:
+    return "-" if error is None else f"{error:.0e}".replace("e-0", "e-")
+
+
+def times(seconds: dict[str, list[float]], mode: str) -> tuple[str, str]:
+    """The ratio to backprop, median and quartiles of the rounds, and the median time."""
+    if mode not in seconds:
+        return "-", "-"
+    ratios = [a / b for a, b in zip(seconds[mode], seconds["backprop"], strict=True)]
+    low, middle, high = quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
+    return f"{middle:.2f} [{low:.2f}, {high:.2f}]", f"{median(seconds[mode]):.2f}"
 
 
 def draw(axes: Axes, result: dict[str, Any]) -> None:
