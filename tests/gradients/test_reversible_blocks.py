@@ -104,7 +104,7 @@ def test_gradients_over_128_steps_with_batch_normalisation(integrator, float64):
     assert calls[1] == (calls[0][0], calls[0][0])
 
 
-@pytest.mark.parametrize("integrator", ["alf", "reversible_heun", Leapfrog(), Forgetful()], ids=lambda each: getattr(each, "name", each))
+@pytest.mark.parametrize("integrator", INTEGRATORS[:4], ids=lambda each: getattr(each, "name", each))
 @pytest.mark.parametrize("controls", ["constant(4)", "linear(3)"])
 @pytest.mark.parametrize("layer", [Noisy, Drifting, Spectral])
 def test_draws_and_buffers_that_are_read(layer, controls, integrator, float64):
