@@ -111,7 +111,7 @@ def message(call):
 
 y, t = torch.ones(1), torch.linspace(0, 1, 3)
 print(message(lambda: db.odeint(lambda t, y: -y, y, t, method="scipy_solver")))
-print(message(lambda: db.solve(lambda t, y: -y, y, t, method="scipy_solver")))
+print(message(lambda: db.odeint_adjoint(lambda t, y: -y, y, t, method="scipy_solver", adjoint_params=())))
 print(message(lambda: db.analysis.draw_operators))
 print(message(lambda: db.training))
 print(db.gradient_check, len(db.list_models()))
