@@ -33,7 +33,7 @@ MODES = {
     "adjoint": ("alf", "adjoint"),
     "reversible-rk4": ("reversible('rk4')", "reversible"),
 }
-# Steps of eight evaluations, and a memory that is flat by then: no more of them on a CPU, unless asked for alone.
+# Steps of eight evaluations, and a memory that is flat by then: no more of them, unless asked for alone.
 DEEPEST = {"reversible-rk4": 64}
 DEPTHS = (8, 16, 32, 64, 128, 256, 512)
 SMALL = (8, 64, 8, 8)
@@ -43,13 +43,17 @@ ACTIVATIONS = ("relu", "tanh")
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
 
 
+def depths_of(options: argparse.Namespace, name: str) -> list[int]:
+    """The numbers of steps of a mode."""
+    most = DEEPEST.get(name) if len(options.modes) > 1 else None
+    return [depth for depth in options.depths if most is None or depth <= most]
+
+
 def peaks(options: argparse.Namespace, name: str) -> list[dict[str, object]]:
     """Measure one mode: on a CPU each depth in a process of its own; the allocator of a GPU forgets between two."""
     integrator, gradient = MODES[name]
     found = []
-    depths = options.depths
-    if options.device == "cpu" and len(options.modes) > 1:
-        depths = [depth for depth in depths if depth <= DEEPEST.get(name, depth)]
+    depths = depths_of(options, name)
     for part in [[depth] for depth in depths] if options.device == "cpu" else [depths]:
         request = {
             "integrator": integrator,
@@ -75,7 +79,7 @@ def errors(options: argparse.Namespace) -> list[dict[str, object]]:
     for act in ACTIVATIONS:
         for depth in options.depths:
             exact: dict[str, torch.Tensor] = {}
-            for name in options.modes:
+            for name in (each for each in options.modes if depth in depths_of(options, each)):
                 integrator, gradient = MODES[name]
                 setting = (depth, options.device, SMALL, act)
                 if integrator not in exact:
@@ -102,7 +106,7 @@ def rows(result: Mapping[str, list], seconds: Mapping[str, list[float]]) -> list
     for name, row in found.items():
         for act in ACTIVATIONS:
             mine = [each["error"] for each in result["errors"] if (each["mode"], each["activation"]) == (name, act)]
-            row[f"error, {act}"] = f"{min(mine):.0e} to {max(mine):.0e}"
+            row[f"error, {act}"] = f"{min(mine):.0e} to {max(mine):.0e}" if mine else ""
         if "backprop" in seconds:
             row["time"] = over_backprop(seconds, name)
         row["s"] = f"{median(seconds[name]):.2f}"

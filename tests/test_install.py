@@ -120,14 +120,14 @@ print(db.gradient_check, len(db.list_models()))
     done = python(program)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    needs = ("method 'scipy_solver' needs scipy",) * 2 + ("draw_operators needs matplotlib", "dynamicblocks.training")
+    needs = ("method 'scipy_solver' needs scipy",) * 2 + ("draw_operators needs matplotlib", "dynamicblocks.data needs")
     for line, need in zip(lines, needs, strict=False):
         assert need in line
         assert 'pip install "dynamicblocks[train]"' in line
 
 
 def test_tests_of_blocks_and_solves_pass_without_the_extras():
-    files = ["tests/functional/test_objects.py"]
+    files = ["tests/functional/test_failed_steps.py", "tests/controls/test_bsplines.py"]
     done = subprocess.run(
         command("--import-mode=importlib", "-m", "not slow", "-x", *files),
         cwd=ROOT,

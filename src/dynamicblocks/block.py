@@ -284,7 +284,10 @@ class DynamicBlock(nn.Module):
         gradient: Gradient | str | None = None,
         compile: bool | None = None,
     ) -> "DynamicBlock":
-        """A block with some choices replaced. It *shares* its weights with this one, unless controls are given."""
+        """A block with some choices replaced. It *shares* its weights with this one, unless controls are given.
+
+        A gradient mode that cannot run the new integrator becomes ``"backprop"``, unless one is given.
+        """
         other = DynamicBlock.__new__(DynamicBlock)
         nn.Module.__init__(other)
         other.controls = self.controls if controls is None else controls
@@ -299,10 +302,21 @@ class DynamicBlock(nn.Module):
         other._choose(
             grid,
             method,
-            self.gradient if gradient is None else as_gradient(gradient),
+            self._gradient_for(method) if gradient is None else as_gradient(gradient),
             self.compiles if compile is None else compile,
         )
         return other
+
+    def _gradient_for(self, method: Integrator) -> Gradient:
+        """The gradient mode of now, or, where that cannot run the method, backpropagation, which runs any.
+
+        A trained network is evaluated with integrators that it was not trained with.
+        """
+        try:
+            self.gradient.check_integrator(method)
+        except ConfigurationError:
+            return as_gradient("backprop")
+        return self.gradient
 
     def integrator_weights(self) -> dict[str, nn.Parameter]:
         """The weights of the integrator, by name; most have none."""
