@@ -314,6 +314,7 @@ class DynamicBlock(nn.Module):
         """
         try:
             self.gradient.check_integrator(method)
+            self.gradient.check_block(self.controls.layers, method)
         except ConfigurationError:
             return as_gradient("backprop")
         return self.gradient

@@ -59,6 +59,8 @@ def with_integrator(
 ) -> Net:
     """The same weights under another integrator or grid: another manifestation of the same differential equation.
 
+    Blocks whose gradient mode cannot run the new integrator get ``"backprop"``, with a warning.
+
     Args:
         net: a network or block.
         integrator: the new integrator; None keeps the present one.
@@ -82,6 +84,15 @@ def with_integrator(
             f"weights of the integrators of before are dropped: {', '.join(dropped)}; those of the new ones begin anew",
             stacklevel=2,
         )
+    after = named_blocks(found)
+    for block, other in ((block, after[name]) for name, block in named_blocks(net).items()):
+        if other.gradient != block.gradient:
+            warnings.warn(
+                f"{block.gradient!r} cannot run {other.integrator.name}: the gradients are those of 'backprop' now; "
+                "with_gradient(net, ...) sets another",
+                stacklevel=2,
+            )
+            break
     return found
 
 

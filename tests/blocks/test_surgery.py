@@ -155,3 +155,12 @@ def test_bad_connectors():
         db.ResidualConnector(8, 4, shortcut="padding")
     with pytest.raises(db.ConfigurationError, match="unknown pooling 'avg'"):
         db.PooledConnector(4, 8, pool="avg")
+
+
+def test_an_integrator_that_the_gradient_mode_cannot_run_gets_backpropagation_with_a_warning():
+    net = torch.nn.Sequential(db.DynamicBlock("symmetric(4)", 2, integrator="alf", gradient="reversible"))
+    with pytest.warns(UserWarning, match="cannot run rk4: the gradients are those of 'backprop' now"):
+        other = db.with_integrator(net, "rk4")
+    assert other[0].gradient == db.Backprop()
+    assert db.with_integrator(net, "reversible_heun")[0].gradient == db.Reversible()
+    assert db.with_integrator(net, steps_factor=2)[0].gradient == db.Reversible()

@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING
 
 from dynamicblocks.analysis.candidates import Candidate, candidates, halved
-from dynamicblocks.analysis.drift import drift, drifts
 from dynamicblocks.analysis.gradient_check import CheckedMode, GradientCheck, gradient_check
 from dynamicblocks.analysis.operators import Operators, TwistOperators, network_operators, operators
+from dynamicblocks.analysis.way_back import drift, drifts
 from dynamicblocks.lazy import lazy_names
 
 __all__ = [

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from dynamicblocks.cli.console import make_console
 from dynamicblocks.cli.loading import add_device_arguments, load
-from dynamicblocks.surgery import with_integrator
+from dynamicblocks.surgery import with_gradient, with_integrator
 from dynamicblocks.training import evaluate
 
 USAGE = "dynamicblocks evaluate RUN [--integrator NAME] [--steps N | --steps_per_control N] [--split SPLIT] ..."
@@ -35,8 +35,10 @@ def run(options: Namespace) -> None:
     one = load(options, options.run, options.split)
     nets = {"as trained": one.net}
     if (options.integrator, options.steps, options.steps_per_control) != (None, None, None):
+        # Nothing is differentiated here, so no integrator is asked whether it serves the mode of the training.
+        plain = with_gradient(one.net, "backprop")
         nets["as asked"] = with_integrator(
-            one.net, options.integrator, steps=options.steps, steps_per_control=options.steps_per_control
+            plain, options.integrator, steps=options.steps, steps_per_control=options.steps_per_control
         )
     table = Table(title=f"{one.folder.path} on {len(one.batches.split)} {options.split} images", title_justify="left")
     for column in ("", "integrator", "steps a block", "evaluations", "loss", "accuracy", "images/s"):

@@ -63,9 +63,9 @@ class Reversible(Gradient):
     and not 5/3. Statistics move in the forward pass alone, random layers are replayed with the same draws; with
     ``reversible('rk4')``, whose steps see the field at one time twice, they are refused.
 
-    The states that come back differ from those of the first pass by rounding errors, which grow with the steps where
-    the solution decays: back in time it grows. Where the equation contracts strongly they are other states, and the
-    gradients are wrong (ANODE, Gholami et al. 2019, arXiv:1902.10298). See ``max_drift``, and
+    The states that come back differ from those of the first pass by rounding errors. Where the equation contracts,
+    which is an expansion back in time, the last digits of the carry alone hold what has decayed, and over many steps
+    the states that come back, and the gradients with them, are off by more. See ``max_drift``, and
     :func:`dynamicblocks.analysis.drift`, which measures it.
 
     Memory does not grow with the number of steps, but for random numbers and for buffers that a layer changes and reads
@@ -165,7 +165,7 @@ def reversible_integrators() -> list[str]:
     """Names of the integrators of blocks whose steps can be taken back.
 
     >>> reversible_integrators()[:2]
-    ['reversible_heun', 'alf']
+    ['alf', 'reversible_heun']
     """
     found = []
     for name in integrators:
@@ -273,9 +273,9 @@ def check_drift(drift: float, bound: float | None) -> None:
     if bound is not None and not drift <= bound:
         raise DriftError(
             f"the steps taken back lead to a state that is off by {drift:.3g} of the one that they came from, more "
-            f"than max_drift={bound:g}: the gradients would be those of other states. Where an equation contracts it "
-            "expands back in time, and with it rounding errors. Take fewer or shorter steps or float64, or "
-            "gradient='checkpoint', which keeps states",
+            f"than max_drift={bound:g}: the gradients would be those of other states. Where an equation contracts, "
+            "the last digits alone hold what has decayed, and the way back multiplies their rounding errors. Take "
+            "fewer or shorter steps, float64, or gradient='checkpoint', which keeps states",
             drift,
         )
 
