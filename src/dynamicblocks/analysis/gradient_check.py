@@ -132,7 +132,7 @@ def gradient_check(
         model: any module; it is left as it was.
         batch: what it is called with: a tensor, or several.
         loss: a number from the output of the model; by default a fixed random linear functional of it.
-        modes: gradient modes, by default all that have names, serve blocks and give the gradients of the steps (not
+        modes: gradient modes, by default all that have names and give the gradients of the steps (not
             ``"adjoint"``); none for the model as it is alone.
         directions: how many for the parameters, and for the input.
         seed: of the directions, and of random layers.
@@ -143,7 +143,7 @@ def gradient_check(
     >>> import dynamicblocks as db
     >>> found = gradient_check(db.DynamicBlock("symmetric(4)", 2), torch.randn(2, 4, 5, 5))
     >>> [row.mode for row in found.modes], found.passed()
-    (['as given', 'backprop', 'checkpoint'], True)
+    (['as given', 'backprop', 'checkpoint', 'reversible'], True)
     >>> print(str(found).splitlines()[-1])  # doctest: +ELLIPSIS
     The gradients agree with finite differences: the largest relative error is ...e-... (..., ...), below 1e-05.
     """
