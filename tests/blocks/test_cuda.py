@@ -59,6 +59,46 @@ def test_running_statistics_are_as_on_the_cpu(gradient):
     torch.testing.assert_close(there.cpu().state_dict(), here.state_dict())
 
 
+WAYS_BACK = [
+    ("alf", "reversible"),
+    ("reversible_heun", "reversible(max_drift=1e-9)"),
+    ("reversible('rk4')", "reversible"),
+    ("reversible('dopri5(rtol=1e-6, atol=1e-8)')", "reversible"),
+    ("rk4", "adjoint"),
+    ("dopri5(rtol=1e-6, atol=1e-8)", "adjoint"),
+    ("dopri5(rtol=1e-6, atol=1e-8)", db.Adjoint(interpolant=True)),
+]
+
+
+@pytest.mark.parametrize(("integrator", "gradient"), WAYS_BACK, ids=str)
+def test_ways_back_are_as_on_the_cpu(integrator, gradient):
+    layer = "preact_double(4, norm='batch', activation='tanh')"
+    block = db.DynamicBlock(layer, "linear(3)", "uniform(0, 2, steps=4)", integrator, gradient).double()
+    y = images()
+    torch.testing.assert_close(outcome(block, y, "cuda"), outcome(block, y, "cpu"), rtol=1e-6, atol=1e-8)
+
+
+class Dropping(nn.Module):
+    """A layer that draws on the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(6, 6)
+
+    def forward(self, y):
+        return torch.tanh(nn.functional.dropout(self.linear(y), 0.4, self.training))
+
+
+@pytest.mark.parametrize("integrator", ["alf", "reversible_heun"])
+def test_draws_of_the_device_come_again_on_the_way_back(integrator):
+    block = db.DynamicBlock(Dropping, 3, "uniform(0, 3, steps=9)", integrator, "reversible").double()
+    found = []
+    for each in (block, db.with_gradient(block, "backprop")):
+        torch.manual_seed(3)
+        found.append(outcome(each, images(), "cuda"))
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-11)
+
+
 @pytest.mark.parametrize("integrator", ["euler", "rk4", "reversible_heun"])
 def test_autocast_keeps_a_state_in_single_precision(integrator):
     block = db.DynamicBlock("preact_double(4)", 4, integrator=integrator).cuda()
