@@ -164,8 +164,8 @@ def reversible_methods() -> list[str]:
 def reversible_integrators() -> list[str]:
     """Names of the integrators of blocks whose steps can be taken back.
 
-    >>> reversible_integrators()[:2]
-    ['alf', 'reversible_heun']
+    >>> {'alf', 'reversible_heun'} <= {*reversible_integrators()}
+    True
     """
     found = []
     for name in integrators:

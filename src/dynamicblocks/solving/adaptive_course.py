@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError
@@ -107,7 +108,9 @@ class AdaptiveCourse:
     def stage(self, n: int, action: Action) -> Any:
         """The field on the step of an action, as the method sees it."""
         assert action.t1 is not None
-        stage: Any = self.loop.stage(action.t0, action.t1)
+        # Times may have gradients, which the evaluations of a way back need as well.
+        with torch.enable_grad():
+            stage: Any = self.loop.stage(action.t0, action.t1)
         return stage if self.between is None else self.between(n, stage)
 
     def record(self, y: Tensor, recording: Recording) -> Outputs:

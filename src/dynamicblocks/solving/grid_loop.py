@@ -117,9 +117,11 @@ class GridCourse:
     def carries(self, carry: Carry, first: int, last: int) -> Iterator[Carry]:
         """The carry after each of the steps ``first, ..., last - 1``."""
         field, integrator = self.field, self.integrator
-        projects, restarts = self.projects, integrator.restarts
+        projects, restarts, between = self.projects, integrator.restarts, self.between
         for step in range(first, last):
-            stage, h = self.stage(step), self.size(step)
+            stage, h = field.on_step(step), self.size(step)
+            if between is not None:
+                stage = between(step, stage)
             if step == 0:
                 carry = integrator.begin(stage, h, carry)
             elif restarts and field.jumps(step):
