@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import dynamicblocks as db
+from dynamicblocks.gradients import checkpoint
 from dynamicblocks.integrators import Integrator
 from dynamicblocks.layers import stand_in
 
@@ -31,7 +32,14 @@ def make_net(controls, gradient, norm, widths=(4,), steps=2):
 @pytest.mark.parametrize("gradient", ["backprop", "checkpoint"])
 @pytest.mark.parametrize("controls", ["constant", "linear"])
 def test_compiled_equals_eager(controls, gradient, norm, training):
-    check_compiled(make_net(controls, gradient, norm).train(training), training)
+    # Before PyTorch 2.11 checkpoints that move statistics stand outside the graph.
+    whole = checkpoint._RECOMPUTES_APART or not (training and (gradient, norm) == ("checkpoint", "batch"))
+    check_compiled(make_net(controls, gradient, norm).train(training), training, whole)
+
+
+def test_checkpoints_that_move_statistics_outside_the_graph(monkeypatch):
+    monkeypatch.setattr(checkpoint, "_RECOMPUTES_APART", False)
+    check_compiled(make_net("linear", "checkpoint", "batch").train(), training=True, whole=False)
 
 
 @pytest.mark.parametrize("controls", ["legendre(3)", "bspline(4)"])
@@ -44,17 +52,18 @@ def test_compiled_equals_eager_where_many_controls_are_blended(controls):
 @pytest.mark.parametrize("controls", ["constant", "linear"])
 def test_compiled_equals_eager_with_two_blocks_and_more_steps(controls, gradient):
     """Steps that end inside control intervals, so that blended stages occur in every block."""
-    check_compiled(make_net(controls, gradient, "batch", widths=(4, 8), steps=3).train(), training=True)
+    whole = checkpoint._RECOMPUTES_APART or gradient == "backprop"
+    check_compiled(make_net(controls, gradient, "batch", widths=(4, 8), steps=3).train(), training=True, whole=whole)
 
 
-def check_compiled(net, training):
+def check_compiled(net, training, whole=True):
     torch._dynamo.reset()
     twin = copy.deepcopy(net)
     images = torch.randn(4, 3, 8, 8)
 
     eager = net(images)
     eager.square().sum().backward()
-    compiled = torch.compile(twin, fullgraph=True)(images)
+    compiled = torch.compile(twin, fullgraph=whole)(images)
     compiled.square().sum().backward()
 
     torch.testing.assert_close(compiled, eager, rtol=1e-5, atol=1e-5)

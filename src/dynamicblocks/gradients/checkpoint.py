@@ -28,6 +28,8 @@ from dynamicblocks.times import check_count
 # Kept of a solve where the caller names no number: a thousand steps are taken two to three times more. A block that
 # chooses its steps keeps the root of 64.
 USUAL, USUAL_IN_BLOCKS = 16, 8
+# Where the compiler of PyTorch 2.6 recomputes, it moves buffers again; that of 2.11 does not.
+_RECOMPUTES_APART = tuple(int(each) for each in torch.__version__.split(".")[:2]) >= (2, 11)
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,19 @@ def _checkpoint(states: int | None = None, segments: int | None = None) -> Check
 
 def _recomputed(course: GridCourse, carry: Carry, first: int, last: int) -> Carry:
     """``course.advance`` with nothing kept but its input."""
-    if torch.compiler.is_compiling():
-        # The compiler recomputes inside one graph, in which buffers are written once.
-        return checkpoint(course.advance, carry, first, last, use_reentrant=False)
+    if not torch.compiler.is_compiling():
+        return _outside_graphs(course, carry, first, last)
+    if not _RECOMPUTES_APART and _moves_buffers(course.modules_read(first, last)):
+        return torch.compiler.disable(_outside_graphs)(course, carry, first, last)
+    # The compiler recomputes inside one graph, in which buffers are written once.
+    return checkpoint(course.advance, carry, first, last, use_reentrant=False)
+
+
+def _moves_buffers(modules: Iterable[nn.Module]) -> bool:
+    return any(part.training and len(part._buffers) > 0 for module in modules for part in module.modules())
+
+
+def _outside_graphs(course: GridCourse, carry: Carry, first: int, last: int) -> Carry:
     return checkpoint(
         _Segment(course, first, last),
         carry,
