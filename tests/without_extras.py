@@ -6,7 +6,6 @@ Without arguments: the tests of everything that needs torch, numpy and safetenso
 
 import subprocess
 import sys
-from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 import pytest
@@ -16,13 +15,20 @@ from dynamicblocks.extras import PACKAGES
 ROOMS = ("blocks", "controls", "functional", "gradients", "integrators", "layers", "solving")
 
 
-class Blocked(MetaPathFinder):
-    """Finds no package of the extras."""
+class WithoutExtras:
+    """Finds what a finder finds, but no package of the extras: as where they are not installed."""
+
+    def __init__(self, finder):
+        self._finder = finder
+
+    def __getattr__(self, name):
+        return getattr(self._finder, name)
 
     def find_spec(self, fullname, path=None, target=None):
         # torch itself imports filelock, and is installed with it.
         if (root := fullname.partition(".")[0]) in PACKAGES and root != "filelock":
-            raise ModuleNotFoundError(f"No module named {fullname!r} (blocked)", name=fullname)
+            return None
+        return self._finder.find_spec(fullname, path, target)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -31,7 +37,7 @@ def pytest_load_initial_conftests():
     loaded = {name.partition(".")[0] for name in sys.modules} & PACKAGES.keys()
     if loaded - {"filelock"}:
         raise RuntimeError(f"imported before they could be blocked: {', '.join(sorted(loaded))}")
-    sys.meta_path.insert(0, Blocked())
+    sys.meta_path[:] = [WithoutExtras(finder) for finder in sys.meta_path]
 
 
 def command(*arguments):
