@@ -53,7 +53,8 @@ def test_a_run_folder_holds_all_that_made_it(finished):
         "result.json",
     }
     record = json.loads((finished / "run.json").read_text())
-    assert record["versions"]["torch"] == torch.__version__
+    # Some builds name their CUDA in the module alone.
+    assert record["versions"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
     assert {"hardware", "data", "weights", "started", "device"} <= record.keys()
     metrics = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [entry["epoch"] for entry in metrics] == [0, 1, 2]
