@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dynamicblocks.errors import MissingPackageError
 from dynamicblocks.extras import PACKAGES
 
 ROOMS = ("blocks", "controls", "functional", "gradients", "integrators", "layers", "solving")
@@ -38,6 +39,15 @@ def pytest_load_initial_conftests():
     if loaded - {"filelock"}:
         raise RuntimeError(f"imported before they could be blocked: {', '.join(sorted(loaded))}")
     sys.meta_path[:] = [WithoutExtras(finder) for finder in sys.meta_path]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call():
+    """Skip a test that asks for what the extra would bring, such as SciPy's method, and is told so."""
+    try:
+        return (yield)
+    except MissingPackageError as error:
+        return pytest.skip(f"{error}")
 
 
 def command(*arguments):

@@ -118,6 +118,7 @@ SOLVERS = ["BDF", "DOP853", "LSODA", "RK23", "RK45", "Radau"]
 
 
 def by_scipy(field, y0, t, **options):
+    pytest.importorskip("scipy", reason="the method is SciPy's")
     return db.odeint(field, y0, t, method="scipy_solver", options=options, rtol=1e-6, atol=1e-8)
 
 
