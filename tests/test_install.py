@@ -131,6 +131,7 @@ def test_tests_of_blocks_and_solves_pass_without_the_extras():
     done = subprocess.run(
         command("--import-mode=importlib", "-m", "not slow", "-x", *files),
         cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"},
         capture_output=True,
         text=True,
         check=False,

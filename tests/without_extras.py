@@ -6,23 +6,30 @@ Without arguments: the tests of everything that needs torch, numpy and safetenso
 
 import subprocess
 import sys
-from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 import pytest
 
+from dynamicblocks.errors import MissingPackageError
 from dynamicblocks.extras import PACKAGES
 
 ROOMS = ("blocks", "controls", "functional", "gradients", "integrators", "layers", "solving")
 
 
-class Blocked(MetaPathFinder):
-    """Finds no package of the extras."""
+class WithoutExtras:
+    """Finds what a finder finds, but no package of the extras: as where they are not installed."""
+
+    def __init__(self, finder):
+        self._finder = finder
+
+    def __getattr__(self, name):
+        return getattr(self._finder, name)
 
     def find_spec(self, fullname, path=None, target=None):
         # torch itself imports filelock, and is installed with it.
         if (root := fullname.partition(".")[0]) in PACKAGES and root != "filelock":
-            raise ModuleNotFoundError(f"No module named {fullname!r} (blocked)", name=fullname)
+            return None
+        return self._finder.find_spec(fullname, path, target)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -31,7 +38,16 @@ def pytest_load_initial_conftests():
     loaded = {name.partition(".")[0] for name in sys.modules} & PACKAGES.keys()
     if loaded - {"filelock"}:
         raise RuntimeError(f"imported before they could be blocked: {', '.join(sorted(loaded))}")
-    sys.meta_path.insert(0, Blocked())
+    sys.meta_path[:] = [WithoutExtras(finder) for finder in sys.meta_path]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call():
+    """Skip a test that asks for what the extra would bring, such as SciPy's method, and is told so."""
+    try:
+        return (yield)
+    except MissingPackageError as error:
+        return pytest.skip(f"{error}")
 
 
 def command(*arguments):

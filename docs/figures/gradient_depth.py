@@ -147,7 +147,8 @@ def main() -> None:
         axes.set_title(", ".join(hardware["gpus"]) or f"{hardware['processor']}, a fresh process", fontsize=11)
         text += [setting(result), "", *memory_table(result), "", *cost_table(result), ""]
     panels[0, 0].set_ylabel("peak memory of forward and backward (MiB)")
-    panels[0, 0].legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(0.01, 0.87))
+    fullest = max(panels[0], key=lambda panel: len(panel.get_legend_handles_labels()[1]))
+    fullest.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(0.01, 0.87))
     path = HERE / "gradient_depth.png"
     figure.savefig(path, dpi=150)
     before, rest = DOCUMENT.read_text().split(BEGIN)

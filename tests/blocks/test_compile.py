@@ -37,6 +37,7 @@ def test_compiled_equals_eager(controls, gradient, norm, training):
     check_compiled(make_net(controls, gradient, norm).train(training), training, whole)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo looks at it where a graph breaks
 def test_checkpoints_that_move_statistics_outside_the_graph(monkeypatch):
     monkeypatch.setattr(checkpoint, "_RECOMPUTES_APART", False)
     check_compiled(make_net("linear", "checkpoint", "batch").train(), training=True, whole=False)
@@ -116,7 +117,9 @@ class Both(Integrator):
         return y + h * stage(0.25, y) + h * stage.part("other", 0.5, y)
 
 
-@pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "half", [pytest.param(False, id="float32"), pytest.param(True, id="bfloat16", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("way", ["stand-ins", "exchange"])
 def test_layers_that_keep_things_are_blended_in_a_trace_as_outside(way, half, monkeypatch):
     """Both ways of blending in a trace: compilers before PyTorch 2.12 know the second alone."""

@@ -7,13 +7,15 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from scipy.integrate import solve_ivp
 from torch import nn
 from torch.func import functional_call
 
 import dynamicblocks as db
 from dynamicblocks.layers import ProjectedLayer
 from dynamicblocks.solving import NotFiniteStateError, StepLimitError
+from tests.optional import optional
+
+solve_ivp = optional("scipy.integrate").solve_ivp
 
 EXACT = "dopri5(rtol=1e-11, atol=1e-11, max_steps=10000)"
 

@@ -4,10 +4,12 @@ import math
 
 import pytest
 import torch
-from scipy.integrate import solve_ivp
 
 import dynamicblocks as db
 from dynamicblocks.solving.adaptive_loop import Stops
+from tests.optional import optional
+
+solve_ivp = optional("scipy.integrate").solve_ivp
 
 PAIRS = ["dopri5", "tsit5", "bosh3", "dopri8"]
 

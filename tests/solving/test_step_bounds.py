@@ -49,6 +49,7 @@ def solves(options):
 @pytest.mark.parametrize("face", solves({}))
 @pytest.mark.parametrize("size", [3e-11, 1e-300, 5e-324])
 def test_a_tiny_step_size_is_refused_before_anything_is_allocated(face, size):
+    solves({"step_size": 0.5})[face]()  # names of the package are imported when they are asked for
     tracemalloc.start()
     try:
         with pytest.raises(db.ConfigurationError, match=r"step_size = .* (at most 1,000,000|does not change the time)"):
@@ -118,6 +119,7 @@ SOLVERS = ["BDF", "DOP853", "LSODA", "RK23", "RK45", "Radau"]
 
 
 def by_scipy(field, y0, t, **options):
+    pytest.importorskip("scipy", reason="the method is SciPy's")
     return db.odeint(field, y0, t, method="scipy_solver", options=options, rtol=1e-6, atol=1e-8)
 
 

@@ -101,7 +101,7 @@ def _recomputed(course: GridCourse, carry: Carry, first: int, last: int) -> Carr
     if not torch.compiler.is_compiling():
         return _outside_graphs(course, carry, first, last)
     if not _RECOMPUTES_APART and _moves_buffers(course.modules_read(first, last)):
-        return torch.compiler.disable(_outside_graphs)(course, carry, first, last)
+        return torch.compiler.disable(_outside_graphs)(course, carry, first, last)  # type: ignore[no-untyped-call]
     # The compiler recomputes inside one graph, in which buffers are written once.
     return checkpoint(course.advance, carry, first, last, use_reentrant=False)
 
