@@ -191,7 +191,7 @@ class DynamicBlock(nn.Module):
             self._count(solve.tally)
             return states
         if integrator.fixed_cost:
-            return list(self.gradient.run(self.course(all_times=all_times), y).states)
+            return self._run(y, all_times)
         tally = Tally()
         try:
             states = list(self.gradient.run(self.course(all_times=all_times, tally=tally), y).states)

@@ -271,16 +271,16 @@ def test_what_is_kept_does_not_grow_with_the_tolerance():
 
 def test_sums_are_taken_of_the_layers_that_an_interval_reads(monkeypatch):
     """Twice as many controls make the vector that is solved for no longer."""
-    from dynamicblocks.gradients.adjoint_block import _System
+    from dynamicblocks.gradients.adjoint_system import System
 
-    lengths, inner = {}, _System.__call__
+    lengths, inner = {}, System.__call__
     for count in (2, 16):
 
         def watched(system, slope, flat, known=None, count=count):
             lengths.setdefault(count, set()).add(flat.numel())
             return inner(system, slope, flat, known)
 
-        monkeypatch.setattr(_System, "__call__", watched)
+        monkeypatch.setattr(System, "__call__", watched)
         for integrator in ("rk4", "dopri5"):
             make(f"constant({count})", integrator, gradient="adjoint", times=db.uniform(0, 4, steps=16))(
                 torch.randn(2, 3)

@@ -1,24 +1,23 @@
 """The adjoint equation of a block, solved from the end of its span to the begin in the block's own clock."""
 
-import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dynamicblocks.controls import ControlledField, Controls, TimedField
 from dynamicblocks.gradients.adjoint_equation import StoredSteps, adjoint_norm
+from dynamicblocks.gradients.adjoint_system import Back, Node, Norm, Output, System
 from dynamicblocks.gradients.buffers import Buffers, KeptBuffers
 from dynamicblocks.gradients.graph import (
     OutsideTransforms,
     autocast_of_now,
     each_once,
-    separate_gradients,
     unlisted_leaves,
 )
 from dynamicblocks.integrators import Adaptive, Integrator, Tolerance, rms_norm
@@ -26,7 +25,7 @@ from dynamicblocks.integrators.half import HALF
 from dynamicblocks.integrators.unsolved import where_not_finite
 from dynamicblocks.solving.adaptive_course import AdaptiveCourse
 from dynamicblocks.solving.adaptive_loop import AdaptiveLoop, Stops
-from dynamicblocks.solving.failures import Circumstances, NotFiniteStateError, SolveError, explained
+from dynamicblocks.solving.failures import Circumstances, NotFiniteStateError
 from dynamicblocks.solving.field import Field, HostClock, Tally
 from dynamicblocks.solving.grid_loop import GridCourse
 from dynamicblocks.solving.nesting import ONE_TENSOR
@@ -39,8 +38,6 @@ NO_SECOND = (
     "gradient='adjoint' has no second derivatives; use gradient='backprop', or 'checkpoint' with an integrator on the "
     "grid, whose steps can be differentiated twice"
 )
-
-Norm = Callable[[Any], Any] | str | None
 
 
 def run_in_block(
@@ -79,7 +76,7 @@ def run_in_block(
     with torch.no_grad(), autocast():
         states = course.follow(y.detach()).states
     states = [state.clone() for state in states[1:]] if isinstance(states, Tensor) else list(states[1:])
-    node = _Node(block.apart(), back, norm, told, stored, autocast, inputs, states)
+    node = Node(block.apart(), back, norm, told, stored, autocast, inputs, states)
     with OutsideTransforms():
         return Outputs([y, *_Adjoint.apply(node, y, *inputs)])  # type: ignore[no-untyped-call]
 
@@ -109,7 +106,7 @@ class _OnGrid:
         other.controls = other.field.controls
         return other
 
-    def back(self, solve: "_Back", outputs: Mapping[int, "_Output"]) -> Tensor:
+    def back(self, solve: "Back", outputs: Mapping[int, "Output"]) -> Tensor:
         """The gradient of the first state."""
         course, integrator = self.course, solve.node.back
         at = {place + 1 if course.all_times else course.steps: output for place, output in outputs.items()}
@@ -120,7 +117,7 @@ class _OnGrid:
             read, first = self._reads(last - 1, integrator), last - 1
             while first > 0 and first not in at and self._reads(first - 1, integrator) == read:
                 first -= 1
-            system = _System(y, [self.controls.layers[index] for index in sorted(read)], solve)
+            system = System(y, [self.controls.layers[index] for index in sorted(read)], solve)
             with solve.telling(course.points[last], course.points[first], y):
                 flat = self._steps(integrator, system, first, last, system.joined(y, a))
             y, a = system.taken(flat)
@@ -134,7 +131,7 @@ class _OnGrid:
     def _reads(self, step: int, integrator: Integrator) -> set[int]:
         return self.field.controls_read([step], [(1 - c, part) for c, part in integrator.reads])
 
-    def _steps(self, integrator: Integrator, system: "_System", first: int, last: int, flat: Tensor) -> Tensor:
+    def _steps(self, integrator: Integrator, system: "System", first: int, last: int, flat: Tensor) -> Tensor:
         """The state of the adjoint equation before the steps ``first, ..., last - 1``, the last one first."""
         carry: Any = flat
         for n in range(last - 1, first - 1, -1):
@@ -146,7 +143,7 @@ class _OnGrid:
             carry = integrator.advance(stage, h, carry)
         return integrator.finish(carry)
 
-    def _check(self, solve: "_Back", y: Tensor, end: Tensor, _gradient: Tensor) -> None:
+    def _check(self, solve: "Back", y: Tensor, end: Tensor, _gradient: Tensor) -> None:
         """Raise a NotFiniteStateError where y came back as no number: one value is read from the device.
 
         Gradients that are no numbers are handed on, as by other modes: of a loss that was scaled they may be.
@@ -169,7 +166,7 @@ class _BackStage:
         system: the equation.
     """
 
-    def __init__(self, stage: Any, system: "_System") -> None:
+    def __init__(self, stage: Any, system: "System") -> None:
         self._stage, self._system = stage, system
         # Told of equations that were not solved.
         self.unsolved = stage.unsolved
@@ -205,7 +202,7 @@ class _InSpan:
         other.controls = other.timed.controls
         return other
 
-    def back(self, solve: "_Back", outputs: Mapping[int, "_Output"]) -> Tensor:
+    def back(self, solve: "Back", outputs: Mapping[int, "Output"]) -> Tensor:
         """The gradient of the first state."""
         times, integrator = self.course.problem.times, solve.node.back
         assert isinstance(integrator, Adaptive)
@@ -222,7 +219,7 @@ class _InSpan:
         stops = {stop for both in self.timed.stops() for stop in both if times[0] < stop < last}
         seen, first, tally = Field(self.timed, explains=False), integrator.first_step, Tally()
         for t1, t0 in pairwise(sorted({times[0], *stops, *at}, reverse=True)):
-            system = _System(y, self.timed.layers_near(t0 + (t1 - t0) / 2), solve)
+            system = System(y, self.timed.layers_near(t0 + (t1 - t0) / 2), solve)
             loop = self._loop(solve, integrator, system, seen, (t1, t0), first, tally)
             with solve.telling(t1, t0, y):
                 lengths, flat = [], system.joined(y, a / unit)
@@ -239,9 +236,9 @@ class _InSpan:
 
     def _loop(
         self,
-        solve: "_Back",
+        solve: "Back",
         integrator: Adaptive,
-        system: "_System",
+        system: "System",
         seen: Field,
         ends: tuple[float, float],
         first: float | None,
@@ -288,181 +285,11 @@ def _title(controls: Controls, times: Sequence[float], integrator: str) -> str:
     return f"DynamicBlock {name} on [{times[0]:g}, {times[-1]:g}] with {integrator}"
 
 
-class _Output(NamedTuple):
-    """A state that was handed over, with its gradient."""
-
-    state: Tensor
-    gradient: Tensor
-
-
-class _System:
-    """The adjoint equation d/dt (y, a, *sums) as a function of one vector, by one evaluation and one pass back.
-
-    Where y is known it is no part of it. States lie in memory as those of the forward pass do.
-
-    Args:
-        like: a state, as wide as the equation is solved.
-        layers: that are read.
-        solve: of which it is a part.
-    """
-
-    def __init__(self, like: Tensor, layers: Iterable[nn.Module], solve: "_Back") -> None:
-        self.like, self._solve = like, solve
-        self._weights = each_once([weight for layer in layers for weight in layer.parameters()])
-        # Steps that are taken back may read controls that those of the forward pass do not.
-        wanted = set(map(id, solve.node.inputs))
-        self._params = params = [weight for weight in self._weights if id(weight) in wanted]
-        solve.seen.update(map(id, params))
-        self._order = sorted(range(like.dim()), key=lambda dim: -like.stride()[dim])
-        self._back = sorted(range(like.dim()), key=lambda dim: self._order[dim])
-        self._count = 1 if solve.node.stored is not None else 2
-        parts = [like] * self._count + [torch.view_as_real(p) if p.is_complex() else p for p in params]
-        self._sizes = [part.numel() for part in parts]
-        self._shapes = [part.shape for part in parts[self._count :]]
-
-    def joined(self, y: Tensor, a: Tensor) -> Tensor:
-        """The vector at the end of an interval, where the sums of it are zero."""
-        states = [y, a][2 - self._count :]
-        return self._flat(states, [self.like.new_zeros(shape) for shape in self._shapes])
-
-    def apart(self, flat: Tensor) -> list[Tensor]:
-        """Its states and sums."""
-        parts = torch.split(flat, self._sizes)
-        shape = [self.like.shape[dim] for dim in self._order]
-        states = [part.view(shape).permute(self._back) for part in parts[: self._count]]
-        return states + [part.view(shape) for part, shape in zip(parts[self._count :], self._shapes, strict=True)]
-
-    def taken(self, flat: Tensor, unit: float = 1.0) -> tuple[Tensor, Tensor]:
-        """The states y and a at the begin of an interval; its sums are added to those of the pass."""
-        parts = self.apart(flat)
-        for param, total in zip(self._params, parts[self._count :], strict=True):
-            self._solve.add(param, total * unit)
-        return parts[0], parts[self._count - 1] * unit
-
-    def _flat(self, states: Iterable[Tensor], sums: Iterable[Tensor]) -> Tensor:
-        rows = [*(state.permute(self._order) for state in states), *sums]
-        return torch.cat([row.to(self.like.dtype).reshape(-1) for row in rows])
-
-    def __call__(self, slope: Callable[[Tensor], Tensor], flat: Tensor, known: Tensor | None = None) -> Tensor:
-        """The slope of the vector, by that of the field as a function of y."""
-        solve, params = self._solve, self._params
-        # An implicit method differentiates the equation.
-        twice = torch.is_grad_enabled() and flat.requires_grad
-        with torch.enable_grad():
-            y, a = (known, self.apart(flat)[0]) if known is not None else self.apart(flat)[:2]
-            if not twice or known is not None:
-                y = y.detach().requires_grad_()
-            value = slope(y if solve.narrow is None else y.to(solve.narrow)).to(y.dtype)
-            slopes = [value] if known is None else []
-            if not value.requires_grad:
-                zeros = [torch.zeros_like(y), *(y.new_zeros(shape) for shape in self._shapes)]
-                return self._flat([*slopes, zeros[0]], zeros[1:])
-            inputs = [y, *params]
-            if solve.node.unlisted is not None:
-                # A view has a graph, even if the slope is a parameter itself.
-                lost = unlisted_leaves(value.view_as(value), [y, *self._weights])
-                if lost:
-                    told, solve.node.unlisted = solve.node.unlisted, None  # a warning is given once
-                    told(lost)
-            by_y, *by_params = (
-                torch.autograd.grad(value, inputs, -a, create_graph=True, allow_unused=True)
-                if twice
-                else separate_gradients([value], inputs, [-a])
-            )
-            sums = []
-            for param, by, shape in zip(params, by_params, self._shapes, strict=True):
-                if by is None:
-                    sums.append(y.new_zeros(shape))
-                    continue
-                solve.reached.add(id(param))
-                sums.append(torch.view_as_real(by.resolve_conj()) if param.is_complex() else by)
-            whole = self._flat([*slopes, torch.zeros_like(y) if by_y is None else by_y], sums)
-        return whole if twice else whole.detach()
-
-
-@dataclass
-class _Node:
-    """What both passes need and no gradient flows to.
-
-    Args:
-        block: with the weights, modes and buffers of the forward pass.
-        back, norm: of the adjoint equation.
-        unlisted: called with tensors that would lose their gradients.
-        stored: the steps of the forward pass, if they are kept.
-        autocast: that of the forward pass.
-        inputs: parameters that have gradients.
-        states: of output, but for the first; only till they are handed over.
-    """
-
-    block: _Block
-    back: Integrator
-    norm: Norm
-    unlisted: Callable[[list[Tensor]], None] | None
-    stored: StoredSteps | None
-    autocast: Callable[[], contextlib.AbstractContextManager[object]]
-    inputs: Sequence[Tensor]
-    states: list[Tensor]
-
-
-@dataclass
-class _Back:
-    """One pass back.
-
-    Args:
-        node: of the graph.
-        narrow: the type of the states, where it is half precision, in which the equation is not solved.
-        totals: the integrals that are the gradients of parameters, by ``id``.
-        seen: parameters of layers that were evaluated.
-        reached: those on which a slope depended.
-        filled: what all gradients are, where no equation was solved.
-    """
-
-    node: _Node
-    narrow: torch.dtype | None
-    totals: dict[int, Tensor] = field(default_factory=dict)
-    seen: set[int] = field(default_factory=set)
-    reached: set[int] = field(default_factory=set)
-    filled: float | None = None
-
-    def add(self, param: Tensor, total: Tensor) -> None:
-        """Add to the integral of a parameter."""
-        before = self.totals.get(id(param))
-        self.totals[id(param)] = total if before is None else before + total
-
-    def gradient(self, param: Tensor) -> Tensor | None:
-        """That of a parameter; None where nothing depends on it."""
-        if self.filled is not None:
-            return torch.full_like(param, self.filled)
-        if id(param) not in self.seen:
-            # The forward pass reads its layer, but no stage of the pass back.
-            return torch.zeros_like(param)
-        if id(param) not in self.reached:
-            return None
-        total = self.totals[id(param)]
-        return (torch.view_as_complex(total) if param.is_complex() else total).to(param.dtype)
-
-    @contextlib.contextmanager
-    def telling(self, t1: float, t0: float, y: Tensor) -> Iterator[None]:
-        """Says of a failure that it was one of the adjoint solve, and where."""
-        try:
-            yield
-        except SolveError as error:
-            node = self.node
-            stores = isinstance(node.back, Adaptive) and node.stored is None
-            other = "Adjoint(interpolant=True) or 'checkpoint'" if stores else "'checkpoint'"
-            raise type(error)(
-                f"{node.block.title}, in the adjoint solve of the backward pass, from t = {t1:g} back to {t0:g}: "
-                f"{explained(error, y, node.block.controls)} Where the state cannot be solved for back in time, use "
-                f"gradient={other}",
-                error.circumstances,
-            ) from None
-
-
 class _Adjoint(torch.autograd.Function):
     """The states that a forward pass found, and their gradients by the adjoint equation."""
 
     @staticmethod
-    def forward(ctx: Any, node: _Node, y0: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, node: Node, y0: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         ctx.node = node
         ctx.set_materialize_grads(False)
         states, node.states = tuple(node.states), []
@@ -474,7 +301,7 @@ class _Adjoint(torch.autograd.Function):
     @staticmethod
     @untraced
     def backward(ctx: Any, *by_states: Tensor | None) -> tuple[Tensor | None, ...]:
-        node: _Node = ctx.node
+        node: Node = ctx.node
         # Also those that the block holds: PyTorch says whether any was changed since.
         states = ctx.saved_tensors[: len(by_states)]
         if all(each is None for each in by_states):
@@ -484,11 +311,11 @@ class _Adjoint(torch.autograd.Function):
         with torch.no_grad(), node.autocast(), OutsideTransforms():
             # After the last state that has a gradient there is nothing to solve for.
             outputs = {
-                place: _Output(state.detach().to(kind), by.to(kind))
+                place: Output(state.detach().to(kind), by.to(kind))
                 for place, (state, by) in enumerate(zip(states, by_states, strict=True))
                 if by is not None
             }
-            solve = _Back(node, narrow)
+            solve = Back(node, narrow)
             by_y0 = node.block.back(solve, outputs)
             found = [solve.gradient(each) for each in node.inputs]
         return None, *differentiable_once((by_y0.to(ctx.kind), *found), by_y0, NO_SECOND)
