@@ -38,6 +38,7 @@ __all__ = [
     "NotConvergedError",
     "NotFiniteStateError",
     "Opening",
+    "PaddedConnector",
     "PiecewiseConstant",
     "PiecewiseLinear",
     "PooledConnector",
@@ -84,7 +85,7 @@ if TYPE_CHECKING:
     from dynamicblocks import analysis, layers
     from dynamicblocks.analysis import gradient_check
     from dynamicblocks.block import DynamicBlock
-    from dynamicblocks.connectors import Head, Opening, PooledConnector, ResidualConnector
+    from dynamicblocks.connectors import Head, Opening, PaddedConnector, PooledConnector, ResidualConnector
     from dynamicblocks.controls import (
         Basis,
         Chebyshev,
@@ -127,7 +128,7 @@ else:
         {
             "analysis": "gradient_check",
             "block": "DynamicBlock",
-            "connectors": "Head Opening PooledConnector ResidualConnector",
+            "connectors": "Head Opening PaddedConnector PooledConnector ResidualConnector",
             "controls": "Basis Chebyshev Controls CubicBSpline DiscontinuousLinear Legendre PiecewiseConstant "
             "PiecewiseLinear",
             "errors": "ConfigurationError DynamicBlocksError SolverError StorageError",

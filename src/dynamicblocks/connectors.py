@@ -113,12 +113,73 @@ class PooledConnector(nn.Sequential):
     def forward(self, y: Tensor) -> Tensor:
         dims = self.branch.dims
         check_input(self, y, self.branch.width, "a state", dims)
-        if not isinstance(self.pool, nn.Identity) and min(y.shape[2:]) < 2:
-            raise ConfigurationError(
-                f"pooling over {extent((2,) * dims)} pixels leaves nothing of a state of shape {tuple(y.shape)}; take "
-                f"larger {INPUTS[dims]}, fewer blocks, or pool='none'"
-            )
+        _check_pooled(self.pool, y, dims)
         return super().forward(y)  # type: ignore[no-untyped-call]
+
+
+def _check_pooled(pool: nn.Module, y: Tensor, dims: int) -> None:
+    if not isinstance(pool, nn.Identity) and min(y.shape[2:]) < 2:
+        raise ConfigurationError(
+            f"pooling over {extent((2,) * dims)} pixels leaves nothing of a state of shape {tuple(y.shape)}; take "
+            f"larger {INPUTS[dims]}, fewer blocks, or pool='none'"
+        )
+
+
+class PaddedConnector(nn.Module):
+    """The connector without weights: pooling over 2 x 2 pixels, then zeros for the channels that are new.
+
+    Half of the new channels come before the old ones and half after; with two streams, such as the halves of a
+    Hamiltonian pair, each gets its own (Chang et al. 2018, arXiv:1709.03698).
+
+    Shapes:
+        (batch, in_channels, H, W) -> (batch, out_channels, H // 2, W // 2), or H, W without pooling; alike with
+        ``dims`` 1 for signals and 3 for volumes.
+
+    Args:
+        in_channels, out_channels: number of channels before and after, both a multiple of ``streams``.
+        pool: average, max or none.
+        streams: equal parts of the channels that are padded each by itself.
+        dims: 1 for signals, 2 for images, 3 for volumes.
+
+    >>> PaddedConnector(2, 6, streams=2)(torch.ones(1, 2, 2, 2)).flatten().tolist()
+    [0.0, 1.0, 0.0, 0.0, 1.0, 0.0]
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, pool: Pool = "average", streams: int = 1, dims: int = 2
+    ) -> None:
+        super().__init__()
+        self.in_channels = check_count(in_channels, "in_channels")
+        self.out_channels = check_count(out_channels, "out_channels")
+        self.streams = check_count(streams, "streams")
+        self.dims = check_dims(dims)
+        self.pool = make_pool(pool, dims)
+        for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+            if channels % streams:
+                raise ConfigurationError(f"{name} must be a multiple of streams = {streams}, got {channels}")
+        new = _new_channels(in_channels, out_channels, "connector")
+        self.channels = _on_both_sides(new // streams)
+
+    @telling_causes
+    def forward(self, y: Tensor) -> Tensor:
+        check_input(self, y, self.in_channels, "a state", self.dims)
+        _check_pooled(self.pool, y, self.dims)
+        padding = (0, 0) * self.dims + self.channels
+        return torch.cat([F.pad(part, padding) for part in self.pool(y).chunk(self.streams, dim=1)], dim=1)
+
+    def extra_repr(self) -> str:
+        streams = f", streams={self.streams}" if self.streams > 1 else ""
+        return f"{self.in_channels}, {self.out_channels}{streams}"
+
+
+def _new_channels(before: int, after: int, what: str) -> int:
+    if after < before:
+        raise ConfigurationError(f"a padded {what} cannot lower {before} channels to {after}")
+    return after - before
+
+
+def _on_both_sides(channels: int) -> tuple[int, int]:
+    return channels // 2, channels - channels // 2
 
 
 class PaddedShortcut(nn.Module):
@@ -129,10 +190,7 @@ class PaddedShortcut(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
-        if out_channels < in_channels:
-            raise ConfigurationError(f"a padded shortcut cannot lower {in_channels} channels to {out_channels}")
-        before = (out_channels - in_channels) // 2
-        self.channels = (before, out_channels - in_channels - before)
+        self.channels = _on_both_sides(_new_channels(in_channels, out_channels, "shortcut"))
         self.stride = stride
 
     def forward(self, y: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Data sets and batches."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -38,6 +39,25 @@ def test_bad_validation_shares(validation):
 def test_a_validation_split_that_cannot_hold_every_class():
     with pytest.raises(db.ConfigurationError, match="all 10 classes"):
         load_dataset("digits", 0.001)
+
+
+def test_some_training_images_are_a_fixed_list_and_leave_the_others_as_they_are():
+    whole, some, fewer = load_dataset("digits"), load_dataset("digits", train_images=100), DataConfig(train_images=40)
+    places = np.random.RandomState(0).permutation(len(whole.train))[:100]
+    assert torch.equal(some.train.images, whole.train.images[places])
+    assert torch.equal(some.train.labels, whole.train.labels[places])
+    assert torch.equal(fewer.load().train.labels, some.train.labels[:40])
+    assert torch.equal(some.validation.images, whole.validation.images)
+    assert torch.equal(some.test.images, whole.test.images)
+    listed = [load_dataset("digits", train_images=100, split_seed=seed).note for seed in (0, 0, 1)]
+    assert listed[0] == listed[1] != listed[2]
+    assert "trained on 100 of 1,293 training images, split seed 0, list " in listed[0]
+
+
+@pytest.mark.parametrize(("count", "message"), [(1294, "at most the 1293"), (0, "train_images"), (2.5, "train_images")])
+def test_numbers_of_training_images_that_cannot_be(count, message):
+    with pytest.raises(db.ConfigurationError, match=message):
+        load_dataset("digits", train_images=count)
 
 
 SHIFT = Augmentation(shift=1)

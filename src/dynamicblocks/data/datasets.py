@@ -1,14 +1,18 @@
 """Data sets split into training, validation and test images."""
 
+import hashlib
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from dynamicblocks.data.augmentation import Augmentation
 from dynamicblocks.data.catalogue import Where, read_raw
 from dynamicblocks.data.splits import MemorySplit, Split, stratified
 from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.times import check_count
 
 # Most images of a folder from which mean and deviation are estimated.
 FOLDER_SAMPLE = 1000
@@ -53,6 +57,7 @@ def load_dataset(
     data_dir: str | None = None,
     size: int | None = None,
     workers: int = 0,
+    train_images: int | None = None,
 ) -> ImageDataset:
     """The data set of that name, with a stratified validation split cut from its training images.
 
@@ -63,9 +68,10 @@ def load_dataset(
         data_dir: folder of a local copy in the official layout; None for the cache, and a download to it.
         size: side of the images of a folder.
         workers: processes that decode the images of a folder.
+        train_images: train on so many of the images that are left, a list that the split seed fixes; None for all.
 
     Raises:
-        ConfigurationError: an unknown name, or a share that does not work.
+        ConfigurationError: an unknown name, or a share or number of images that does not work.
         StorageError: a file is missing, damaged, or cannot be downloaded.
 
     >>> data = load_dataset("digits")
@@ -76,19 +82,34 @@ def load_dataset(
         raise ConfigurationError(f"validation, a share of the training images, must be in (0, 1), got {validation}")
     raw = read_raw(name, Where(data_dir, size, workers))
     train, held_out, how = raw.train, raw.validation, "validation images of its own"
+    indices = np.arange(len(train))
     if held_out is None:
         try:
-            kept, held = stratified(raw.train.labels.numpy(), validation, split_seed)
+            indices, held = stratified(raw.train.labels.numpy(), validation, split_seed)
         except ValueError as error:
             raise ConfigurationError(
                 f"cannot hold out {validation} of {len(raw.train)} images of {name} with all {len(raw.classes)} "
                 f"classes in both parts: {error}"
             ) from error
-        train, held_out = (raw.train.select(torch.from_numpy(part)) for part in (kept, held))
+        train, held_out = (raw.train.select(torch.from_numpy(part)) for part in (indices, held))
         how = f"validation: {len(held_out)} training images, stratified, split seed {split_seed}"
+    if train_images is not None:
+        places, listed = _some(indices, train_images, split_seed)
+        train = train.select(torch.from_numpy(places))
+        how += f"; trained on {listed}"
     mean, std = moments(train)
     note = f"{raw.note}; {len(train):,} training and {len(raw.test):,} test images; {how}"
     return ImageDataset(name, raw.classes, train, held_out, raw.test, mean, std, note, raw.augmentation)
+
+
+def _some(indices: NDArray[np.int64], count: int, seed: int) -> tuple[NDArray[np.int64], str]:
+    """The places of the first ``count`` of a fixed order, and what the record of a run says of that list."""
+    if check_count(count, "data.train_images") > len(indices):
+        raise ConfigurationError(f"data.train_images must be at most the {len(indices)} training images, got {count}")
+    # RandomState's numbers are promised to stay what they are.
+    places = np.random.RandomState(seed).permutation(len(indices))[:count]
+    digest = hashlib.sha256(indices[places].astype("<i8").tobytes()).hexdigest()[:16]
+    return places, f"{count:,} of {len(indices):,} training images, split seed {seed}, list {digest}"
 
 
 def moments(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:

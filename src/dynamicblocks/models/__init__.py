@@ -2,18 +2,23 @@
 
 from dynamicblocks.models.continuousnet import continuousnet
 from dynamicblocks.models.dynamicnet import dynamicnet
+from dynamicblocks.models.pde_cnn import pde_cnn
 from dynamicblocks.models.registry import create_model, list_models, model_options, models
 from dynamicblocks.models.resnet import resnet, wide_resnet
+from dynamicblocks.models.reversible_resnet import hamiltonian_resnet, two_step_resnet
 from dynamicblocks.models.twist_resnet import twist_resnet
 
 __all__ = [
     "continuousnet",
     "create_model",
     "dynamicnet",
+    "hamiltonian_resnet",
     "list_models",
     "model_options",
     "models",
+    "pde_cnn",
     "resnet",
     "twist_resnet",
+    "two_step_resnet",
     "wide_resnet",
 ]

@@ -18,6 +18,7 @@ class DataConfig:
         workers: processes that read the images of an image folder.
         validation: share of the training images held out to choose the checkpoint.
         split_seed: which images those are.
+        train_images: train on so many of the other images, a list that the split seed fixes; by default on all.
         batch_size: images in a training step, over all processes.
         test_batch_size: images in a step of evaluation; by default as in training.
         shift: most pixels by which training images are moved at random (pad and crop).
@@ -35,6 +36,7 @@ class DataConfig:
     workers: int = 0
     validation: float = 0.1
     split_seed: int = 0
+    train_images: int | None = None
     batch_size: int = 64
     test_batch_size: int | None = None
     shift: int | None = None
@@ -45,6 +47,8 @@ class DataConfig:
     progressive: tuple[tuple[float, int], ...] = ()
 
     def __post_init__(self) -> None:
+        if self.train_images is not None:
+            check_count(self.train_images, "data.train_images")
         shares = [share for share, _ in self.progressive]
         if shares and (shares[0] != 0 or shares != sorted(set(shares)) or shares[-1] >= 1):
             raise ConfigurationError(f"the shares of data.progressive must rise from 0 to below 1, got {shares}")
@@ -62,7 +66,13 @@ class DataConfig:
     def load(self) -> ImageDataset:
         """The data set, split."""
         return load_dataset(
-            self.name, self.validation, self.split_seed, data_dir=self.data_dir, size=self.size, workers=self.workers
+            self.name,
+            self.validation,
+            self.split_seed,
+            data_dir=self.data_dir,
+            size=self.size,
+            workers=self.workers,
+            train_images=self.train_images,
         )
 
     def augmentation(self, usual: Augmentation) -> Augmentation:

@@ -1,0 +1,22 @@
+"""Blocks of so many units: their times and the basis of their weights."""
+
+from dataclasses import replace
+
+from dynamicblocks.controls import Basis, as_basis
+from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.times import Grid, check_amount, check_count, uniform
+
+
+def in_units(units: int, step: float, controls: Basis | str | int) -> tuple[Basis, Grid]:
+    """A basis on ``units`` intervals, unless it has a size of its own, and the grid of as many steps of that length.
+
+    >>> in_units(2, 0.5, "linear")
+    (PiecewiseLinear(size=3, knots=None), Grid(points=(0.0, 0.5, 1.0)))
+    """
+    check_count(units, "units")
+    if check_amount(step, "step") == 0:
+        raise ConfigurationError("step, the length of a step, must be positive, got 0")
+    basis = as_basis(controls)
+    if basis.size is None:
+        basis = replace(basis, size=basis.size_of(units))
+    return basis, uniform(0.0, units * step, steps=units)
