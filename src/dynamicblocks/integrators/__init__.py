@@ -6,7 +6,7 @@ from dynamicblocks.integrators.algebraic import ReversiblePair, ReversibleRungeK
 from dynamicblocks.integrators.embedded import Embedded, Paired, Trial
 from dynamicblocks.integrators.esdirk import ESDIRKS, Esdirk
 from dynamicblocks.integrators.implicit import IMPLICIT, ImplicitRungeKutta
-from dynamicblocks.integrators.integrator import Carry, FieldStage, Integrator, Reads, Size, Stage
+from dynamicblocks.integrators.integrator import Carry, FieldStage, Integrator, Reads, Size, Stage, check_steps
 from dynamicblocks.integrators.methods import (
     ADAPTIVE,
     METHODS,
@@ -62,6 +62,7 @@ __all__ = [
     "Trial",
     "as_integrator",
     "as_method",
+    "check_steps",
     "foreign_options",
     "integrators",
     "list_integrators",
