@@ -300,6 +300,10 @@ class DynamicBlock(nn.Module):
             method = self.integrator
         else:
             method = self._stretched(grid)
+        if grid.steps != self.steps and method.bound_to_steps:
+            raise ConfigurationError(
+                f"the {self.steps} steps cannot become {grid.steps} with {method.shorthand}: {method.bound_to_steps}"
+            )
         other._choose(
             grid,
             method,

@@ -177,6 +177,14 @@ class Integrator(ABC):
         return copy.deepcopy(self) if isinstance(self, nn.Module) else self
 
     @property
+    def bound_to_steps(self) -> str:
+        """Why a block of another number of steps would be another function, and no better one: a clause, if it would.
+
+        The number of steps is then never changed.
+        """
+        return ""
+
+    @property
     def unused_weights(self) -> tuple[str, ...]:
         """Names of weights of its own that no step of its block reads."""
         return ()
