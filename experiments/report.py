@@ -17,10 +17,10 @@ here: weights | test % | min | seed, hardware, data |
 
 def row(name: str, published: list) -> str:
     """What was published and what was measured here."""
-    model, data, units, refined, integrator, weights, accuracy, minutes = published
+    model, data, units, refined, integrator, weights, accuracy, minutes, *mark = published
     told = [
         "-" if weights is None else f"{weights} M",
-        "-" if accuracy is None else f"{accuracy:.2f}",
+        "-" if accuracy is None else " ".join([f"{accuracy:.2f}", *(f"({word})" for word in mark)]),
         "-" if minutes is None else f"{minutes}",
     ]
     path = HERE / "results" / f"{name}.json"

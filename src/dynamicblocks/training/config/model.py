@@ -21,6 +21,7 @@ class ModelConfig:
         controls: basis of the weights in time (constant, linear, or with a size: linear(5)).
         units: depth of a block in units of layers, and its number of control intervals.
         steps: time steps of each block.
+        step: length of each time step of a network of partial differential equations, or a reversible one.
         integrator: one of `dynamicblocks integrators`.
         gradient: backward pass (backprop, checkpoint, adjoint; with alf, reversible_heun, reversible('rk4') also
             reversible).
@@ -34,10 +35,11 @@ class ModelConfig:
         activation_first: whether a ContinuousNet normalises and activates before it convolves.
         stitch: whether a ContinuousNet has residual units between blocks (else plain convolutions).
         initial: how convolutions are drawn (he, torch).
-        depth: layers of a plain residual network, 6 n + 2 (wide: 6 n + 4).
-        unit: residual unit of a plain or twisted residual network (a, b, c, d, e, post, bottleneck_a, bottleneck_e).
+        depth: layers of a plain or two-step residual network, 6 n + 2 (wide: 6 n + 4; Hamiltonian: 12 n + 2).
+        unit: residual unit of a plain or twisted residual network (a, b, c, d, e, post, bottleneck_a, bottleneck_e), or
+            of a Hamiltonian one (preact_symmetric, symmetric).
         shortcut: of strided residual units (padding, convolution, convolution_norm).
-        bias: whether convolutions have biases.
+        bias: whether convolutions, or layers, have biases.
         stages: which of the four stages of a twist_resnet are twisted, for example TTTF.
         parametrisation: of the twist of a twist_resnet (vector, independent, full).
         degree: of its coefficients, 1 or 2.
@@ -52,6 +54,7 @@ class ModelConfig:
     controls: str | None = None
     units: int | None = None
     steps: int | None = None
+    step: float | None = None
     integrator: str | None = None
     gradient: str | None = None
     connector: str | None = None

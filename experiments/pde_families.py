@@ -1,0 +1,315 @@
+"""One network of each family at equal size beside a plain ResNet-20, and depth that grows beside depth that does not.
+
+10,000 CIFAR-10 images (a fixed list, whose hash is in each row), the same recipe for every network, one thread. Each
+training is a process of its own and a row of ``results/pde_families.json``; rows that are there are not trained again,
+so a run that was cut off goes on where it was.
+
+Example: python experiments/pde_families.py --data_dir data --seeds 0 1 2
+"""
+
+import argparse
+import gc
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from statistics import mean, median, stdev
+from time import perf_counter, process_time
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dynamicblocks.network import DynamicNet
+from dynamicblocks.training import Training
+from dynamicblocks.training.config import (
+    DataConfig,
+    HardwareConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RefineConfig,
+    TrainConfig,
+)
+from dynamicblocks.training.environment import environment
+from dynamicblocks.training.run_folder import RunFolder
+
+RESULT = Path(__file__).parent / "results" / "pde_families.json"
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+BATCH = 128
+# The learning rate was the best of 0.02, 0.05, 0.1 and 0.2 for two of the networks; see the README.
+OPTIMIZER = OptimizerConfig(lr=0.1, momentum=0.9, weight_decay=5e-4, schedule="cosine", warmup=0.15)
+# Fixed, so that all networks are trained in the same way.
+HARDWARE = HardwareConfig(accelerator="cpu", precision="bf16-mixed", channels_last=True, compile=False)
+PLAIN = "ResNet-20"
+
+FAMILIES = {
+    PLAIN: ModelConfig(name="resnet20"),
+    "parabolic": ModelConfig(name="parabolic_cnn", widths=(16, 40, 88, 88)),
+    "Hamiltonian": ModelConfig(name="hamiltonian_cnn"),
+    "second order": ModelConfig(name="second_order_cnn", widths=(16, 40, 88, 88)),
+    "reversible Hamiltonian": ModelConfig(name="hamiltonian_resnet", depth=50),
+    "midpoint": ModelConfig(name="midpoint_resnet", depth=26, widths=(16, 32, 88)),
+    "IMEX": ModelConfig(name="parabolic_cnn", widths=(16, 40, 88, 88), layer="semi_implicit", integrator="imex"),
+    "LM-ResNet-20": ModelConfig(name="lm_resnet", depth=20),
+}
+# Depth that grows, with a cosine of its own for each level, beside its first and its last depth from the start.
+GROWN = "2-2-2 -> 4-4-4 -> 8-8-8"
+LEVELS = {
+    "2-2-2": ModelConfig(name="continuousnet", width=8, units=2),
+    "8-8-8": ModelConfig(name="continuousnet", width=8, units=8),
+    GROWN: ModelConfig(name="continuousnet", width=8, units=2),
+}
+EPOCHS, LEVEL_EPOCHS = 8, 16
+# The shares of the published multi-level trainings: 60 and 110 of 160 epochs.
+REFINE = RefineConfig(epochs=(6, 11), restart=True)
+
+
+def config_of(name: str, seed: int, data_dir: str | None, output: str) -> TrainConfig:
+    data = DataConfig(
+        name="cifar10",
+        data_dir=data_dir,
+        train_images=10_000,
+        validation=0.02,
+        batch_size=BATCH,
+        test_batch_size=500,
+    )
+    return TrainConfig(
+        data=data,
+        model=FAMILIES[name] if name in FAMILIES else LEVELS[name],
+        optimizer=OPTIMIZER,
+        refine=REFINE if name == GROWN else RefineConfig(),
+        hardware=HARDWARE,
+        epochs=EPOCHS if name in FAMILIES else LEVEL_EPOCHS,
+        keep="last",
+        seed=seed,
+        output=output,
+        run=f"{name.replace(' -> ', '_').replace(' ', '_')}_{seed}",
+    )
+
+
+def train(name: str, seed: int, data_dir: str | None, output: str, note: str) -> dict:
+    """One training; what came out, without where the data lay."""
+    config = config_of(name, seed, data_dir, output)
+    # One that was cut off goes on from its last epoch; its seconds of the processor are then those of the rest.
+    begun = Path(output) / config.run
+    resume = begun if begun.exists() else None
+    training = Training(config, resume=resume)
+    before = process_time()
+    outcome = training.run()
+    seconds = process_time() - before
+    folder = RunFolder(outcome.folder)
+    epochs = folder.metrics()
+    used = config.as_dict()
+    used["data"]["data_dir"], used["output"] = None, "runs"
+    return {
+        "network": name,
+        "seed": seed,
+        "date": f"{date.today()}",
+        "weights": outcome.weights,
+        "test_accuracy": outcome.test.accuracy,
+        "validation_accuracy": outcome.validation.accuracy,
+        "training_seconds": outcome.seconds,
+        "images_per_second": median(epoch["images_per_second"] for epoch in epochs),
+        "processor_seconds": seconds,
+        "resumed": resume is not None,
+        "process_peak_bytes": process_peak(),
+        "data": folder.record()["data"].replace(f"local copy in {data_dir}", "local copy in the official layout"),
+        "note": note,
+        "configuration": used,
+        "epochs": epochs,
+        **environment(),
+    }
+
+
+def process_peak() -> int:
+    """The most bytes that this process had in memory."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def build(name: str) -> DynamicNet:
+    return TrainConfig(model=FAMILIES[name]).build(SimpleNamespace(channels=3, classes=range(10)))
+
+
+def training_step(net: DynamicNet, batch: int = BATCH) -> Callable[[], float]:
+    """A step of a training on random images, which says how many seconds it took."""
+    net.to(memory_format=torch.channels_last)
+    images: Tensor = torch.randn(batch, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(10, (batch,))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
+
+    def step() -> float:
+        begin = perf_counter()
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = net(images)
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(logits.float(), labels).backward()
+        optimizer.step()
+        return perf_counter() - begin
+
+    return step
+
+
+def memory(name: str) -> dict[str, int]:
+    """What a training step needs at most beyond what was there before: bytes of the process, and of living tensors."""
+    sys.path.insert(0, str(BENCHMARKS))
+    from live_bytes import peak_bytes
+
+    net = build(name)
+    training_step(net, 2)()  # loads the kernels
+    step = training_step(net)
+    gc.collect()
+    before = process_peak()
+    step()
+    of_process = process_peak() - before
+    return {"process_bytes": of_process, "tensor_bytes": peak_bytes(step)}
+
+
+def speeds(repeats: int) -> dict[str, dict]:
+    """Training steps of all networks in turn: images a second, and times beside the plain network's of each round."""
+    steps = {name: training_step(build(name)) for name in FAMILIES}
+    for step in steps.values():
+        step()
+        step()
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(repeats):
+        for name, step in steps.items():
+            seconds[name].append(step())
+    return {
+        name: {
+            "images_per_second": BATCH / median(taken),
+            "time_over_plain": median(a / b for a, b in zip(taken, seconds[PLAIN], strict=True)),
+            "seconds": taken,
+            "weights": build(name).num_weights,
+            **fresh("--memory", name),
+        }
+        for name, taken in seconds.items()
+    }
+
+
+def fresh(*arguments: str) -> dict:
+    """What this script says with these arguments, in a process of its own."""
+    # Tensors are mapped one by one and given back when they die: else a peak holds what the heap kept between them.
+    environ = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)}
+    command = [sys.executable, __file__, *arguments]
+    said = subprocess.run(command, env=environ, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return json.loads(said.splitlines()[-1])
+
+
+def record() -> dict:
+    """The results so far."""
+    return json.loads(RESULT.read_text()) if RESULT.exists() else {"rows": []}
+
+
+def keep(change: Callable[[dict], None]) -> None:
+    """Change the record on disk, as a whole or not at all."""
+    changed = record()
+    change(changed)
+    written = RESULT.with_suffix(".part")
+    written.write_text(json.dumps(changed, indent=1) + "\n")
+    written.replace(RESULT)
+
+
+def table() -> str:
+    """The record as Markdown."""
+    found = record()
+    measured = found.get("speed", {}).get("networks", {})
+    lines = [
+        "| network | weights | test accuracy: mean (lowest to highest) | standard deviation | images/s | step's time "
+        "beside ResNet-20 | peak memory of a step: tensors | process |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in FAMILIES:
+        rows = [row for row in found["rows"] if row["network"] == name]
+        speed = measured.get(name)
+        cost = (
+            ["not measured"] * 4
+            if speed is None
+            else [
+                f"{speed['images_per_second']:.0f}",
+                f"{speed['time_over_plain']:.2f}",
+                *(f"{speed[kind] / 2**20:.0f} MiB" for kind in ("tensor_bytes", "process_bytes")),
+            ]
+        )
+        lines.append("| " + " | ".join([name, weights(rows), *accuracy(rows), *cost]) + " |")
+    lines += [
+        "",
+        "| ContinuousNet, width 8 | weights | test accuracy: mean (lowest to highest) | standard deviation | "
+        "processor seconds | beside 8-8-8 |",
+        "|---|---|---|---|---|---|",
+    ]
+    of_level = {name: [row for row in found["rows"] if row["network"] == name] for name in LEVELS}
+    for name, rows in of_level.items():
+        mine, full = ({row["seed"]: row["processor_seconds"] for row in each} for each in (rows, of_level["8-8-8"]))
+        ratios = [mine[seed] / full[seed] for seed in mine if seed in full]
+        cost = [f"{mean(mine.values()):.0f}" if mine else "not measured", f"{mean(ratios):.2f}" if ratios else ""]
+        lines.append("| " + " | ".join([name, weights(rows), *accuracy(rows), *cost]) + " |")
+    return "\n".join(lines)
+
+
+def weights(rows: list[dict]) -> str:
+    return f"{rows[0]['weights']:,}" if rows else "not measured"
+
+
+def accuracy(rows: list[dict]) -> list[str]:
+    shares = [100 * row["test_accuracy"] for row in rows]
+    if not shares:
+        return ["not measured", ""]
+    if len(shares) == 1:
+        return [f"{shares[0]:.2f} %, one seed", "-"]
+    return [f"{mean(shares):.2f} % ({min(shares):.2f} to {max(shares):.2f})", f"{stdev(shares):.2f}"]
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", help="local copy of CIFAR-10; by default it is downloaded")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="of the trainings (default 0 1 2)")
+    names = [*FAMILIES, *LEVELS]
+    parser.add_argument("--networks", nargs="+", choices=names, default=names, help="default all")
+    parser.add_argument("--output", default="runs", help="where the runs are written (default runs)")
+    parser.add_argument("--note", default="", help="what else ran on the machine; kept with the rows")
+    parser.add_argument("--speed", type=int, default=0, help="rounds in which steps are timed, instead of trainings")
+    parser.add_argument("--table", action="store_true", help="print the results so far, instead of trainings")
+    parser.add_argument("--memory", choices=[*FAMILIES], help=argparse.SUPPRESS)
+    parser.add_argument("--one", choices=names, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
+    if options.memory:
+        print(json.dumps(memory(options.memory)))
+    elif options.one:
+        print(json.dumps(train(options.one, *options.seeds, options.data_dir, options.output, options.note)))
+    elif options.table:
+        print(table())
+    elif options.speed:
+        measured = {"date": f"{date.today()}", "note": options.note, **environment(), "networks": speeds(options.speed)}
+        keep(lambda found: found.update(speed=measured))
+        print(table())
+    else:
+        train_all(options)
+
+
+def train_all(options: argparse.Namespace) -> None:
+    """The rows that are not there yet, all networks of a seed before the next seed."""
+    for seed in options.seeds:
+        for name in options.networks:
+            if any((row["network"], row["seed"]) == (name, seed) for row in record()["rows"]):
+                continue
+            where = [] if options.data_dir is None else ["--data_dir", options.data_dir]
+            row = fresh("--one", name, "--seeds", str(seed), "--output", options.output, "--note", options.note, *where)
+            keep(lambda found, row=row: found["rows"].append(row))
+            print(
+                f"{name}, seed {seed}: {row['test_accuracy']:.2%}, {row['weights']:,} weights, "
+                f"{row['processor_seconds']:.0f} s of the processor",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
