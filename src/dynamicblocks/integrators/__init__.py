@@ -6,7 +6,7 @@ from dynamicblocks.integrators.algebraic import ReversiblePair, ReversibleRungeK
 from dynamicblocks.integrators.embedded import Embedded, Paired, Trial
 from dynamicblocks.integrators.esdirk import ESDIRKS, Esdirk
 from dynamicblocks.integrators.implicit import IMPLICIT, ImplicitRungeKutta
-from dynamicblocks.integrators.integrator import Carry, FieldStage, Integrator, Reads, Size, Stage
+from dynamicblocks.integrators.integrator import Carry, FieldStage, Integrator, Reads, Size, Stage, check_steps
 from dynamicblocks.integrators.methods import (
     ADAPTIVE,
     METHODS,
@@ -22,10 +22,13 @@ from dynamicblocks.integrators.methods import (
     reversible,
 )
 from dynamicblocks.integrators.pairs import PAIRS, Pair
+from dynamicblocks.integrators.partitioned import SymplecticEuler, Verlet
 from dynamicblocks.integrators.reversible import AsynchronousLeapfrog, ReversibleHeun
 from dynamicblocks.integrators.runge_kutta import RungeKutta
+from dynamicblocks.integrators.second_order import Leapfrog
 from dynamicblocks.integrators.tableaus import TABLEAUS, Tableau
 from dynamicblocks.integrators.tolerance import Norm, Tolerance, rms_norm
+from dynamicblocks.integrators.two_step_midpoint import TwoStepMidpoint
 
 __all__ = [
     "ADAPTIVE",
@@ -46,6 +49,7 @@ __all__ = [
     "GridMethod",
     "ImplicitRungeKutta",
     "Integrator",
+    "Leapfrog",
     "Method",
     "Norm",
     "Pair",
@@ -57,11 +61,15 @@ __all__ = [
     "RungeKutta",
     "Size",
     "Stage",
+    "SymplecticEuler",
     "Tableau",
     "Tolerance",
     "Trial",
+    "TwoStepMidpoint",
+    "Verlet",
     "as_integrator",
     "as_method",
+    "check_steps",
     "foreign_options",
     "integrators",
     "list_integrators",
