@@ -3,6 +3,7 @@
 from dynamicblocks.integrators.adams import Adams
 from dynamicblocks.integrators.adaptive import Adaptive
 from dynamicblocks.integrators.algebraic import ReversiblePair, ReversibleRungeKutta
+from dynamicblocks.integrators.coupling import AdditiveStep, AffineStep, Coupling
 from dynamicblocks.integrators.embedded import Embedded, Paired, Trial
 from dynamicblocks.integrators.esdirk import ESDIRKS, Esdirk
 from dynamicblocks.integrators.implicit import IMPLICIT, ImplicitRungeKutta
@@ -21,6 +22,7 @@ from dynamicblocks.integrators.methods import (
     list_integrators,
     reversible,
 )
+from dynamicblocks.integrators.momentum import Momentum, momentum_steps
 from dynamicblocks.integrators.pairs import PAIRS, Pair
 from dynamicblocks.integrators.reversible import AsynchronousLeapfrog, ReversibleHeun
 from dynamicblocks.integrators.runge_kutta import RungeKutta
@@ -38,8 +40,11 @@ __all__ = [
     "Adams",
     "Adaptive",
     "AdaptiveMethod",
+    "AdditiveStep",
+    "AffineStep",
     "AsynchronousLeapfrog",
     "Carry",
+    "Coupling",
     "Embedded",
     "Esdirk",
     "FieldStage",
@@ -47,6 +52,7 @@ __all__ = [
     "ImplicitRungeKutta",
     "Integrator",
     "Method",
+    "Momentum",
     "Norm",
     "Pair",
     "Paired",
@@ -65,6 +71,7 @@ __all__ = [
     "foreign_options",
     "integrators",
     "list_integrators",
+    "momentum_steps",
     "reversible",
     "rms_norm",
 ]

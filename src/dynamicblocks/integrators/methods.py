@@ -13,10 +13,12 @@ from dynamicblocks.errors import ConfigurationError, unknown_name
 from dynamicblocks.integrators.adams import Adams
 from dynamicblocks.integrators.adaptive import BEYOND, Adaptive
 from dynamicblocks.integrators.algebraic import COUPLING, ReversiblePair, ReversibleRungeKutta
+from dynamicblocks.integrators.coupling import AdditiveStep, AffineStep
 from dynamicblocks.integrators.embedded import Embedded
 from dynamicblocks.integrators.esdirk import ESDIRKS, Esdirk
 from dynamicblocks.integrators.implicit import IMPLICIT, ImplicitRungeKutta, ImplicitTableau
 from dynamicblocks.integrators.integrator import Integrator
+from dynamicblocks.integrators.momentum import Momentum
 from dynamicblocks.integrators.pairs import PAIRS, Pair
 from dynamicblocks.integrators.reversible import AsynchronousLeapfrog, ReversibleHeun
 from dynamicblocks.integrators.runge_kutta import RungeKutta
@@ -129,6 +131,11 @@ integrators: Registry[Integrator] = Registry("integrator")
 for _name, _method in METHODS.items():
     if not isinstance(_method.block, str):
         integrators.register(_name)(_method.block)
+
+# They read parts that plain functions have not, or are made for networks rather than for equations.
+integrators.register("additive_coupling")(AdditiveStep)
+integrators.register("affine_coupling")(AffineStep)
+integrators.register("momentum")(Momentum)
 
 REVERSIBLE = "reversible"
 """The gradient mode of that name needs steps that can be taken back; the integrator makes them so."""
