@@ -4,6 +4,7 @@ from dynamicblocks.integrators.adams import Adams
 from dynamicblocks.integrators.adams_bashforth import AdamsBashforth
 from dynamicblocks.integrators.adaptive import Adaptive
 from dynamicblocks.integrators.algebraic import ReversiblePair, ReversibleRungeKutta
+from dynamicblocks.integrators.coupling import AdditiveStep, AffineStep, Coupling
 from dynamicblocks.integrators.embedded import Embedded, Paired, Trial
 from dynamicblocks.integrators.esdirk import ESDIRKS, Esdirk
 from dynamicblocks.integrators.implicit import IMPLICIT, ImplicitRungeKutta
@@ -23,6 +24,7 @@ from dynamicblocks.integrators.methods import (
     list_integrators,
     reversible,
 )
+from dynamicblocks.integrators.momentum import Momentum, momentum_steps
 from dynamicblocks.integrators.pairs import PAIRS, Pair
 from dynamicblocks.integrators.partitioned import SymplecticEuler, Verlet
 from dynamicblocks.integrators.reversible import AsynchronousLeapfrog, ReversibleHeun
@@ -44,8 +46,11 @@ __all__ = [
     "AdamsBashforth",
     "Adaptive",
     "AdaptiveMethod",
+    "AdditiveStep",
+    "AffineStep",
     "AsynchronousLeapfrog",
     "Carry",
+    "Coupling",
     "Embedded",
     "Esdirk",
     "FieldStage",
@@ -55,6 +60,7 @@ __all__ = [
     "Leapfrog",
     "LinearMultistep",
     "Method",
+    "Momentum",
     "Norm",
     "Pair",
     "Paired",
@@ -77,6 +83,7 @@ __all__ = [
     "foreign_options",
     "integrators",
     "list_integrators",
+    "momentum_steps",
     "reversible",
     "rms_norm",
 ]

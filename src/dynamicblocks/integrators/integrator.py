@@ -121,6 +121,11 @@ class Integrator(ABC):
         return False
 
     @property
+    def drifts(self) -> bool:
+        """Whether errors grow on the way back whatever the field is, so that it is measured where that led."""
+        return False
+
+    @property
     def shorthand(self) -> str:
         """What :func:`as_integrator` makes it from: the name, with arguments where there are any."""
         return self.name

@@ -14,11 +14,13 @@ from dynamicblocks.integrators.adams import Adams
 from dynamicblocks.integrators.adams_bashforth import AdamsBashforth
 from dynamicblocks.integrators.adaptive import BEYOND, Adaptive
 from dynamicblocks.integrators.algebraic import COUPLING, ReversiblePair, ReversibleRungeKutta
+from dynamicblocks.integrators.coupling import AdditiveStep, AffineStep
 from dynamicblocks.integrators.embedded import Embedded
 from dynamicblocks.integrators.esdirk import ESDIRKS, Esdirk
 from dynamicblocks.integrators.implicit import IMPLICIT, ImplicitRungeKutta, ImplicitTableau
 from dynamicblocks.integrators.integrator import Integrator
 from dynamicblocks.integrators.linear_multistep import LinearMultistep
+from dynamicblocks.integrators.momentum import Momentum
 from dynamicblocks.integrators.pairs import PAIRS, Pair
 from dynamicblocks.integrators.partitioned import SymplecticEuler, Verlet
 from dynamicblocks.integrators.reversible import AsynchronousLeapfrog, ReversibleHeun
@@ -155,6 +157,10 @@ OF_OTHER_EQUATIONS = {
     "is meant, and 'two_step_midpoint' is its like for y' = func(t, y)"
 }
 """What solves refuse under a bare name, by which a method for y' = func(t, y) would be expected."""
+# They read parts that plain functions have not, or are made for networks rather than for equations.
+integrators.register("additive_coupling")(AdditiveStep)
+integrators.register("affine_coupling")(AffineStep)
+integrators.register("momentum")(Momentum)
 
 REVERSIBLE = "reversible"
 """The gradient mode of that name needs steps that can be taken back; the integrator makes them so."""

@@ -2,8 +2,8 @@
 
 from dynamicblocks.models.continuousnet import continuousnet
 from dynamicblocks.models.dynamicnet import dynamicnet
-from dynamicblocks.models.pde_cnn import pde_cnn
 from dynamicblocks.models.lm_resnet import MultistepStage, lm_resnet
+from dynamicblocks.models.pde_cnn import pde_cnn
 from dynamicblocks.models.registry import create_model, list_models, model_options, models
 from dynamicblocks.models.resnet import resnet, wide_resnet
 from dynamicblocks.models.reversible_resnet import hamiltonian_resnet, two_step_resnet
