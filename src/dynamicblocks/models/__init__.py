@@ -2,6 +2,7 @@
 
 from dynamicblocks.models.continuousnet import continuousnet
 from dynamicblocks.models.dynamicnet import dynamicnet
+from dynamicblocks.models.lm_resnet import MultistepStage, lm_resnet
 from dynamicblocks.models.pde_cnn import pde_cnn
 from dynamicblocks.models.registry import create_model, list_models, model_options, models
 from dynamicblocks.models.resnet import resnet, wide_resnet
@@ -9,11 +10,13 @@ from dynamicblocks.models.reversible_resnet import hamiltonian_resnet, two_step_
 from dynamicblocks.models.twist_resnet import twist_resnet
 
 __all__ = [
+    "MultistepStage",
     "continuousnet",
     "create_model",
     "dynamicnet",
     "hamiltonian_resnet",
     "list_models",
+    "lm_resnet",
     "model_options",
     "models",
     "pde_cnn",
