@@ -15,6 +15,7 @@ from dynamicblocks.integrators.adaptive import BEYOND, Adaptive
 from dynamicblocks.integrators.algebraic import COUPLING, ReversiblePair, ReversibleRungeKutta
 from dynamicblocks.integrators.embedded import Embedded
 from dynamicblocks.integrators.esdirk import ESDIRKS, Esdirk
+from dynamicblocks.integrators.imex import Imex
 from dynamicblocks.integrators.implicit import IMPLICIT, ImplicitRungeKutta, ImplicitTableau
 from dynamicblocks.integrators.integrator import Integrator
 from dynamicblocks.integrators.pairs import PAIRS, Pair
@@ -137,6 +138,7 @@ for _name, _method in METHODS.items():
 # They read parts of a layer, which a function of a caller's has if it declares them.
 integrators.register("symplectic_euler")(SymplecticEuler)
 integrators.register("verlet")(Verlet)
+integrators.register("imex")(Imex)
 
 
 @integrators.register("leapfrog")
