@@ -50,11 +50,13 @@ PLAIN = "ResNet-20"
 FAMILIES = {
     PLAIN: ModelConfig(name="resnet20"),
     "parabolic": ModelConfig(name="parabolic_cnn", widths=(16, 40, 88, 88)),
-    "Hamiltonian": ModelConfig(name="hamiltonian_cnn"),
+    "Hamiltonian": ModelConfig(name="hamiltonian_cnn", widths=(16, 48, 128, 128)),
     "second order": ModelConfig(name="second_order_cnn", widths=(16, 40, 88, 88)),
-    "reversible Hamiltonian": ModelConfig(name="hamiltonian_resnet", depth=50),
+    "reversible Hamiltonian": ModelConfig(name="hamiltonian_resnet", depth=50, widths=(16, 48, 128)),
     "midpoint": ModelConfig(name="midpoint_resnet", depth=26, widths=(16, 32, 88)),
-    "IMEX": ModelConfig(name="parabolic_cnn", widths=(16, 40, 88, 88), layer="semi_implicit", integrator="imex"),
+    "IMEX": ModelConfig(
+        name="parabolic_cnn", widths=(16, 40, 88, 88), layer="semi_implicit", integrator="imex", norm="batch"
+    ),
     "LM-ResNet-20": ModelConfig(name="lm_resnet", depth=20),
 }
 # Depth that grows, with a cosine of its own for each level, beside its first and its last depth from the start.

@@ -156,6 +156,39 @@ def refine(net: Net, factor: int = 2, *, steps: bool = True) -> Net:
     return _change_blocks(net, change)
 
 
+def rediscretise(net: Net, *, controls: int | None = None, steps: int | None = None) -> Net:
+    """Every block with so many equal control intervals and equal steps over its span; theta(t) is projected.
+
+    Where the new basis contains the old one theta(t) is the same, as after :func:`refine`. Numbers may fall, too.
+
+    Args:
+        net: a network or block.
+        controls: intervals between knots (of a polynomial: controls); None keeps the controls as they are.
+        steps: None keeps the grids.
+
+    Raises:
+        ConfigurationError: a basis or an integrator cannot have so many, or its weights would be lost.
+
+    >>> import dynamicblocks as db
+    >>> db.rediscretise(db.DynamicBlock("symmetric(4)", "linear(3)"), controls=4, steps=8)
+    DynamicBlock(
+      linear(5) x Symmetric, 8 steps on [0, 2], euler, Backprop()
+    )
+    """
+
+    def change(name: str, block: DynamicBlock) -> DynamicBlock:
+        grid = block.times if steps is None else block.uniform_steps(steps)
+        if block.integrator_weights() and grid.steps % block.steps:
+            raise ConfigurationError(
+                f"the weights of {block.integrator.name} belong to steps, so those of {block.steps} steps say nothing "
+                f"of {grid.steps} (block {name!r}); take a multiple of {block.steps}"
+            )
+        theta = block.controls if controls is None else block.controls.with_intervals(controls)
+        return block.replaced(controls=theta, times=grid)
+
+    return _change_blocks(net, change)
+
+
 def project(net: Net, controls: Basis | str | int) -> Net:
     """theta(t), weights and running statistics, projected by least squares onto another basis; grids are kept.
 

@@ -21,6 +21,7 @@ from tests.weights_in_time import (
     scalar_controls,
 )
 
+KINDS = ["l2", "l1", "smooth_l1"]
 (fixed_quad,) = optional("scipy.integrate", "fixed_quad")
 
 
@@ -41,7 +42,7 @@ def test_smoothness_of_constants_measures_between_midpoints():
     assert controls.smoothness().item() == pytest.approx(2.25 * 2 + 1 * 4, rel=1e-15)
 
 
-@pytest.mark.parametrize("kind", ["l2", "l1"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_smoothness_of_lines_with_jumps_is_that_of_a_line_or_of_constants(kind):
     knots = (0, 2, 4, 10)
     jumping = Discontinuous(knots=knots)
@@ -65,15 +66,15 @@ def test_smoothness_of_polynomials_measures_between_nodes(kind):
     assert line.smoothness().item() == pytest.approx(slope**2 * (times[-1] - times[0]), rel=1e-13)
 
 
-def test_smoothness_l1_is_the_rounded_total_variation():
+def test_smoothness_l1_is_the_total_variation_and_smooth_l1_the_rounded_one():
     controls = scalar_controls(Linear(knots=(0, 1, 4, 4.5)), [0, 2, -1, 1])
-    assert controls.smoothness("l1", eps=0.0).item() == pytest.approx(2 + 3 + 2, rel=1e-15)
+    assert controls.smoothness("l1").item() == pytest.approx(2 + 3 + 2, rel=1e-15)
     rounded = [math.hypot(slope, 0.5) - 0.5 for slope in (2, -1, 4)]
     expected = rounded[0] * 1 + rounded[1] * 3 + rounded[2] * 0.5
-    assert controls.smoothness("l1", eps=0.5).item() == pytest.approx(expected, rel=1e-14)
+    assert controls.smoothness("smooth_l1", eps=0.5).item() == pytest.approx(expected, rel=1e-14)
 
 
-@pytest.mark.parametrize("kind", ["l2", "l1"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_smoothness_adds_over_entries_and_parameters(kind):
     basis, values = Linear(knots=(0, 1, 4)), [(0, 3), (2, 1), (5, 5)]
     together = scalar_controls(basis, values).smoothness(kind)
@@ -83,7 +84,7 @@ def test_smoothness_adds_over_entries_and_parameters(kind):
     torch.testing.assert_close(pairs.smoothness(kind), together, rtol=1e-14, atol=0)
 
 
-@pytest.mark.parametrize("kind", ["l2", "l1"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_smoothness_has_the_gradient_of_finite_differences(kind):
     controls = scalar_controls(Linear(knots=(0, 1, 4)), [0.3, 2.0, -1.0])
     controls.smoothness(kind).backward()
@@ -97,7 +98,7 @@ def test_smoothness_has_the_gradient_of_finite_differences(kind):
         assert layer.theta.grad.item() == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-7)
 
 
-@pytest.mark.parametrize("kind", ["l2", "l1"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "controls",
     [
@@ -113,5 +114,5 @@ def test_controls_that_do_not_change_are_smooth(kind, controls):
 
 
 def test_unknown_penalties_are_named():
-    with pytest.raises(db.ConfigurationError, match=r"unknown smoothness penalty 'l3'\. Known: l1, l2"):
+    with pytest.raises(db.ConfigurationError, match=r"unknown smoothness penalty 'l3'\. Known: l1, l2, smooth_l1"):
         scalar_controls(Constant(knots=(0, 1)), [1]).smoothness("l3")

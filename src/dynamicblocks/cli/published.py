@@ -1,6 +1,7 @@
 """The flags and model names of ContinuousNet's published commands, written as flags of the one configuration.
 
-Arguments are rewritten before the parser sees them, so nothing behind the command line knows two spellings.
+Arguments are rewritten before the parser sees them, so nothing behind the command line knows two spellings. Flags of
+the configuration that take several values are written as one list here too.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,6 +26,17 @@ class Flag(NamedTuple):
     lower: bool = False
 
 
+# Flags of our own that take several values, one after the other or as a list.
+LISTS = (
+    "model.widths",
+    "optimizer.box_scale",
+    "optimizer.decay_epochs",
+    "rediscretise.controls",
+    "rediscretise.epochs",
+    "rediscretise.steps",
+    "refine.epochs",
+)
+
 FLAGS = {
     "dataset": Flag("data.name", lower=True),
     "name": Flag("data.name", lower=True),
@@ -46,6 +58,7 @@ FLAGS = {
     "depth_wide": Flag("model.depth"),
     "refine": Flag("refine.epochs", several=True),
     "refine_variance": Flag("refine.variance"),
+    **{field: Flag(field, several=True) for field in LISTS},
 }
 # Flags that stand alone, or before true or false.
 SWITCHES = {

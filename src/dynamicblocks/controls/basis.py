@@ -21,6 +21,11 @@ Terms = tuple[tuple[int, float], ...]
 
 Matrix = NDArray[np.float64]
 
+# Inner places of an interval at which no usual polynomial basis has a node.
+GENERIC = (0.3819660112501051, 0.7182818284590452)
+# Sums of functions, and lengths as shares of the span, that differ by no more differ by rounding.
+SAME = 1e-9
+
 
 def is_one_control(terms: Terms) -> bool:
     """Whether theta is a single control as it is, so that nothing is blended."""
@@ -172,6 +177,17 @@ class Basis(ABC):
             raise ConfigurationError(f"{intervals} intervals of controls cannot be joined by {factor}")
         return replace(self, size=None, knots=self.points[::factor])
 
+    def with_intervals(self, count: int) -> Self:
+        """The basis on ``count`` equal intervals over the same span; knots of equal ones of before stay."""
+        check_count(count, "the number of control intervals")
+        lengths, present = Grid(self.points).sizes, len(self.points) - 1
+        if max(lengths) - min(lengths) <= SAME * sum(lengths):
+            if count % present == 0:
+                return self if count == present else self.refine(count // present)
+            if present % count == 0:
+                return self.coarsen(present // count)
+        return replace(self, size=None, knots=uniform(self.points[0], self.points[-1], steps=count).points)
+
     @property
     def points(self) -> tuple[float, ...]:
         """The knots, or an error if the basis has not been given any."""
@@ -193,7 +209,8 @@ class Basis(ABC):
         neighbours, as between two constant pieces, so that a jump costs a smoothness penalty what it costs there.
 
         Raises:
-            ConfigurationError: the controls do not stand one after the other, as coefficients of waves do not.
+            ConfigurationError: the controls do not stand one after the other, as coefficients of waves do not, or
+                equal ones are no constant theta, as those of value and slope are not.
         """
         lengths = Grid(self.points).sizes
         found: list[float] = []
@@ -208,6 +225,13 @@ class Basis(ABC):
                     "nodes or distances() of the basis"
                 )
             found.append(distance)
+        inside = [Location(interval, at) for interval in range(len(lengths)) for at in GENERIC]
+        if found and np.abs(self.values(inside).sum(axis=1) - 1.0).max() > SAME:
+            raise ConfigurationError(
+                f"the functions of {type(self).__name__} do not sum to one, so controls that are equal are no constant "
+                "theta, and their difference is no slope in time; leave out the smoothness penalty, or define "
+                "distances() of the basis"
+            )
         return tuple(found)
 
     def time(self, place: Location) -> float:

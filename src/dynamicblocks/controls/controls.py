@@ -1,8 +1,11 @@
 """Controls: the weights of a block, as layers at knots in time."""
 
 import copy
+import math
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from functools import cached_property
+from itertools import pairwise
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +15,12 @@ from dynamicblocks.controls.blending import blend, blended_parameters, call_blen
 from dynamicblocks.controls.projection import projection_matrix
 from dynamicblocks.errors import ConfigurationError, unknown_name
 from dynamicblocks.layers.inputs import no_tensor
+from dynamicblocks.layers.kernels import kernels_of
 from dynamicblocks.layers.parts import FIELD, PROJECTION, called, parts_of
 from dynamicblocks.layers.protocol import takes_time
+
+Smoothness = Literal["l2", "l1", "smooth_l1"]
+"""Kinds of penalties on d theta/dt (:meth:`Controls.smoothness`)."""
 
 
 class Controls(nn.Module):
@@ -122,6 +129,19 @@ class Controls(nn.Module):
         basis = self.basis.refine(factor)
         return self._transferred(basis, basis.controls_from(self.basis))
 
+    def with_intervals(self, count: int) -> "Controls":
+        """theta(t) on ``count`` equal intervals (polynomials: with as many controls), exact where that can be.
+
+        A basis that contains the present one has the same theta(t), as after :meth:`refine`; another gets its
+        projection. Where nothing is to change these controls are returned.
+        """
+        basis = self.basis.with_intervals(count)
+        if basis == self.basis:
+            return self
+        contained = set(self.basis.points) <= set(basis.points) and basis.count >= self.basis.count
+        matrix = basis.controls_from(self.basis) if contained else projection_matrix(self.basis, basis)
+        return self._transferred(basis, matrix)
+
     def coarsen(self, factor: int = 2) -> "Controls":
         """A ``factor``-th of the intervals, or of a polynomial's controls, theta(t) projected by least squares."""
         return self.project(self.basis.coarsen(factor))
@@ -157,24 +177,52 @@ class Controls(nn.Module):
                 target.copy_(new)
         return layer
 
-    def smoothness(self, kind: Literal["l2", "l1"] = "l2", eps: float = 1e-3) -> Tensor:
-        r"""The penalty on d theta/dt, with difference quotients over the *control* steps d_k.
+    def smoothness(self, kind: Smoothness = "l2", kernels_only: bool = False, eps: float = 1e-3) -> Tensor:
+        r"""The penalty on d theta/dt, with s_k = (theta_{k+1} - theta_k) / d_k over the *control* steps d_k.
 
-        ``l2``: sum_k d_k | (theta_{k+1} - theta_k) / d_k |^2 (the integral of |theta'|^2 for piecewise linear
-        controls); ``l1``: sum_k d_k sqrt(((theta_{k+1} - theta_k) / d_k)^2 + eps^2) - eps, summed over entries, which
-        lets theta jump at a few knots (Ruthotto & Haber 2018).
+        ``l2``: sum_k d_k |s_k|^2, the integral of \|theta'\|^2 for piecewise linear controls; ``l1``: sum_k d_k |s_k|,
+        the total variation, which lets theta jump at a few knots; ``smooth_l1``: sum_k d_k (sqrt(s_k^2 + eps^2) - eps),
+        which is l2 / (2 eps) for slopes far below eps and l1 far above (Ruthotto & Haber 2018). All are summed over
+        the entries of the weights.
+
+        Controls that the grid never reads (:func:`~dynamicblocks.freeze_unused_controls`) are passed over: what stands
+        on both sides of them is compared over the time between, which is the least that the penalty could be with them.
+
+        Args:
+            kind: of the penalty.
+            kernels_only: whether biases and the weights of normalisations are left out.
+            eps: of smooth_l1, above 0.
+
+        Raises:
+            ConfigurationError: differences of the controls are no slopes (:meth:`Basis.distances`).
         """
-        if kind not in ("l2", "l1"):
-            raise unknown_name("smoothness penalty", kind, ("l2", "l1"))
-        named = [dict(layer.named_parameters()) for layer in self.layers]
-        first = next(iter(self.parameters()), None)
-        total = torch.zeros((), device=first.device if first is not None else None)
-        for here, there, distance in zip(named, named[1:], self.basis.distances(), strict=False):
-            for name, theta in here.items():
-                slope = (there[name] - theta) / distance
-                entries = slope.square() if kind == "l2" else torch.sqrt(slope.square() + eps**2) - eps
-                total = total + distance * entries.sum()
-        return total
+        if kind not in get_args(Smoothness):
+            raise unknown_name("smoothness penalty", kind, get_args(Smoothness))
+        if kind == "smooth_l1" and not eps > 0:
+            raise ConfigurationError(f"eps of smooth_l1 must be above 0, got {eps!r}; with 0 it would be 'l1'")
+        first = self.layers[0]
+        names = list(kernels_of(first)) if kernels_only else [name for name, _ in first.named_parameters()]
+        read = [index for index in range(len(self)) if index not in self._frozen_unread]
+        if not names or len(read) < 2:
+            first_weight = next(self.parameters(), None)
+            return torch.zeros((), device=None if first_weight is None else first_weight.device)
+        distances = self._distances
+        lengths = [math.fsum(distances[here:there]) for here, there in pairwise(read)]
+        # One row a control: a few operations on all weights at once, however many tensors they are.
+        theta = torch.stack([_joined(self.layers[index], names) for index in read])
+        d = theta.new_tensor(lengths)
+        slopes = theta.diff(dim=0) / d[:, None]
+        if kind == "l2":
+            entries = slopes.square()
+        elif kind == "l1":
+            entries = slopes.abs()
+        else:
+            entries = torch.sqrt(slopes.square() + eps**2) - eps
+        return entries.sum(dim=1) @ d
+
+    @cached_property
+    def _distances(self) -> tuple[float, ...]:
+        return self.basis.distances()
 
     def freeze_weight(self, name: str) -> None:
         """Stop the gradient of a weight that nothing uses, until :meth:`freeze_unread` looks again."""
@@ -192,6 +240,13 @@ class Controls(nn.Module):
             elif index in self._frozen_unread:
                 layer.requires_grad_(True)
         self._frozen_unread = set(unread)
+
+
+def _joined(layer: nn.Module, names: Sequence[str]) -> Tensor:
+    """The weights of these names in one row, in single precision at least."""
+    named = dict(layer.named_parameters())
+    row = torch.cat([named[name].reshape(-1) for name in names])
+    return row.float() if row.dtype in (torch.float16, torch.bfloat16) else row
 
 
 def _floating_state(layer: nn.Module) -> dict[str, Tensor]:

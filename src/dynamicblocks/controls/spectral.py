@@ -51,6 +51,10 @@ class Spectral(Basis):
         check_count(factor, "the refinement factor", least=2)
         return replace(self, size=self.count * factor)
 
+    def with_intervals(self, count: int) -> Self:
+        """The basis with ``count`` controls on the same span: it is not cut into intervals."""
+        return replace(self, size=self.size_of(check_count(count, "the number of control intervals")))
+
     def coarsen(self, factor: int = 2) -> Self:
         """A ``factor``-th of the controls.
 

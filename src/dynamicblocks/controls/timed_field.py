@@ -9,15 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from dynamicblocks.controls.alignment import Alignment, Location
-from dynamicblocks.controls.basis import Basis, Terms, is_one_control
+from dynamicblocks.controls.basis import GENERIC, Basis, Terms, is_one_control
 from dynamicblocks.controls.controls import Controls
 from dynamicblocks.layers.parts import PROJECTION
 from dynamicblocks.layers.stand_in import Places, stand_in
 
 # A place nearer to a knot than this share of the interval is at the knot: nothing is blended for a rounding error.
 _AT_KNOT = 1e-12
-# Inner places of an interval at which no usual polynomial basis has a node.
-_GENERIC = (0.3819660112501051, 0.7182818284590452)
 
 
 class TimedField:
@@ -93,13 +91,13 @@ class TimedField:
     def layers_near(self, time: float) -> list[nn.Module]:
         """The layers that are read between the knots around a time, seen from after it."""
         interval = self.controls.basis.place(time).interval
-        read = {index for at in _GENERIC for index, _ in self.controls.basis.terms(interval, at)}
+        read = {index for at in GENERIC for index, _ in self.controls.basis.terms(interval, at)}
         return [self.controls.layers[index] for index in sorted(read)]
 
     def _inner_times(self) -> Iterator[float]:
         knots = [knot for knot in self.controls.basis.points if self.times[0] < knot < self.times[-1]]
         for left, right in pairwise([self.times[0], *knots, self.times[-1]]):
-            yield from (left + at * (right - left) for at in _GENERIC)
+            yield from (left + at * (right - left) for at in GENERIC)
 
 
 def _jumps(basis: Basis, knot: int) -> bool:

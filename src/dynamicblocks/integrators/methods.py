@@ -17,6 +17,7 @@ from dynamicblocks.integrators.algebraic import COUPLING, ReversiblePair, Revers
 from dynamicblocks.integrators.coupling import AdditiveStep, AffineStep
 from dynamicblocks.integrators.embedded import Embedded
 from dynamicblocks.integrators.esdirk import ESDIRKS, Esdirk
+from dynamicblocks.integrators.imex import Imex
 from dynamicblocks.integrators.implicit import IMPLICIT, ImplicitRungeKutta, ImplicitTableau
 from dynamicblocks.integrators.integrator import Integrator
 from dynamicblocks.integrators.linear_multistep import LinearMultistep
@@ -144,6 +145,7 @@ integrators.register("symplectic_euler")(SymplecticEuler)
 integrators.register("verlet")(Verlet)
 # What it solves depends on its coefficients.
 integrators.register("lm")(LinearMultistep)
+integrators.register("imex")(Imex)
 
 
 @integrators.register("leapfrog")

@@ -2,6 +2,7 @@
 
 from dynamicblocks.models.continuousnet import continuousnet
 from dynamicblocks.models.dynamicnet import dynamicnet
+from dynamicblocks.models.imexnet import imexnet
 from dynamicblocks.models.lm_resnet import MultistepStage, lm_resnet
 from dynamicblocks.models.pde_cnn import pde_cnn
 from dynamicblocks.models.registry import create_model, list_models, model_options, models
@@ -15,6 +16,7 @@ __all__ = [
     "create_model",
     "dynamicnet",
     "hamiltonian_resnet",
+    "imexnet",
     "list_models",
     "lm_resnet",
     "model_options",

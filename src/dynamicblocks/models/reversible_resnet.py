@@ -52,7 +52,7 @@ def hamiltonian_resnet(
         in_channels: channels of the images.
         num_classes: number of logits.
         depth: 12 n + 2 layers; 74, 110, 218 and 1202 are published.
-        widths: channels of the stages; None for (32, 64, 112), or (32, 64, 128) from depth 218 on.
+        widths: channels of the stages; None for (32, 64, 112), or (32, 64, 128) from depth 110 on.
         unit: what F1 and F2 are: ``preact_symmetric`` as in the published code, or ``symmetric`` as in the paper.
         controls: the basis of the weights in time, on one interval a unit unless it has a size of its own.
         step: length of each step.
@@ -65,7 +65,7 @@ def hamiltonian_resnet(
     432010
     """
     units = _units(depth, 12)
-    widths = _widths(widths, wide=depth >= 218)
+    widths = _widths(widths, wide=depth >= 110)
     style = Style(norm=norm, activation=activation, boundary=boundary, dims=dims)
     preactivated = unit == "preact_symmetric"
     biased = {} if preactivated and bias is None else {"bias": _biased(bias, norm)}

@@ -8,6 +8,7 @@ with needed_for(__name__):
         HardwareConfig,
         ModelConfig,
         OptimizerConfig,
+        RediscretiseConfig,
         RefineConfig,
         TrainConfig,
     )
@@ -24,6 +25,7 @@ __all__ = [
     "ModelConfig",
     "OptimizerConfig",
     "Outcome",
+    "RediscretiseConfig",
     "RefineConfig",
     "RunFolder",
     "Score",

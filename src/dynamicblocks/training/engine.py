@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 from dynamicblocks.network import DynamicNet
 from dynamicblocks.surgery import freeze_unused_controls
+from dynamicblocks.training.box import Box
 from dynamicblocks.training.config import TrainConfig
 from dynamicblocks.training.optimizer import make_optimizer
+from dynamicblocks.training.smoothness import SmoothnessPenalty
 
 
 class Engine:
@@ -32,6 +34,11 @@ class Engine:
         wrapped: nn.Module = torch.compile(net, dynamic=False) if compiled else net  # type: ignore[assignment]
         self.bare_optimizer = make_optimizer(net, config.optimizer)
         self.model, self.optimizer = fabric.setup(wrapped, self.bare_optimizer)
+        self.smoothness = SmoothnessPenalty(net, self.options) if self.options.smoothness else None
+        # After the setup, which may give the weights another precision.
+        self.box = Box(net, self.options) if self.options.box else None
+        if self.box is not None:
+            self.box.project()
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The loss to be lowered; and, without gradient, the sums of cross-entropy, of right answers and of images."""
@@ -40,17 +47,16 @@ class Engine:
         with torch.no_grad():
             right = (logits.argmax(dim=1) == labels).sum()
             sums = torch.stack([loss * len(labels), right, torch.full_like(loss, len(labels))])
-        if self.options.smoothness:
-            # Of controls without weights the penalty is on no device in particular.
-            penalties = [block.controls.smoothness().to(loss.device) for block in self.net.blocks]
-            if penalties:
-                loss = loss + self.options.smoothness * torch.stack(penalties).sum()
+        if self.smoothness is not None:
+            loss = loss + self.smoothness(loss.device)
         return loss, sums
 
     def step(self, loss: Tensor) -> None:
-        """Backward pass and a step of the optimiser."""
+        """Backward pass, a step of the optimiser, and the weights back into their box."""
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
         if self.options.clip:
             self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.options.clip)
         self.optimizer.step()
+        if self.box is not None:
+            self.box.project()

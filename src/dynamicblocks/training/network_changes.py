@@ -1,8 +1,9 @@
 """Networks that change their shape while they train: what happens to weights and momentum."""
 
 import copy
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from dynamicblocks.data.batches import generator
 from dynamicblocks.network import DynamicNet
-from dynamicblocks.surgery import refine
+from dynamicblocks.surgery import rediscretise, refine
 from dynamicblocks.training.config import RefineConfig, TrainConfig, TwistConfig
 
 Momenta = MutableMapping[Tensor, dict[str, Any]]
@@ -53,6 +54,23 @@ class Refined:
 
 
 @dataclass(frozen=True)
+class Rediscretised:
+    """Other numbers of control intervals and steps, theta(t) and its momentum projected."""
+
+    controls: int | None
+    steps: int | None
+    name: str = "rediscretised"
+
+    def apply(self, net: DynamicNet) -> DynamicNet:
+        """The network with these numbers."""
+        return rediscretise(net, controls=self.controls, steps=self.steps)
+
+    def carry(self, old: DynamicNet, momenta: Momenta, new: DynamicNet, carried: Momenta) -> None:
+        """Project the momentum as the weights."""
+        map_momentum(old, momenta, new, carried, self.apply)
+
+
+@dataclass(frozen=True)
 class Twisted:
     """Convolutions whose coefficients vary over the image, at first as the same function."""
 
@@ -75,6 +93,8 @@ def changes_before(config: TrainConfig, epoch: int) -> Iterator[NetworkChange]:
     """What is to change before an epoch, in this order."""
     if epoch in config.refine.epochs:
         yield Refined(config.refine, config.seed, epoch)
+    if epoch in config.rediscretise.epochs:
+        yield Rediscretised(*config.rediscretise.numbers(epoch))
     # A twist of epoch 0 is there from the beginning.
     if epoch and config.twist.turned_on(epoch):
         yield Twisted(config.twist)
@@ -85,19 +105,30 @@ def _copied(entry: Any) -> Any:
 
 
 def carry_momentum(old: DynamicNet, momenta: Momenta, new: DynamicNet, carried: Momenta, factor: int) -> None:
-    """Give the weights of a refined network the momentum of those they come from.
+    """Give the weights of a refined network the momentum of those they come from."""
+    map_momentum(old, momenta, new, carried, partial(refine, factor=factor))
 
-    Momentum is a direction in the space of weights, so it is refined as weights are: by the same linear map.
+
+def map_momentum(
+    old: DynamicNet,
+    momenta: Momenta,
+    new: DynamicNet,
+    carried: Momenta,
+    change: Callable[[DynamicNet], DynamicNet],
+) -> None:
+    """Give the weights of a network that was changed the momentum of those they come from.
+
+    Momentum is a direction in the space of weights, so it is changed as weights are: by the same linear map.
     """
     moving = copy.deepcopy(old)
     with torch.no_grad():
         for target, weight in zip(moving.parameters(), old.parameters(), strict=True):
             momentum = momenta.get(weight, {}).get("momentum_buffer")
             target.copy_(torch.zeros_like(target) if momentum is None else momentum)
-    refined = dict(refine(moving, factor).named_parameters())
+    changed = dict(change(moving).named_parameters())
     for name, weight in new.named_parameters():
         if weight.requires_grad:
-            carried[weight] = {"momentum_buffer": refined[name].detach().clone()}
+            carried[weight] = {"momentum_buffer": changed[name].detach().clone()}
 
 
 def scatter_controls(net: DynamicNet, spread: float, draw: torch.Generator) -> None:

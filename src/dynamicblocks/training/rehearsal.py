@@ -1,6 +1,7 @@
 """What a training is going to do, tried before anything is downloaded or written."""
 
 import copy
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +12,15 @@ from dynamicblocks.data import Batches
 from dynamicblocks.data.augmentation import resized
 from dynamicblocks.errors import ConfigurationError, DynamicBlocksError
 from dynamicblocks.network import DynamicNet
-from dynamicblocks.surgery import refine
-from dynamicblocks.training.config import TrainConfig
+from dynamicblocks.training.box import Box
+from dynamicblocks.training.config import OptimizerConfig, TrainConfig
 from dynamicblocks.training.engine import Engine
 from dynamicblocks.training.evaluation import evaluation_mode, in_precision
 from dynamicblocks.training.hardware import make_fabric, random_state, set_random_state
 from dynamicblocks.training.measured import can_compile
+from dynamicblocks.training.network_changes import changes_before
 from dynamicblocks.training.run_folder import RunFolder
+from dynamicblocks.training.smoothness import SmoothnessPenalty
 
 # Of images that are not read yet. What is possible does not depend on them.
 CHANNELS, CLASSES = 3, 10
@@ -41,10 +44,27 @@ def check_plan(config: TrainConfig) -> None:
             "it auto"
         )
     net = config.model.create(CHANNELS, CLASSES)
-    if config.refine.epochs:
-        refine(net, config.refine.factor)
-    if config.twist.parametrisation != "none":
-        config.twist.twist(net)
+    net = config.twist.twist(net) if config.twist.turned_on(epoch=0) else net
+    check_constraints(net, config.optimizer)
+    for epoch in range(1, config.epochs):
+        for change in changes_before(config, epoch):
+            net = change.apply(net)
+            check_constraints(net, config.optimizer)
+
+
+def check_constraints(net: DynamicNet, options: OptimizerConfig) -> None:
+    """Raise where a penalty or a box has nothing to act on, and warn of choices for one that there is not."""
+    if options.smoothness:
+        SmoothnessPenalty(net, options)
+    if options.box:
+        Box(net, options)
+    elif options.box_scale or options.box_kernels_only:
+        warnings.warn("optimizer.box_scale and box_kernels_only do nothing without optimizer.box", stacklevel=2)
+    if not options.smoothness and (options.smoothness_kind != "l2" or options.smoothness_kernels_only):
+        warnings.warn(
+            "optimizer.smoothness_kind and smoothness_kernels_only do nothing without optimizer.smoothness",
+            stacklevel=2,
+        )
 
 
 def rehearse(net: DynamicNet, config: TrainConfig, batches: Batches, fabric: Fabric) -> None:

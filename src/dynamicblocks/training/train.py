@@ -167,11 +167,14 @@ class Training:
         rate = 0.0
         side = self.config.data.side(epoch / self.config.epochs)
         last = min(self.batches.steps, self.total_steps - epoch * self.batches.steps)
+        level = self.config.level(epoch)
+        begun = level.start * self.batches.steps
+        length = min(level.stop * self.batches.steps, self.total_steps) - begun
         for step, (images, labels) in enumerate(self.batches.training(epoch, first, side), start=first):
             if step == last:
                 break
             done = epoch * self.batches.steps + step
-            rate = learning_rate(self.config.optimizer, done, self.total_steps, epoch)
+            rate = learning_rate(self.config.optimizer, done - begun, length, epoch - level.start)
             set_learning_rate(self.engine.bare_optimizer, rate)
             self._step(images, labels)
             elapsed = time.perf_counter() - begin

@@ -5,6 +5,7 @@ from dynamicblocks.training.config.hardware import HardwareConfig
 from dynamicblocks.training.config.model import ModelConfig
 from dynamicblocks.training.config.optimizer import OptimizerConfig
 from dynamicblocks.training.config.parsing import add_config_arguments, config_of, load_config
+from dynamicblocks.training.config.rediscretise import RediscretiseConfig
 from dynamicblocks.training.config.refine import RefineConfig
 from dynamicblocks.training.config.tree import TrainConfig
 from dynamicblocks.training.config.twist import TwistConfig
@@ -14,6 +15,7 @@ __all__ = [
     "HardwareConfig",
     "ModelConfig",
     "OptimizerConfig",
+    "RediscretiseConfig",
     "RefineConfig",
     "TrainConfig",
     "TwistConfig",

@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.errors import ConfigurationError, unknown_name
 from dynamicblocks.times import check_amount, check_count
+
+SMOOTHNESS = ("l2", "l1", "smooth_l1")
+BOX_SCALES = ("step", "pixels", "channels")
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,17 @@ class OptimizerConfig:
         decay: factor of the learning rate at each of ``decay_epochs``, with schedule ``steps``.
         decay_epochs: those epochs.
         label_smoothing: share of the target spread evenly over the classes.
-        smoothness: weight of the penalty on d theta/dt.
+        smoothness: weight alpha of a penalty on the change of the weights in time, d theta/dt, of all blocks:
+            alpha times the sum over control steps d of d |(theta_next - theta) / d|^2; 0 for none.
+        smoothness_kind: l2 (squares), l1 (absolute values, which let weights jump at a few knots) or smooth_l1
+            (absolute values, rounded off below slopes of 0.001).
+        smoothness_kernels_only: whether only kernels are penalised, not biases and the weights of normalisations.
+        box: bound B of every weight in time (of the controls of blocks), |theta| <= B: weights are projected at the
+            start and after each step of the optimiser; 0 for none.
+        box_scale: divisors of the bound, any of step (the longest step h that reads the weight: h |theta| <= B),
+            pixels (entries of a kernel for each input channel) and channels (input channels of a group). With pixels
+            and channels no row sum of a kernel, its norm in the maximum norm, is larger than B.
+        box_kernels_only: whether only kernels are bound, not biases and the weights of normalisations.
         clip: largest norm of the gradient; 0 for none.
     """
 
@@ -51,6 +64,11 @@ class OptimizerConfig:
     decay_epochs: tuple[int, ...] = ()
     label_smoothing: float = 0.0
     smoothness: float = 0.0
+    smoothness_kind: Literal["l2", "l1", "smooth_l1"] = "l2"
+    smoothness_kernels_only: bool = False
+    box: float = 0.0
+    box_scale: tuple[Literal["step", "pixels", "channels"], ...] = ()
+    box_kernels_only: bool = False
     clip: float = 0.0
 
     def __post_init__(self) -> None:
@@ -65,6 +83,7 @@ class OptimizerConfig:
             "decay",
             "label_smoothing",
             "smoothness",
+            "box",
             "clip",
         ):
             check_amount(getattr(self, name), f"optimizer.{name}")
@@ -75,6 +94,13 @@ class OptimizerConfig:
         for name in ("momentum", "warmup", "label_smoothing"):
             if getattr(self, name) >= 1:
                 raise ConfigurationError(f"optimizer.{name} must be below 1, got {getattr(self, name)}")
+        if self.smoothness_kind not in SMOOTHNESS:
+            raise unknown_name("optimizer.smoothness_kind", self.smoothness_kind, SMOOTHNESS)
+        for scale in self.box_scale:
+            if scale not in BOX_SCALES:
+                raise unknown_name("optimizer.box_scale", scale, BOX_SCALES)
+        if len(set(self.box_scale)) < len(self.box_scale):
+            raise ConfigurationError(f"optimizer.box_scale names a divisor twice: {list(self.box_scale)}")
         if not 0 < self.peak <= 1:
             raise ConfigurationError(f"optimizer.peak must lie between 0 and 1, got {self.peak}")
         for epoch in self.decay_epochs:

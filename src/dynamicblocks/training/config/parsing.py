@@ -24,12 +24,16 @@ def config_of(options: Namespace) -> TrainConfig:
 def load_config(path: Path) -> TrainConfig:
     """Read a configuration file.
 
+    Refinements after the end are left out: earlier versions wrote them down, and none was made.
+
     Raises:
         StorageError: it cannot be read, or holds an unknown key or a value of the wrong type.
     """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(TrainConfig, nested_key=None)
     try:
-        return config_of(parser.instantiate(parser.parse_path(str(path))))
+        options = parser.parse_path(str(path))
+        options.refine.epochs = tuple(epoch for epoch in options.refine.epochs if epoch < options.epochs)
+        return config_of(parser.instantiate(options))
     except (ArgumentError, TypeError, OSError, ValueError) as error:
         raise StorageError(f"{path} is no configuration of this version: {error}") from error

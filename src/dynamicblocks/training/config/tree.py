@@ -11,6 +11,7 @@ from dynamicblocks.training.config.data import DataConfig
 from dynamicblocks.training.config.hardware import HardwareConfig
 from dynamicblocks.training.config.model import ModelConfig
 from dynamicblocks.training.config.optimizer import OptimizerConfig
+from dynamicblocks.training.config.rediscretise import RediscretiseConfig
 from dynamicblocks.training.config.refine import RefineConfig
 from dynamicblocks.training.config.twist import TwistConfig
 
@@ -24,6 +25,7 @@ class TrainConfig:
         model: network.
         optimizer: optimiser.
         refine: depth that grows.
+        rediscretise: numbers of controls and steps that change.
         twist: coefficients that vary over the image.
         hardware: device, precision, processes.
         epochs: passes over the training images.
@@ -40,6 +42,7 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     refine: RefineConfig = field(default_factory=RefineConfig)
+    rediscretise: RediscretiseConfig = field(default_factory=RediscretiseConfig)
     twist: TwistConfig = field(default_factory=TwistConfig)
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
     epochs: int = 30
@@ -58,6 +61,18 @@ class TrainConfig:
                 f"twist.epoch must lie in the training, from 0 to epochs - 1 = {self.epochs - 1}, got "
                 f"{self.twist.epoch}"
             )
+        for name, change in (("refine", self.refine), ("rediscretise", self.rediscretise)):
+            if change.epochs and change.epochs[-1] >= self.epochs:
+                raise ConfigurationError(
+                    f"{name}.epochs must lie in the training, from 1 to epochs - 1 = {self.epochs - 1}, got "
+                    f"{list(change.epochs)}"
+                )
+        both = set(self.refine.epochs) & set(self.rediscretise.epochs)
+        if both:
+            raise ConfigurationError(
+                f"refine.epochs and rediscretise.epochs both hold {sorted(both)}, and each says how many controls and "
+                "steps there are from there on; leave out one of the two"
+            )
         for name in ("checkpoint_steps", "max_steps"):
             if getattr(self, name) is not None:
                 check_count(getattr(self, name), name)
@@ -66,6 +81,16 @@ class TrainConfig:
         """The network for a data set as the training begins with it, freshly initialised."""
         net = self.model.build(data)
         return self.twist.twist(net) if self.twist.turned_on(epoch=0) else net
+
+    def level(self, epoch: int) -> range:
+        """The epochs that share one run of the schedule with this one: those from a restart to the next.
+
+        >>> TrainConfig(epochs=9, refine=RefineConfig(epochs=(3, 6), restart=True)).level(4)
+        range(3, 6)
+        """
+        restarts = {begin for change in (self.refine, self.rediscretise) if change.restart for begin in change.epochs}
+        begin = max((start for start in restarts if start <= epoch), default=0)
+        return range(begin, min((start for start in restarts if start > epoch), default=self.epochs))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain dictionaries and lists, as YAML and JSON hold them."""
