@@ -164,6 +164,12 @@ class Controls(nn.Module):
         sources = [(index, weight) for index, weight in enumerate(row) if weight != 0.0] or [(0, 0.0)]
         nearest = max(range(len(row)), key=lambda index: abs(row[index]))
         layer = copy.deepcopy(self.layers[nearest])
+        # What nothing read before may be read now, and is then to learn.
+        if nearest in self._frozen_unread:
+            layer.requires_grad_(True)
+        for name, weight in layer.named_parameters():
+            if f"layers.{nearest}.{name}" in self._frozen_weights:
+                weight.requires_grad_(True)
         if sources == [(nearest, 1.0)]:
             return layer
         states = [_floating_state(self.layers[index]) for index, _ in sources]
