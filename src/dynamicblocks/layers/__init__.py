@@ -14,6 +14,7 @@ from dynamicblocks.layers.protocol import ProjectedLayer, state_width, takes_tim
 from dynamicblocks.layers.registry import layers
 from dynamicblocks.layers.residual_unit import UNITS, ResidualUnit, UnitOrder, unit_order
 from dynamicblocks.layers.skipinit import SkipInit
+from dynamicblocks.layers.spectrum import Spectrum
 from dynamicblocks.layers.symmetric import Symmetric
 from dynamicblocks.layers.twist import TwistConv1d, TwistConv2d, TwistConv3d
 
@@ -38,6 +39,7 @@ __all__ = [
     "ProjectedLayer",
     "ResidualUnit",
     "SkipInit",
+    "Spectrum",
     "Style",
     "Symmetric",
     "TVNorm",
