@@ -1,12 +1,14 @@
 """Integrators: one-step maps with a declared order. They know a field and a step, nothing of grids or weights."""
 
 from dynamicblocks.integrators.adams import Adams
+from dynamicblocks.integrators.adams_bashforth import AdamsBashforth
 from dynamicblocks.integrators.adaptive import Adaptive
 from dynamicblocks.integrators.algebraic import ReversiblePair, ReversibleRungeKutta
 from dynamicblocks.integrators.embedded import Embedded, Paired, Trial
 from dynamicblocks.integrators.esdirk import ESDIRKS, Esdirk
 from dynamicblocks.integrators.implicit import IMPLICIT, ImplicitRungeKutta
 from dynamicblocks.integrators.integrator import Carry, FieldStage, Integrator, Reads, Size, Stage, check_steps
+from dynamicblocks.integrators.linear_multistep import LinearMultistep
 from dynamicblocks.integrators.methods import (
     ADAPTIVE,
     METHODS,
@@ -40,6 +42,7 @@ __all__ = [
     "REVERSIBLE",
     "TABLEAUS",
     "Adams",
+    "AdamsBashforth",
     "Adaptive",
     "AdaptiveMethod",
     "AsynchronousLeapfrog",
@@ -51,6 +54,7 @@ __all__ = [
     "ImplicitRungeKutta",
     "Integrator",
     "Leapfrog",
+    "LinearMultistep",
     "Method",
     "Norm",
     "Pair",

@@ -207,15 +207,15 @@ class Adams(Integrator):
         if self_started:
             order = min(order, _LARGEST_IMPLICIT if self.implicit else _LARGEST_EXPLICIT)
         most = order - 1 if self.implicit else order
-        weights = _moderate_weights(nodes[: max(1, most)])
-        guess = _add(y, slopes[: len(weights)], weights, h)
+        weights = moderate_weights(nodes[: max(1, most)])
+        guess = add_slopes(y, slopes[: len(weights)], weights, h)
         if not self.implicit:
             return guess
         count = min(len(weights), most)
         *known, last = adams_weights([*nodes[:count], 1.0])
-        start = _add(y, slopes[:count], known, h)
+        start = add_slopes(y, slopes[:count], known, h)
         for _ in range(self.max_iters):
-            before, guess = guess, _add(start, [stage(1.0, guess)], [last], h)
+            before, guess = guess, add_slopes(start, [stage(1.0, guess)], [last], h)
             if self._settled(y, before, guess):
                 return guess
         tell(stage, self._unsolved(y, before, guess))
@@ -235,7 +235,7 @@ class Adams(Integrator):
             return bool(((after - before).abs() <= self.atol + self.rtol * largest + least).all())
 
 
-def _moderate_weights(nodes: Sequence[Size]) -> list[Size]:
+def moderate_weights(nodes: Sequence[Size]) -> list[Size]:
     """The weights for as many of the nodes as keep their sum moderate."""
     for count in range(len(nodes), 1, -1):
         weights = adams_weights(nodes[:count])
@@ -245,7 +245,7 @@ def _moderate_weights(nodes: Sequence[Size]) -> list[Size]:
     return [1.0]
 
 
-def _add(y: Tensor, slopes: Sequence[Tensor], weights: Sequence[Size], h: Size) -> Tensor:
+def add_slopes(y: Tensor, slopes: Sequence[Tensor], weights: Sequence[Size], h: Size) -> Tensor:
     """Y + h sum_i w_i k_i, where the weights have gradients if the steps have."""
     for slope, weight in zip(slopes, weights, strict=True):
         factor = h * weight
