@@ -9,6 +9,7 @@ from dynamicblocks.block import DynamicBlock
 from dynamicblocks.controls import Basis
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.integrators import Adaptive, Integrator, as_integrator, contractive_step, longest_step
+from dynamicblocks.integrators.imex import Imex
 from dynamicblocks.integrators.reversible import AsynchronousLeapfrog, ReversibleHeun
 from dynamicblocks.integrators.second_order import Leapfrog
 from dynamicblocks.integrators.two_step_midpoint import TwoStepMidpoint
@@ -110,7 +111,8 @@ def step_limit(layer: nn.Module, integrator: Integrator | str, shape: Sequence[i
 def _limit(spectrum: Spectrum, method: Integrator) -> float:
     """The longest step for all eigenvalues that there may be."""
     if spectrum.real[1] > 0:
-        return 0.0
+        # What grows by f may be damped by the rest of the equation of a semi-implicit method: then this raises.
+        return 0.0 if not isinstance(method, Imex) else longest_step(method, spectrum.real[1])
     return min(longest_step(method, eigenvalue) for eigenvalue in _outermost(spectrum))
 
 

@@ -6,6 +6,7 @@ from dynamicblocks.integrators.adaptive import Adaptive
 from dynamicblocks.integrators.algebraic import ReversiblePair, ReversibleRungeKutta
 from dynamicblocks.integrators.embedded import Embedded, Paired, Trial
 from dynamicblocks.integrators.esdirk import ESDIRKS, Esdirk
+from dynamicblocks.integrators.imex import Imex
 from dynamicblocks.integrators.implicit import IMPLICIT, ImplicitRungeKutta
 from dynamicblocks.integrators.integrator import Carry, FieldStage, Integrator, Reads, Size, Stage, check_steps
 from dynamicblocks.integrators.linear_multistep import LinearMultistep
@@ -51,6 +52,7 @@ __all__ = [
     "Esdirk",
     "FieldStage",
     "GridMethod",
+    "Imex",
     "ImplicitRungeKutta",
     "Integrator",
     "Leapfrog",

@@ -12,12 +12,15 @@ import numpy.typing as npt
 
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.integrators.adams import START, Adams, adams_weights
+from dynamicblocks.integrators.adams_bashforth import AdamsBashforth
 from dynamicblocks.integrators.adaptive import Adaptive
 from dynamicblocks.integrators.algebraic import ReversiblePair, ReversibleRungeKutta
 from dynamicblocks.integrators.embedded import Embedded
 from dynamicblocks.integrators.esdirk import Esdirk
+from dynamicblocks.integrators.imex import Imex
 from dynamicblocks.integrators.implicit import ImplicitRungeKutta
 from dynamicblocks.integrators.integrator import Integrator
+from dynamicblocks.integrators.linear_multistep import LinearMultistep
 from dynamicblocks.integrators.pairs import Pair
 from dynamicblocks.integrators.partitioned import FIRST, Partitioned
 from dynamicblocks.integrators.reversible import AsynchronousLeapfrog, ReversibleHeun
@@ -74,8 +77,8 @@ def contractive_step(integrator: Integrator) -> float:
         a, b = _square(integrator.tableau), np.array(integrator.tableau.b)
     elif isinstance(integrator, ImplicitRungeKutta):
         a, b = np.array(integrator.tableau.a), np.array(integrator.tableau.b)
-    else:
-        return 0.0
+    else:  # behind a step of Euler's, the implicit half of the other parts nothing
+        return 2.0 if isinstance(integrator, Imex) and not integrator.balanced else 0.0
     if min(b) <= 0:
         return 0.0
     form = b[:, None] * a
@@ -171,6 +174,38 @@ def _(integrator: Adams, eigenvalue: complex) -> float:
     start = longest_step(START, eigenvalue)
     orders = range(START.order, integrator.order + 1) if integrator.max_order >= START.order else ()
     return min([start, *(bashforth_limit(order, eigenvalue) for order in orders)])
+
+
+@longest_step.register
+def _(integrator: AdamsBashforth, eigenvalue: complex) -> float:
+    return bashforth_limit(integrator.order, eigenvalue)
+
+
+@longest_step.register
+def _(integrator: LinearMultistep, eigenvalue: complex) -> float:
+    if integrator.per_channel:
+        raise ConfigurationError(
+            f"no limit of the step is known for {integrator.shorthand}, whose coefficients differ between channels"
+        )
+    # Of the steps with each coefficient, as if it were that of all; an Euler step has none.
+    coefficients = [0.0] if integrator.k is None else integrator.k.detach().double().flatten().tolist()
+    scales = [1 + k if integrator.scaled else 1.0 for k in coefficients]
+    return min(
+        multistep_limit((-k, k - 1, 1.0), (0.0, scale), eigenvalue)
+        for k, scale in zip(coefficients, scales, strict=True)
+    )
+
+
+@longest_step.register
+def _(integrator: Imex, eigenvalue: complex) -> float:
+    # With A symmetric positive semi-definite, (I + h A)^-1 (I + h J) is no longer than I + h J, and the eigenvalues of
+    # I + h (I + h A)^-1 J lie between those of I + h J and 1, if J is symmetric negative semi-definite.
+    if integrator.norm or eigenvalue.imag or eigenvalue.real > 0:
+        raise ConfigurationError(
+            f"no limit of the step is known for {integrator.shorthand} on what is no symmetric layer of sign -1, "
+            "and for none that normalises the state"
+        )
+    return math.inf if eigenvalue == 0 else -2 / eigenvalue.real
 
 
 def bashforth_limit(order: int, eigenvalue: complex) -> float:
