@@ -79,6 +79,7 @@ __all__ = [
     "rediscretise",
     "refine",
     "solve",
+    "step_limit",
     "twist",
     "twists",
     "uniform",
@@ -90,7 +91,7 @@ __all__ = [
 # Everything is imported when it is asked for: the version and the help of the command line need no torch.
 if TYPE_CHECKING:
     from dynamicblocks import analysis, layers
-    from dynamicblocks.analysis import gradient_check
+    from dynamicblocks.analysis import gradient_check, step_limit
     from dynamicblocks.block import DynamicBlock
     from dynamicblocks.connectors import Head, Opening, PaddedConnector, PooledConnector, ResidualConnector
     from dynamicblocks.controls import (
@@ -142,7 +143,7 @@ else:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
-            "analysis": "gradient_check",
+            "analysis": "gradient_check step_limit",
             "block": "DynamicBlock",
             "connectors": "Head Opening PaddedConnector PooledConnector ResidualConnector",
             "controls": "Basis Chebyshev Controls CubicBSpline DiscontinuousLinear Legendre PiecewiseConstant "

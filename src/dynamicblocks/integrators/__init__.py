@@ -31,6 +31,7 @@ from dynamicblocks.integrators.partitioned import SymplecticEuler, Verlet
 from dynamicblocks.integrators.reversible import AsynchronousLeapfrog, ReversibleHeun
 from dynamicblocks.integrators.runge_kutta import RungeKutta
 from dynamicblocks.integrators.second_order import Leapfrog
+from dynamicblocks.integrators.stability import contractive_step, longest_step
 from dynamicblocks.integrators.tableaus import TABLEAUS, Tableau
 from dynamicblocks.integrators.tolerance import Norm, Tolerance, rms_norm
 from dynamicblocks.integrators.two_step_midpoint import TwoStepMidpoint
@@ -82,9 +83,11 @@ __all__ = [
     "as_integrator",
     "as_method",
     "check_steps",
+    "contractive_step",
     "foreign_options",
     "integrators",
     "list_integrators",
+    "longest_step",
     "momentum_steps",
     "reversible",
     "rms_norm",
