@@ -38,6 +38,7 @@ class ModelConfig:
         unit: residual unit of a plain or twisted residual network (a, b, c, d, e, post, bottleneck_a, bottleneck_e).
         shortcut: of strided residual units (padding, convolution, convolution_norm).
         bias: whether convolutions have biases.
+        per_channel: whether an LM-ResNet has coefficients of its own for each channel.
         stages: which of the four stages of a twist_resnet are twisted, for example TTTF.
         parametrisation: of the twist of a twist_resnet (vector, independent, full).
         degree: of its coefficients, 1 or 2.
@@ -68,6 +69,7 @@ class ModelConfig:
     unit: str | None = None
     shortcut: str | None = None
     bias: bool | None = None
+    per_channel: bool | None = None
     stages: str | None = None
     parametrisation: str | None = None
     degree: int | None = None
