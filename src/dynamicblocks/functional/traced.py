@@ -105,7 +105,7 @@ class TracedSteps:
         """The field on one step."""
         return TracedStage(self._field, self._points[step], self._points[step + 1], self._kind)
 
-    def jumps(self, step: int) -> bool:
+    def jumps(self, step: int, derivatives: int = 0) -> bool:
         """A caller's field is smooth as far as anybody knows."""
         return False
 
