@@ -1,9 +1,9 @@
 """A training step of ``hamiltonian_resnet`` of 1202 layers on 32 images: does it fit, and what would backprop need?
 
 Each figure is one training step (forward, backward, SGD with momentum; float32, 32 images of 32 x 32 pixels) in a fresh
-process, after a step on two small images that makes gradients and momenta and loads the kernels. Bytes are the operating
-system's peak of that process (``VmHWM``), as a whole and beyond what it held before the step: weights, gradients and
-momenta are in the first figure alone.
+process, after a step on two small images that makes gradients and momenta and loads the kernels. Bytes are the peak of
+that process as the operating system has it (``VmHWM``), as a whole and beyond what it held before the step: weights,
+gradients and momenta are in the first figure alone.
 
 What backpropagation would need at 1202 layers is not measured but extrapolated: it keeps as much of each unit, so its
 bytes are a straight line through those of a few shallow networks of the same widths. The deepest of them is left out of
@@ -19,7 +19,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from time import perf_counter
 
 import numpy as np
@@ -109,7 +108,9 @@ def main() -> None:
         for mine, theirs in zip(back, [*plain, None], strict=True)
     ]
     show(f"A training step of hamiltonian_resnet, widths {WIDTHS}, {BATCH} images", rows)
-    print(f"backprop at {CHECKED} layers: {check['predicted'] / check['measured']:.3f} of what was measured is predicted")
+    print(
+        f"backprop at {CHECKED} layers: {check['predicted'] / check['measured']:.3f} of what was measured is predicted"
+    )
     setting = {"batch": BATCH, "widths": WIDTHS, "dtype": "float32"}
     result = {"backprop": plain, "reversible": back, "backprop_check": check, "backprop_extrapolated_bytes": estimate}
     print(save("hamiltonian_1202", {"setting": setting, **result}))
