@@ -211,7 +211,7 @@ def test_two_processes_keep_the_same_box(tmp_path):
 def test_a_box_around_nothing_is_refused(tmp_path):
     plain = nn.Sequential(nn.Conv2d(3, 4, 3))
     with pytest.raises(
-        db.ConfigurationError, match="optimizer.box binds the weights of dynamic blocks, but the network"
+        db.ConfigurationError, match=r"optimizer.box binds the weights of dynamic blocks, but the network"
     ):
         Box(plain, OptimizerConfig(box=1.0))
     scaling = db.DynamicBlock(lambda: Given(nn.Parameter(torch.ones(1))), 2)
@@ -219,7 +219,7 @@ def test_a_box_around_nothing_is_refused(tmp_path):
         Box(scaling, OptimizerConfig(box=1.0, box_kernels_only=True))
     adaptive = db.DynamicBlock("symmetric(4, norm='none')", 2, integrator="dopri5")
     with pytest.raises(
-        db.ConfigurationError, match="optimizer.box_scale step needs steps of given lengths, but dopri5"
+        db.ConfigurationError, match=r"optimizer.box_scale step needs steps of given lengths, but dopri5"
     ):
         Box(adaptive, OptimizerConfig(box=1.0, box_scale=("step",)))
     model = ModelConfig(name="dynamicnet", widths=(4,), integrator="dopri5", norm="none")

@@ -3,7 +3,6 @@
 import json
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,7 +23,10 @@ from dynamicblocks.training import (
     Training,
 )
 from dynamicblocks.training.config import load_config
+from dynamicblocks.training.engine import Engine
+from dynamicblocks.training.hardware import make_fabric
 from dynamicblocks.training.network_changes import Rediscretised, changes_before
+from dynamicblocks.training.optimizer import learning_rate, set_learning_rate
 from dynamicblocks.training.run_folder import RunFolder
 from dynamicblocks.training.runs import load_run
 from tests.training.test_refinement import loss_of, trained_net
@@ -86,8 +88,6 @@ def test_a_level_is_scheduled_as_a_training_of_its_length(schedule, tmp_path, mo
     found = rates(tmp_path, monkeypatch, optimizer=options, rediscretise=other, refine=RefineConfig((1,)), max_steps=33)
     level = config(tmp_path, optimizer=options, epochs=6)
     monkeypatch.undo()
-    from dynamicblocks.training.optimizer import learning_rate
-
     first = [learning_rate(level.optimizer, step, 24, step // STEPS) for step in range(24)]
     second = [learning_rate(level.optimizer, step, 9, step // STEPS) for step in range(9)]
     assert found == pytest.approx(first + second, rel=1e-12)
@@ -116,52 +116,39 @@ def tiny(name):
     """The options that make a network of that name small."""
     options = db.model_options(name)
     found = {option: value for option, value in SMALLEST.items() if option in options}
-    if isinstance(default := getattr(options.get("widths"), "default", None), tuple):
-        found["widths"] = tuple(4 for _ in default)
+    for option, value in (("widths", 4), ("units", 2)):
+        default = getattr(options.get(option), "default", None)
+        if isinstance(default, tuple):
+            found[option] = (value,) * len(default)
     return found
 
 
 # A deeper network of the same kind takes longer and shows no more.
-SKIPPED = ("resnet32", "resnet44", "resnet56", "resnet110")
+SKIPPED = ("resnet32", "resnet44", "resnet56", "resnet110", "twist_resnet34", "twist_resnet50")
 
 
 @pytest.mark.parametrize("name", [name for name in db.list_models() if name not in SKIPPED])
-def test_every_network_is_refined_in_a_training_with_a_step_on_each_side(name, tmp_path):
-    data = DataConfig(batch_size=16, shift=0)
-    training = Training(
-        config(
-            tmp_path,
-            data=data,
-            model=SimpleModel(name),
-            epochs=2,
-            refine=RefineConfig((1,), restart=True),
-            optimizer=OptimizerConfig(box=1.0, smoothness=1e-4),
-        )
-    )
-    images, labels = next(training.batches.training(0))
-    training.net.train()
-    training._step(images[:4], labels[:4])
-    steps = [block.steps for block in training.net.blocks]
-    (change,) = changes_before(training.config, 1)
-    training.validation = SimpleNamespace(evaluation=lambda: iter([(images[:4], labels[:4])]))
-    training._change_network(change)
-    assert [block.steps for block in training.net.blocks] == [2 * count for count in steps]
-    training.net.train()
-    training._step(images[:4], labels[:4])
-    assert all(torch.isfinite(weight).all() for weight in training.net.parameters())
+def test_every_network_is_refined_in_a_training_with_a_step_on_each_side(name):
+    hardware = HardwareConfig("cpu", precision="32-true")
+    options = OptimizerConfig(box=1.0, smoothness=1e-4)
+    plan = TrainConfig(epochs=2, refine=RefineConfig((1,), restart=True), optimizer=options, hardware=hardware)
+    fabric = make_fabric(hardware)
+    images, labels = torch.randn(2, 1, 8, 8), torch.tensor([3, 1])
 
+    def trained(engine):
+        engine.net.train()
+        set_learning_rate(engine.bare_optimizer, 1e-3)
+        loss, _ = engine.loss(images, labels)
+        engine.step(loss)
+        assert all(torch.isfinite(weight).all() for weight in engine.net.parameters())
+        return engine
 
-class SimpleModel(ModelConfig):
-    """A model of any options."""
-
-    def __new__(cls, name):
-        return object.__new__(cls)
-
-    def __init__(self, name):
-        super().__init__(name=name)
-
-    def create(self, channels, classes):
-        return db.create_model(self.name, in_channels=channels, num_classes=classes, **tiny(self.name))
+    before = trained(Engine(db.create_model(name, in_channels=1, **tiny(name)), plan, fabric))
+    (change,) = changes_before(plan, 1)
+    after = Engine(change.apply(before.net), plan, fabric)
+    change.carry(before.net, before.bare_optimizer.state, after.net, after.bare_optimizer.state)
+    trained(after)
+    assert [block.steps for block in after.net.blocks] == [2 * block.steps for block in before.net.blocks]
 
 
 def test_rediscretisation_to_multiples_is_refinement_to_the_last_bit():
@@ -255,6 +242,7 @@ def test_a_run_cut_off_in_the_middle_of_a_level_goes_on_to_the_same_bits(optimiz
             tmp_path,
             run,
             epochs=5,
+            data=DataConfig(batch_size=600),
             model=ModelConfig(name="dynamicnet", widths=(4,), units=2, layer="preact_single", controls="linear"),
             optimizer=OptimizerConfig(
                 name=optimizer,
@@ -278,7 +266,7 @@ def test_a_run_cut_off_in_the_middle_of_a_level_goes_on_to_the_same_bits(optimiz
 
         def cut(self, state, epoch=epoch):
             saved(self, state)
-            if (state["position"]["epoch"], state["position"]["step"]) == (epoch, 2):
+            if (state["position"]["epoch"], state["position"]["step"]) == (epoch, 1):
                 raise CutError
 
         monkeypatch.setattr(RunFolder, "write_checkpoint", cut)
@@ -286,7 +274,7 @@ def test_a_run_cut_off_in_the_middle_of_a_level_goes_on_to_the_same_bits(optimiz
             Training(everything(run)).run()
         monkeypatch.setattr(RunFolder, "write_checkpoint", saved)
         resumed = Training(everything(run), resume=tmp_path / run)
-        assert (resumed.state.epoch, resumed.state.step) == (epoch, 2)
+        assert (resumed.state.epoch, resumed.state.step) == (epoch, 1)
         resumed.run()
         for name, tensor in whole.net.state_dict().items():
             assert torch.equal(tensor, resumed.net.state_dict()[name]), name

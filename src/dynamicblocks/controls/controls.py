@@ -184,9 +184,9 @@ class Controls(nn.Module):
         return layer
 
     def smoothness(self, kind: Smoothness = "l2", kernels_only: bool = False, eps: float = 1e-3) -> Tensor:
-        r"""The penalty on d theta/dt, with s_k = (theta_{k+1} - theta_k) / d_k over the *control* steps d_k.
+        """The penalty on d theta/dt, with s_k = (theta_{k+1} - theta_k) / d_k over the *control* steps d_k.
 
-        ``l2``: sum_k d_k |s_k|^2, the integral of \|theta'\|^2 for piecewise linear controls; ``l1``: sum_k d_k |s_k|,
+        ``l2``: sum_k d_k |s_k|^2, the integral of |theta'|^2 for piecewise linear controls; ``l1``: sum_k d_k |s_k|,
         the total variation, which lets theta jump at a few knots; ``smooth_l1``: sum_k d_k (sqrt(s_k^2 + eps^2) - eps),
         which is l2 / (2 eps) for slopes far below eps and l1 far above (Ruthotto & Haber 2018). All are summed over
         the entries of the weights.
