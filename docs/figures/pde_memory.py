@@ -1,7 +1,7 @@
 """Draw the memory of a training step over the number of steps, for each family of docs/pde-networks.md.
 
-Bytes of tensors alive at most, beyond those before the step: a count that is the same on every machine. One layer serves
-all steps, so what grows is what the backward pass needs.
+Bytes of tensors alive at most, beyond those before the step: a count that is the same on every machine. One layer
+serves all steps, so what grows is what the backward pass needs.
 
 Example: python docs/figures/pde_memory.py
 """
@@ -30,7 +30,7 @@ FAMILIES = [
     ("semi-implicit, checkpoint", "semi_implicit", "imex", "checkpoint", "#b6992d", "d"),
     ("Hamiltonian, Verlet, reversible", "hamiltonian", "verlet", "reversible", "#30638e", "D"),
     ("second order, leapfrog, reversible", "symmetric", "leapfrog", "reversible", "#00798c", "^"),
-    ("antisymmetric, two-step midpoint, reversible", "antisymmetric", "two_step_midpoint", "reversible", "#6c4f8f", "v"),
+    ("antisymmetric, two-step midpoint, rev.", "antisymmetric", "two_step_midpoint", "reversible", "#6c4f8f", "v"),
 ]
 
 

@@ -79,9 +79,9 @@ class LastFirst:
         """The same with other buffers."""
         return LastFirst(self.field.apart(places), self.steps, self.weights)
 
-    def jumps(self, step: int) -> bool:
+    def jumps(self, step: int, derivatives: int = 0) -> bool:
         """As that of the field."""
-        return self.field.jumps(self.steps - step)
+        return self.field.jumps(self.steps - step, derivatives)
 
     def layers_read(self, steps: Iterable[int], reads: Reads) -> Sequence[nn.Module]:
         """As those of the field."""

@@ -178,7 +178,7 @@ class EntryField:
         """The same with other buffers."""
         return replace(self, entries=stand_in(self.entries, {}, places))
 
-    def jumps(self, step: int) -> bool:
+    def jumps(self, step: int, derivatives: int = 0) -> bool:
         """Each entry has weights of its own."""
         return True
 
