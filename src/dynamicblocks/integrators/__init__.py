@@ -23,6 +23,7 @@ from dynamicblocks.integrators.methods import (
     foreign_options,
     integrators,
     list_integrators,
+    other_methods,
     reversible,
 )
 from dynamicblocks.integrators.momentum import Momentum, momentum_steps
@@ -89,6 +90,7 @@ __all__ = [
     "list_integrators",
     "longest_step",
     "momentum_steps",
+    "other_methods",
     "reversible",
     "rms_norm",
 ]

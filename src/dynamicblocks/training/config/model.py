@@ -23,7 +23,7 @@ class ModelConfig:
         steps: time steps of each block.
         step: length of each time step of a network of partial differential equations, or a reversible one.
         integrator: one of `dynamicblocks integrators`.
-        gradient: backward pass (backprop, checkpoint, adjoint; with alf, reversible_heun, reversible('rk4') also
+        gradient: backward pass (backprop, checkpoint, adjoint; with alf, verlet, leapfrog, reversible('rk4') also
             reversible).
         connector: between blocks (pooled, residual).
         pool: of pooled connectors (average, max, none).
