@@ -28,8 +28,8 @@ SPREAD = 1e-3
 
 @models.register("imexnet")
 def imexnet(
-    in_channels: int = 1,
-    num_classes: int = 4,
+    in_channels: int = 3,
+    num_classes: int = 10,
     *,
     widths: Sequence[int] = (64, 128, 256),
     units: int = 3,
@@ -74,7 +74,7 @@ def imexnet(
 
     >>> def weights(net):  # all but those of norms and classifier
     ...     return sum(weight.numel() for weight in net.parameters() if weight.ndim > 2)
-    >>> weights(imexnet()), weights(imexnet(operator=None))
+    >>> weights(imexnet(in_channels=1)), weights(imexnet(in_channels=1, operator=None))
     (2703744, 2691648)
     """
     widths = check_counts(widths, "widths")
