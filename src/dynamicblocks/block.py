@@ -92,7 +92,10 @@ class DynamicBlock(nn.Module):
 
     def _own(self, integrator: Integrator, grid: Grid) -> Integrator:
         """The instance of an integrator that is this block's own, its weights where those of the controls are."""
-        own = integrator.for_block(grid.steps, state_width(self.controls.layers[0]))
+        return self._beside(integrator.for_block(grid.steps, state_width(self.controls.layers[0])))
+
+    def _beside(self, own: Integrator) -> Integrator:
+        """An integrator whose weights are of the type and on the device of those of the controls."""
         like = next((weight for weight in self.controls.parameters() if weight.is_floating_point()), None)
         return own.to(like) if isinstance(own, nn.Module) and like is not None else own
 
@@ -144,45 +147,56 @@ class DynamicBlock(nn.Module):
         """The right-hand side on the grid."""
         return ControlledField(self.controls, self._alignment)
 
-    def course(self, *, all_times: bool = False, tally: Tally | None = None) -> GridCourse:
+    def course(
+        self, *, all_times: bool = False, tally: Tally | None = None, before: Tensor | None = None
+    ) -> GridCourse:
         """The steps of the grid, as gradient modes run them; an adaptive integrator has steps of its own.
 
         Args:
             all_times: whether the states at all times are wanted, or the last alone.
             tally: counts evaluations.
+            before: the state one step before the first.
         """
         field = ControlledField(self.controls, self._alignment, tally, unsolved=partial(self._unsolved, tally))
         integrator = self.integrator
         if self._programs is not None:
             integrator = CompiledSteps(integrator, field, self._programs, self._title)
-        return GridCourse(field, integrator, self.times.points, all_times)
+        return GridCourse(field, integrator, self.times.points, all_times, before=before)
 
-    def forward(self, y: Tensor) -> Tensor:
-        return self._states(y, all_times=False)[-1]
+    def forward(self, y: Tensor, before: Tensor | None = None) -> Tensor:
+        """The state at the last time.
 
-    def trajectory(self, y: Tensor) -> Tensor:
-        """The states at every time of the grid, (steps + 1, batch, ...).
+        Args:
+            y: the state at the first time.
+            before: the state one step earlier, for the integrators that begin from two states, and for them alone.
+        """
+        return self._states(y, before, all_times=False)[-1]
+
+    def trajectory(self, y: Tensor, before: Tensor | None = None) -> Tensor:
+        """The states at every time of the grid, (steps + 1, batch, ...); the arguments are those of a call.
 
         >>> DynamicBlock("symmetric(4)", controls=3).trajectory(torch.zeros(2, 4, 8, 8)).shape
         torch.Size([4, 2, 4, 8, 8])
         """
-        return torch.stack(self._states(y, all_times=True))
+        return torch.stack(self._states(y, before, all_times=True))
 
     @telling_causes
-    def _states(self, y: Tensor, *, all_times: bool) -> list[Tensor]:
-        y = self._state(y)
+    def _states(self, given: Tensor, before: Tensor | None, *, all_times: bool) -> list[Tensor]:
+        y = self._state(given)
+        if before is not None or self.integrator.takes_past:
+            before = self._past(before, given).to(y.dtype)
         if not self.integrator.fixed_cost or not self.gradient.of_steps:
-            return self._counted(y, all_times=all_times)
-        return self._run(y, all_times) if self.gradient.traced else self._untraced(y, all_times)
+            return self._counted(y, before, all_times=all_times)
+        return self._run(y, before, all_times) if self.gradient.traced else self._untraced(y, before, all_times)
 
-    def _run(self, y: Tensor, all_times: bool) -> list[Tensor]:
-        return list(self.gradient.run(self.course(all_times=all_times), y).states)
+    def _run(self, y: Tensor, before: Tensor | None, all_times: bool) -> list[Tensor]:
+        return list(self.gradient.run(self.course(all_times=all_times, before=before), y).states)
 
     # A backward pass that takes steps again is no part of a graph.
     _untraced = untraced(_run)
 
     @untraced  # the number of steps or iterations depends on values, or the pass back is no graph of the steps
-    def _counted(self, y: Tensor, *, all_times: bool) -> list[Tensor]:
+    def _counted(self, y: Tensor, before: Tensor | None, *, all_times: bool) -> list[Tensor]:
         """The states at every time, or the last one, with a count of the evaluations."""
         integrator = self.integrator
         self._check_equation()
@@ -192,10 +206,10 @@ class DynamicBlock(nn.Module):
             self._count(solve.tally)
             return states
         if integrator.fixed_cost:
-            return self._run(y, all_times)
+            return self._run(y, before, all_times)
         tally = Tally()
         try:
-            states = list(self.gradient.run(self.course(all_times=all_times, tally=tally), y).states)
+            states = list(self.gradient.run(self.course(all_times=all_times, tally=tally, before=before), y).states)
             if integrator.solves_equations:
                 check_states(self.times.points[-1:], states[-1:], tally)
         except SolveError as error:
@@ -245,6 +259,30 @@ class DynamicBlock(nn.Module):
                 f"it by less than half a unit in the last place of {y.dtype}; take fewer steps, or a wider type"
             )
         return y
+
+    def _past(self, before: Tensor | None, y: Tensor) -> Tensor:
+        """The state before ``y`` as it was given, or an error where it is missing, not taken, or no such state."""
+        name = self.integrator.shorthand
+        if not self.integrator.takes_past:
+            raise ConfigurationError(
+                f"before is the state one step before y, and {name} begins from y alone: leave it out, or take an "
+                "integrator that begins from two states, such as 'lm(past=True)'"
+            )
+        if before is None:
+            raise ConfigurationError(
+                f"{name} begins from two states: give the one a step before y too, block(y, before=...), or take an "
+                "integrator that begins from y alone"
+            )
+        if not isinstance(before, Tensor):
+            raise ConfigurationError(f"before must be a state like y, got {type(before).__name__}")
+        for what, wanted, got in (
+            ("shape", tuple(y.shape), tuple(before.shape)),
+            ("dtype", y.dtype, before.dtype),
+            ("device", y.device, before.device),
+        ):
+            if wanted != got:
+                raise ConfigurationError(f"before must be a state like y, whose {what} is {wanted}, and its is {got}")
+        return before
 
     def unused_controls(self) -> set[int]:
         """Indices of the controls that the present grid and integrator never read, such as a last knot under Euler.
@@ -347,7 +385,7 @@ class DynamicBlock(nn.Module):
     def _stretched(self, grid: Grid) -> Integrator:
         """The integrator for another number of steps: refined, if each step was cut into as many, else made anew."""
         factor, rest = divmod(grid.steps, self.steps)
-        return self.integrator.refined(factor) if not rest else self._own(self.integrator, grid)
+        return self._beside(self.integrator.refined(factor)) if not rest else self._own(self.integrator, grid)
 
     @property
     def compiles(self) -> bool:

@@ -22,6 +22,8 @@ from dynamicblocks.layers.stand_in import StandIn
 from dynamicblocks.solving.compiled_loop import tracing_may_look_at_grad
 from dynamicblocks.solving.grid_loop import GridCourse
 
+Enters = Literal["", "begin", "begin_after", "restart"]
+
 
 @dataclass(frozen=True)
 class Read:
@@ -47,13 +49,14 @@ class StepStructure:
         methods: for each part the method of the layer, the submodule that holds its weights, if it is not the layer
             itself, and whether it takes the time.
         projects: whether the step ends with the projection.
-        enters: whether a carry is made before it, at the first step, or made anew, after a jump.
+        enters: whether a carry is made before it, at the first step, or made anew, after a jump. For ``begin_after``
+            what comes in is the state and the one before it.
     """
 
     reads: tuple[tuple[tuple[float, str], Read], ...]
     methods: tuple[tuple[str, tuple[str, str, bool]], ...]
     projects: bool
-    enters: Literal["", "begin", "restart"]
+    enters: Enters
 
     def run(self, integrator: Integrator, layers: tuple[nn.Module, ...], numbers: Tensor, carry: Carry) -> Carry:
         """The carry one step later; the numbers are the begin and the size of the step, and weights."""
@@ -62,7 +65,9 @@ class StepStructure:
 
     def step(self, integrator: Integrator, stage: Stage, h: Size, carry: Carry) -> Carry:
         """All that belongs to a step."""
-        if self.enters:
+        if self.enters == "begin_after":
+            carry = integrator.begin_after(stage, h, *carry)
+        elif self.enters:
             carry = (integrator.begin if self.enters == "begin" else integrator.restart)(stage, h, carry)
         carry = integrator.advance(stage, h, carry)
         return integrator.amend(carry, partial(stage.part, PROJECTION, 1.0)) if self.projects else carry
@@ -133,8 +138,10 @@ def plan_step(field: ControlledField, integrator: Integrator, step: int) -> Step
     reads = tuple((place, _read(each, read, numbers)) for place, each in terms.items())
     parts = dict.fromkeys(part for _, part in places)
     methods = tuple((part, (controls.parts[part], controls.holder[part], controls.timed[part])) for part in parts)
-    enters: Literal["", "begin", "restart"] = ""
-    if step == 0 and integrator.begins:
+    enters: Enters = ""
+    if step == 0 and integrator.takes_past:
+        enters = "begin_after"
+    elif step == 0 and integrator.begins:
         enters = "begin"
     elif step and integrator.restarts and field.jumps(step):
         enters = "restart"
@@ -219,6 +226,7 @@ class CompiledSteps(Integrator):
 
     def __init__(self, inner: Integrator, field: ControlledField, programs: StepPrograms, title: str) -> None:
         self._inner, self._field, self._programs, self._title = inner, field, programs, title
+        self.takes_past = inner.takes_past
 
     @property
     def name(self) -> str:
@@ -233,6 +241,9 @@ class CompiledSteps(Integrator):
         # Of the projection, too, so that the loop leaves it alone.
         return (*self._inner.reads, (1.0, PROJECTION))
 
+    def begin_after(self, stage: Stage, h: Size, y: Tensor, before: Tensor) -> Carry:
+        return y, before
+
     def finish(self, carry: Carry) -> Tensor:
         return self._inner.finish(carry)
 
@@ -244,7 +255,8 @@ class CompiledSteps(Integrator):
         # A block inside a layer that is blended itself: a program for each stand-in would be one for each call.
         inside = isinstance(self._field.controls, StandIn)
         if not programs.failed and not inside and not torch.compiler.is_compiling():
-            numbers = programs.numbers(plans, carry if stage.step == 0 else self.finish(carry))[stage.step]
+            begun = carry[0] if self.takes_past else carry
+            numbers = programs.numbers(plans, self.finish(carry) if stage.step else begun)[stage.step]
             layers = tuple(self._field.controls.layers[index] for index in plan.controls)
             try:
                 with tracing_may_look_at_grad():

@@ -48,6 +48,8 @@ def check_grid_method(integrator: Integrator) -> None:
         raise ConfigurationError(
             f"{name} reads at the fraction {beyond[0]} of a step, where theta(t) may be another piece; {OTHERS}"
         )
+    if integrator.takes_past:
+        raise ConfigurationError(f"the adjoint equation begins from one state, and {name} from two; {OTHERS}")
     # y and its gradient are laid out as one vector and solved back in time: one step of y' = 1 tells whether they can.
     h = -0.25
     try:

@@ -1,6 +1,7 @@
 """Integrators: one-step maps with a declared order. They know a field and a step, nothing of grids or weights."""
 
 from dynamicblocks.integrators.adams import Adams
+from dynamicblocks.integrators.adams_bashforth import AdamsBashforth
 from dynamicblocks.integrators.adaptive import Adaptive
 from dynamicblocks.integrators.algebraic import ReversiblePair, ReversibleRungeKutta
 from dynamicblocks.integrators.embedded import Embedded, Paired, Trial
@@ -8,6 +9,7 @@ from dynamicblocks.integrators.esdirk import ESDIRKS, Esdirk
 from dynamicblocks.integrators.imex import Imex
 from dynamicblocks.integrators.implicit import IMPLICIT, ImplicitRungeKutta
 from dynamicblocks.integrators.integrator import Carry, FieldStage, Integrator, Reads, Size, Stage, check_steps
+from dynamicblocks.integrators.linear_multistep import LinearMultistep
 from dynamicblocks.integrators.methods import (
     ADAPTIVE,
     METHODS,
@@ -27,6 +29,7 @@ from dynamicblocks.integrators.partitioned import SymplecticEuler, Verlet
 from dynamicblocks.integrators.reversible import AsynchronousLeapfrog, ReversibleHeun
 from dynamicblocks.integrators.runge_kutta import RungeKutta
 from dynamicblocks.integrators.second_order import Leapfrog
+from dynamicblocks.integrators.stability import contractive_step, longest_step
 from dynamicblocks.integrators.tableaus import TABLEAUS, Tableau
 from dynamicblocks.integrators.tolerance import Norm, Tolerance, rms_norm
 from dynamicblocks.integrators.two_step_midpoint import TwoStepMidpoint
@@ -40,6 +43,7 @@ __all__ = [
     "REVERSIBLE",
     "TABLEAUS",
     "Adams",
+    "AdamsBashforth",
     "Adaptive",
     "AdaptiveMethod",
     "AsynchronousLeapfrog",
@@ -52,6 +56,7 @@ __all__ = [
     "ImplicitRungeKutta",
     "Integrator",
     "Leapfrog",
+    "LinearMultistep",
     "Method",
     "Norm",
     "Pair",
@@ -72,9 +77,11 @@ __all__ = [
     "as_integrator",
     "as_method",
     "check_steps",
+    "contractive_step",
     "foreign_options",
     "integrators",
     "list_integrators",
+    "longest_step",
     "reversible",
     "rms_norm",
 ]

@@ -73,6 +73,8 @@ class Integrator(ABC):
     """Whether a step depends on the size of the one before, so that ``unstep`` is told that size as well."""
     irreversible: ClassVar[str] = "none was written"
     """Why steps cannot be taken back, where they cannot: a clause."""
+    takes_past: bool = False
+    """Whether it begins from two states, the second one step before the first: by ``begin_after``, not ``begin``."""
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -126,6 +128,10 @@ class Integrator(ABC):
     def begin(self, stage: Stage, h: Size, y: Tensor) -> Carry:
         """The carry before the first step, whose stage and size these are."""
         return y
+
+    def begin_after(self, stage: Stage, h: Size, y: Tensor, before: Tensor) -> Carry:
+        """The carry before the first step, where ``before`` is the state one step earlier; if it ``takes_past``."""
+        raise ConfigurationError(f"{self.name} begins from one state and takes none from before it")
 
     @abstractmethod
     def advance(self, stage: Stage, h: Size, carry: Carry) -> Carry:

@@ -11,6 +11,7 @@ from typing import Any
 
 from dynamicblocks.errors import ConfigurationError, unknown_name
 from dynamicblocks.integrators.adams import Adams
+from dynamicblocks.integrators.adams_bashforth import AdamsBashforth
 from dynamicblocks.integrators.adaptive import BEYOND, Adaptive
 from dynamicblocks.integrators.algebraic import COUPLING, ReversiblePair, ReversibleRungeKutta
 from dynamicblocks.integrators.embedded import Embedded
@@ -18,6 +19,7 @@ from dynamicblocks.integrators.esdirk import ESDIRKS, Esdirk
 from dynamicblocks.integrators.imex import Imex
 from dynamicblocks.integrators.implicit import IMPLICIT, ImplicitRungeKutta, ImplicitTableau
 from dynamicblocks.integrators.integrator import Integrator
+from dynamicblocks.integrators.linear_multistep import LinearMultistep
 from dynamicblocks.integrators.pairs import PAIRS, Pair
 from dynamicblocks.integrators.partitioned import SymplecticEuler, Verlet
 from dynamicblocks.integrators.reversible import AsynchronousLeapfrog, ReversibleHeun
@@ -115,6 +117,7 @@ def _all() -> Iterator[Method]:
     for name in ("implicit_adams", "fixed_adams"):
         own = ("max_order", "max_iters", "rtol", "atol")
         yield GridMethod(name, GRID_OPTIONS, own, make=moulton, block=moulton)
+    yield GridMethod("adams_bashforth", GRID_OPTIONS, ("order",), make=AdamsBashforth, block=AdamsBashforth)
     # The slope at the end of a step is not that at the beginning of the next where the field jumps.
     paired = partial(ReversibleHeun, reuse=False)
     yield GridMethod("reversible_heun", GRID_OPTIONS, make=ReversibleHeun, block=paired)
@@ -138,6 +141,8 @@ for _name, _method in METHODS.items():
 # They read parts of a layer, which a function of a caller's has if it declares them.
 integrators.register("symplectic_euler")(SymplecticEuler)
 integrators.register("verlet")(Verlet)
+# What it solves depends on its coefficients.
+integrators.register("lm")(LinearMultistep)
 integrators.register("imex")(Imex)
 
 
@@ -190,7 +195,7 @@ def reversible(method: Integrator | str | None = None, coupling: float = COUPLIN
         why = "implicit: its stages are solutions of equations"
     elif made.reversible or (isinstance(made, Adaptive) and isinstance(made.embedded, ReversiblePair)):
         why = "reversible already"
-    elif isinstance(made, Adams):
+    elif isinstance(made, Adams | AdamsBashforth | LinearMultistep):
         why = "a multistep method: its steps need slopes of those before"
     else:
         why = f"a {type(made).__name__}; write it as RungeKutta(Tableau(...))"

@@ -21,6 +21,18 @@ from dynamicblocks.times import check_count, check_counts
 DEPTHS = (20, 32, 44, 56, 110)
 
 
+def units_of_depth(depth: int, stages: int) -> int:
+    """How many units of two layers each stage has, between the opening and the head.
+
+    >>> units_of_depth(20, stages=3)
+    3
+    """
+    units, rest = divmod(check_count(depth, "depth") - 2, 2 * stages)
+    if rest or units < 1:
+        raise ConfigurationError(f"depth must be {2 * stages} n + 2 for n = 1, 2, ..., got {depth}")
+    return units
+
+
 def resnet(
     in_channels: int = 3,
     num_classes: int = 10,
@@ -58,9 +70,7 @@ def resnet(
     272474
     """
     widths = check_counts(widths, "widths")
-    units, rest = divmod(check_count(depth, "depth") - 2, 2 * len(widths))
-    if rest or units < 1:
-        raise ConfigurationError(f"depth must be {2 * len(widths)} n + 2 for n = 1, 2, ..., got {depth}")
+    units = units_of_depth(depth, len(widths))
     order = unit_order(unit)
     style = Style(norm=norm, activation=activation, boundary=boundary, bias=bias)
     body: list[nn.Module] = []

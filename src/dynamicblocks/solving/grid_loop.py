@@ -65,6 +65,7 @@ class GridCourse:
         points: of the grid.
         all_times: whether the states at all points are wanted, or the last alone.
         between: stands between the integrator and the field, if anybody does.
+        before: the state one step before the first, of integrators that take it.
     """
 
     graph_of_steps: ClassVar[bool] = True
@@ -75,6 +76,7 @@ class GridCourse:
     points: Sequence[float]
     all_times: bool = False
     between: Between | None = None
+    before: Tensor | None = None
 
     @property
     def name(self) -> str:
@@ -85,7 +87,7 @@ class GridCourse:
     def tensors(self) -> Sequence[Tensor]:
         """What gets gradients, beside the state and the times."""
         own = self.integrator.parameters() if isinstance(self.integrator, nn.Module) else ()
-        return [*self.field.tensors, *own]
+        return [*self.field.tensors, *own, *(() if self.before is None else (self.before,))]
 
     @property
     def modules(self) -> Sequence[nn.Module]:
@@ -123,13 +125,19 @@ class GridCourse:
             if between is not None:
                 stage = between(step, stage)
             if step == 0:
-                carry = integrator.begin(stage, h, carry)
+                carry = self._begun(stage, h, carry)
             elif restarts and field.jumps(step):
                 carry = integrator.restart(stage, h, carry)
             carry = integrator.advance(stage, h, carry)
             if projects:
                 carry = integrator.amend(carry, partial(stage.part, PROJECTION, 1.0))
             yield carry
+
+    def _begun(self, stage: Stage, h: Size, y: Tensor) -> Carry:
+        """The carry before the first step."""
+        if self.before is None:
+            return self.integrator.begin(stage, h, y)
+        return self.integrator.begin_after(stage, h, y, self.before)
 
     def advance(self, carry: Carry, first: int, last: int) -> Carry:
         """The carry after the steps ``first, ..., last - 1``."""
