@@ -72,8 +72,13 @@ class ImplicitOperator(nn.Module, ABC):
                 f"{type(self).__name__} expected a state of shape {shape_of(self.dims, self.width)}, got "
                 f"{tuple(y.shape)}"
             )
-        with torch.autocast(y.device.type, enabled=False):
-            return function(y.to(torch.promote_types(y.dtype, torch.float32))).to(y.dtype)
+        if 0 in y.shape:  # of no values, which not every transform takes
+            return y
+        wide, device = y.to(torch.promote_types(y.dtype, torch.float32)), y.device.type
+        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+            return function(wide).to(y.dtype)
+        with torch.autocast(device, enabled=False):
+            return function(wide).to(y.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.width}"
@@ -267,4 +272,4 @@ class Pointwise(ImplicitOperator):
 
     @staticmethod
     def _mixed(y: Tensor, matrix: Tensor) -> Tensor:
-        return (matrix @ y.flatten(2)).view_as(y)
+        return (matrix @ y.flatten(2)).reshape(y.shape)
