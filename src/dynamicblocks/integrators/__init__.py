@@ -21,6 +21,7 @@ from dynamicblocks.integrators.methods import (
     foreign_options,
     integrators,
     list_integrators,
+    other_methods,
     reversible,
 )
 from dynamicblocks.integrators.pairs import PAIRS, Pair
@@ -77,6 +78,7 @@ __all__ = [
     "foreign_options",
     "integrators",
     "list_integrators",
+    "other_methods",
     "reversible",
     "rms_norm",
 ]

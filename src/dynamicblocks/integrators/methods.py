@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from dynamicblocks.errors import ConfigurationError, unknown_name
+from dynamicblocks.errors import ConfigurationError, DynamicBlocksError, unknown_name
 from dynamicblocks.integrators.adams import Adams
 from dynamicblocks.integrators.adams_bashforth import AdamsBashforth
 from dynamicblocks.integrators.adaptive import BEYOND, Adaptive
@@ -151,8 +151,8 @@ def leapfrog(start: str = REST) -> Integrator:
 
 
 OF_OTHER_EQUATIONS = {
-    "leapfrog": "it solves y'' = func(t, y) from rest, not y' = func(t, y); method=\"leapfrog('rest')\" says that this "
-    "is meant, and 'two_step_midpoint' is its like for y' = func(t, y)"
+    "leapfrog": "it solves an equation of second order, y'' = func(t, y) from rest, not y' = func(t, y); "
+    "method=\"leapfrog('rest')\" says that this is meant, and 'two_step_midpoint' is its like for y' = func(t, y)"
 }
 """What solves refuse under a bare name, by which a method for y' = func(t, y) would be expected."""
 
@@ -280,3 +280,19 @@ def list_integrators() -> list[str]:
     True
     """
     return [name for name in integrators if name != REVERSIBLE]
+
+
+def other_methods() -> dict[str, Integrator]:
+    """The integrators that are no methods of the catalogue, and that solves know under their bare names.
+
+    >>> "verlet" in other_methods()
+    True
+    """
+    found = {}
+    for name in integrators:
+        if name not in METHODS and name not in OF_OTHER_EQUATIONS and name != REVERSIBLE:
+            try:
+                found[name] = integrators.create(name)
+            except (DynamicBlocksError, TypeError):  # it takes arguments
+                continue
+    return found

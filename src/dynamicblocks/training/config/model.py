@@ -22,7 +22,7 @@ class ModelConfig:
         units: depth of a block in units of layers, and its number of control intervals.
         steps: time steps of each block.
         integrator: one of `dynamicblocks integrators`.
-        gradient: backward pass (backprop, checkpoint, adjoint; with alf, reversible_heun, reversible('rk4') also
+        gradient: backward pass (backprop, checkpoint, adjoint; with alf, verlet, leapfrog, reversible('rk4') also
             reversible).
         connector: between blocks (pooled, residual).
         pool: of pooled connectors (average, max, none).
