@@ -71,6 +71,7 @@ __all__ = [
     "recalibrate",
     "refine",
     "solve",
+    "step_limit",
     "twist",
     "twists",
     "uniform",
@@ -82,7 +83,7 @@ __all__ = [
 # Everything is imported when it is asked for: the version and the help of the command line need no torch.
 if TYPE_CHECKING:
     from dynamicblocks import analysis, layers
-    from dynamicblocks.analysis import gradient_check
+    from dynamicblocks.analysis import gradient_check, step_limit
     from dynamicblocks.block import DynamicBlock
     from dynamicblocks.connectors import Head, Opening, PooledConnector, ResidualConnector
     from dynamicblocks.controls import (
@@ -125,7 +126,7 @@ else:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
-            "analysis": "gradient_check",
+            "analysis": "gradient_check step_limit",
             "block": "DynamicBlock",
             "connectors": "Head Opening PooledConnector ResidualConnector",
             "controls": "Basis Chebyshev Controls CubicBSpline DiscontinuousLinear Legendre PiecewiseConstant "

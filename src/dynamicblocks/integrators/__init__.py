@@ -6,6 +6,7 @@ from dynamicblocks.integrators.adaptive import Adaptive
 from dynamicblocks.integrators.algebraic import ReversiblePair, ReversibleRungeKutta
 from dynamicblocks.integrators.embedded import Embedded, Paired, Trial
 from dynamicblocks.integrators.esdirk import ESDIRKS, Esdirk
+from dynamicblocks.integrators.imex import Imex
 from dynamicblocks.integrators.implicit import IMPLICIT, ImplicitRungeKutta
 from dynamicblocks.integrators.integrator import Carry, FieldStage, Integrator, Reads, Size, Stage, check_steps
 from dynamicblocks.integrators.linear_multistep import LinearMultistep
@@ -29,6 +30,7 @@ from dynamicblocks.integrators.partitioned import SymplecticEuler, Verlet
 from dynamicblocks.integrators.reversible import AsynchronousLeapfrog, ReversibleHeun
 from dynamicblocks.integrators.runge_kutta import RungeKutta
 from dynamicblocks.integrators.second_order import Leapfrog
+from dynamicblocks.integrators.stability import contractive_step, longest_step
 from dynamicblocks.integrators.tableaus import TABLEAUS, Tableau
 from dynamicblocks.integrators.tolerance import Norm, Tolerance, rms_norm
 from dynamicblocks.integrators.two_step_midpoint import TwoStepMidpoint
@@ -51,6 +53,7 @@ __all__ = [
     "Esdirk",
     "FieldStage",
     "GridMethod",
+    "Imex",
     "ImplicitRungeKutta",
     "Integrator",
     "Leapfrog",
@@ -75,9 +78,11 @@ __all__ = [
     "as_integrator",
     "as_method",
     "check_steps",
+    "contractive_step",
     "foreign_options",
     "integrators",
     "list_integrators",
+    "longest_step",
     "other_methods",
     "reversible",
     "rms_norm",

@@ -16,6 +16,7 @@ from dynamicblocks.integrators.adaptive import BEYOND, Adaptive
 from dynamicblocks.integrators.algebraic import COUPLING, ReversiblePair, ReversibleRungeKutta
 from dynamicblocks.integrators.embedded import Embedded
 from dynamicblocks.integrators.esdirk import ESDIRKS, Esdirk
+from dynamicblocks.integrators.imex import Imex
 from dynamicblocks.integrators.implicit import IMPLICIT, ImplicitRungeKutta, ImplicitTableau
 from dynamicblocks.integrators.integrator import Integrator
 from dynamicblocks.integrators.linear_multistep import LinearMultistep
@@ -142,6 +143,7 @@ integrators.register("symplectic_euler")(SymplecticEuler)
 integrators.register("verlet")(Verlet)
 # What it solves depends on its coefficients.
 integrators.register("lm")(LinearMultistep)
+integrators.register("imex")(Imex)
 
 
 @integrators.register("leapfrog")

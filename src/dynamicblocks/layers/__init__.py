@@ -7,13 +7,23 @@ from dynamicblocks.layers.branch import Branch, PostactDouble, PostactSingle, Pr
 from dynamicblocks.layers.double import Double
 from dynamicblocks.layers.factory import LayerFactory, LayerSource, independent_layers
 from dynamicblocks.layers.hamiltonian import HamiltonianPair
+from dynamicblocks.layers.implicit_operators import (
+    Depthwise,
+    Diagonal,
+    ImplicitOperator,
+    Laplacian,
+    Pointwise,
+    operators,
+)
 from dynamicblocks.layers.norms import TVNorm, norms
 from dynamicblocks.layers.parametrisations import PARAMETRISATIONS
 from dynamicblocks.layers.preact_symmetric import PreactSymmetric
 from dynamicblocks.layers.protocol import ProjectedLayer, state_width, takes_time
 from dynamicblocks.layers.registry import layers
 from dynamicblocks.layers.residual_unit import UNITS, ResidualUnit, UnitOrder, unit_order
+from dynamicblocks.layers.semi_implicit import SemiImplicit
 from dynamicblocks.layers.skipinit import SkipInit
+from dynamicblocks.layers.spectrum import Spectrum
 from dynamicblocks.layers.symmetric import Symmetric
 from dynamicblocks.layers.twist import TwistConv1d, TwistConv2d, TwistConv3d
 
@@ -26,10 +36,15 @@ __all__ = [
     "Conv1d",
     "Conv2d",
     "Conv3d",
+    "Depthwise",
+    "Diagonal",
     "Double",
     "HamiltonianPair",
+    "ImplicitOperator",
+    "Laplacian",
     "LayerFactory",
     "LayerSource",
+    "Pointwise",
     "PostactDouble",
     "PostactSingle",
     "PreactDouble",
@@ -37,7 +52,9 @@ __all__ = [
     "PreactSymmetric",
     "ProjectedLayer",
     "ResidualUnit",
+    "SemiImplicit",
     "SkipInit",
+    "Spectrum",
     "Style",
     "Symmetric",
     "TVNorm",
@@ -51,6 +68,7 @@ __all__ = [
     "independent_layers",
     "layers",
     "norms",
+    "operators",
     "state_width",
     "takes_time",
     "unit_order",

@@ -17,6 +17,7 @@ from dynamicblocks.layers.hamiltonian import HamiltonianPair
 from dynamicblocks.layers.norms import TVNorm
 from dynamicblocks.layers.one_kernel import OneKernel
 from dynamicblocks.layers.residual_unit import ResidualUnit
+from dynamicblocks.layers.semi_implicit import SemiImplicit
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,7 +36,7 @@ def no_tensor(value: object) -> str:
 
 def check_state(layer: nn.Module, y: Tensor) -> None:
     """Raise a ConfigurationError for a state that one of the library's own layers, or its device, cannot take."""
-    if isinstance(layer, Branch | ResidualUnit | OneKernel | Double | HamiltonianPair):
+    if isinstance(layer, Branch | ResidualUnit | OneKernel | Double | HamiltonianPair | SemiImplicit):
         check_input(layer, y, layer.width, "a state", layer.dims)
     else:
         check_input(layer, y)
