@@ -118,7 +118,9 @@ class _Spectral(ImplicitOperator):
         return self.multiplied(y, self.spectrum(y))
 
     def resolved(self, y: Tensor, h: Step) -> Tensor:
-        return self.multiplied(y, 1 / (1 + h * self.spectrum(y)))
+        # As y less what is taken from it: where A is zero y stays to the last bit, and short steps round nothing off.
+        rate = h * self.spectrum(y)
+        return y - self.multiplied(y, rate / (1 + rate))
 
     def extra_repr(self) -> str:
         return f"{self.width}, boundary={self.boundary!r}"
