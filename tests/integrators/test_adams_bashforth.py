@@ -1,6 +1,7 @@
 """Adams-Bashforth methods of one order: on equal steps the tables' formulas, on any steps their order."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ class Timed(nn.Module):
 def grid_of(block, steps):
     """Unequal steps, so many between any two knots."""
     knots = block.controls.basis.points
-    pieces = [unequal(a, b, steps)[1:].tolist() for a, b in zip(knots, knots[1:], strict=False)]
+    pieces = [unequal(a, b, steps)[1:].tolist() for a, b in pairwise(knots)]
     return (knots[0], *(t for piece in pieces for t in piece))
 
 

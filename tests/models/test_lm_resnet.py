@@ -6,8 +6,12 @@ from torch import nn
 from torch.nn import functional as F
 
 import dynamicblocks as db
+from dynamicblocks.analysis.compression import compress
+from dynamicblocks.cli.main import main
 from dynamicblocks.network import named_blocks
 from dynamicblocks.structure import structure, with_structure
+from dynamicblocks.training.evaluation import Score
+from dynamicblocks.training.runs import load_run
 
 
 @pytest.mark.parametrize(
@@ -148,6 +152,26 @@ def test_signals_and_volumes():
     for dims in (1, 3):
         net = db.create_model("lm_resnet", in_channels=1, widths=(4, 8, 8), per_channel=True, dims=dims)
         assert net(torch.randn(2, 1, *(8,) * dims)).shape == (2, 10)
+
+
+@pytest.mark.filterwarnings("ignore:weights of the integrators")
+def test_a_training_in_which_depth_grows(tmp_path):
+    model = ["--model.name", "lm_resnet", "--model.widths", "[4,4,4]", "--model.per_channel", "true"]
+    times = ["--epochs", "2", "--data.batch_size", "700", "--refine.epochs", "[1]", "--keep", "last"]
+    assert main(["train", *model, *times, "--optimizer.warmup", "0", "--output", str(tmp_path), "--run", "run"]) == 0
+    *_, net = load_run(tmp_path / "run")
+    assert [tuple(block.integrator.k.shape) for block in net.blocks] == [(5, 4), (4, 4), (4, 4)]
+    assert all(block.integrator.k.any() for block in net.blocks)
+
+
+def test_it_is_compressed():
+    """Blocks are given what they were given in the network; most integrators need less than that."""
+    net = db.create_model("lm_resnet", in_channels=1, depth=26, widths=(4, 4, 4)).eval()
+    images, score = torch.randn(8, 1, 8, 8), Score(0.0, 1.0, 8, 0.0)
+    found = compress(net, [lambda net: score], [images], tolerance=0.5, integrators=("euler", "midpoint"))
+    assert set(found.chosen) == {"body.0", "body.1.block", "body.2.block"}
+    assert {block.steps for block in found.net.blocks} == {1}
+    assert found.net(images).shape == (8, 10)
 
 
 @pytest.mark.parametrize(
