@@ -11,7 +11,7 @@ from dynamicblocks.compiled_block import CompiledSteps, StepPrograms, check_comp
 from dynamicblocks.controls import Alignment, Basis, ControlledField, Controls, TimedField, as_basis
 from dynamicblocks.errors import ConfigurationError, warn_caller
 from dynamicblocks.gradients import Gradient, as_gradient, inverse
-from dynamicblocks.integrators import Adaptive, Integrator, as_integrator
+from dynamicblocks.integrators import Adaptive, Integrator, as_integrator, check_steps
 from dynamicblocks.integrators.half import HALF
 from dynamicblocks.integrators.unsolved import StageError, Unsolved
 from dynamicblocks.layers import LayerSource, independent_layers, state_width
@@ -110,6 +110,7 @@ class DynamicBlock(nn.Module):
                 f"{integrator.name} reads at the fraction {beyond[0]} of a step, where theta(t) may be another piece; "
                 "inside a block fractions lie between 0 and 1"
             )
+        check_steps(integrator, grid.points)
         gradient.check(self.controls.layers)
         gradient.check_integrator(integrator)
         gradient.check_block(self.controls.layers, integrator)
@@ -320,6 +321,10 @@ class DynamicBlock(nn.Module):
             method = self.integrator
         else:
             method = self._stretched(grid)
+        if grid.steps != self.steps and method.bound_to_steps:
+            raise ConfigurationError(
+                f"the {self.steps} steps cannot become {grid.steps} with {method.shorthand}: {method.bound_to_steps}"
+            )
         other._choose(
             grid,
             method,

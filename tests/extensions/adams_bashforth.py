@@ -8,7 +8,7 @@ from dynamicblocks.integrators import Integrator
 class AdamsBashforth(Integrator):
     """y1 = y0 + h f0 + (h^2 / 2) (f0 - f(-1)) / h(-1)."""
 
-    name = "adams_bashforth"
+    name = "own_adams_bashforth"
     order = 2
     reads = ((0.0, "field"),)
 

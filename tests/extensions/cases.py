@@ -20,11 +20,11 @@ from tests.extensions.truncated import Truncated
 from tests.extensions.verlet import Halves, Verlet
 
 INTEGRATORS = {
-    "leapfrog": Leapfrog,
-    "adams_bashforth": AdamsBashforth,
+    "own_leapfrog": Leapfrog,
+    "own_adams_bashforth": AdamsBashforth,
     "learned_multistep": LearnedMultistep,
     "semi_implicit": SemiImplicit,
-    "verlet": Verlet,
+    "own_verlet": Verlet,
     "ssprk43": ssprk43,
 }
 WIDTH = 4
@@ -32,7 +32,7 @@ WIDTH = 4
 
 def layer(name):
     """A layer of vectors that the integrator of that name can step."""
-    return Halves(WIDTH) if name == "verlet" else Damped(WIDTH)
+    return Halves(WIDTH) if name == "own_verlet" else Damped(WIDTH)
 
 
 def block(name, controls="linear(4)", times="graded(0, 3, steps=7, ratio=3)", gradient="backprop", **choices):

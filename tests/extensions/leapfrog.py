@@ -6,7 +6,7 @@ from dynamicblocks.integrators import Integrator
 class Leapfrog(Integrator):
     """y1 = y0 + r^2 (y(-1) - y0) + h (1 + r) f(y0), with r the step over the one before it: exact for parabolas."""
 
-    name = "leapfrog"
+    name = "own_leapfrog"
     order = 2
     reads = ((0.0, "field"),)
 

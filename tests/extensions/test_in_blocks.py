@@ -36,7 +36,7 @@ def by_hand(integrator, read, points, y):
     states, slopes = [y], []
     for n, h in enumerate(sizes):
         y = states[-1]
-        if isinstance(integrator, INTEGRATORS["verlet"]):
+        if isinstance(integrator, INTEGRATORS["own_verlet"]):
             q, p = y[:, :2], y[:, 2:]
             middle = p + h / 2 * read(n, 0.0, "f2")(q)
             q = q + h * read(n, 0.5, "f1")(middle)
@@ -49,10 +49,10 @@ def by_hand(integrator, read, points, y):
             euler = read(n, 1.0, "solve")(euler, h)
         elif integrator.name == "learned_multistep" and n:
             euler = euler + integrator.k[n] * (states[-2] - y)
-        elif integrator.name == "adams_bashforth" and n:
+        elif integrator.name == "own_adams_bashforth" and n:
             r = h / sizes[n - 1]
             euler = y + h * ((1 + r / 2) * slopes[-1] - r / 2 * slopes[-2])
-        elif integrator.name == "leapfrog" and n:
+        elif integrator.name == "own_leapfrog" and n:
             # The parabola with both states and the last slope, at the end of the step.
             back = sizes[n - 1]
             bend = (states[-2] - y + back * slopes[-1]) / back**2
@@ -88,7 +88,7 @@ def test_steps_are_those_written_out(name, grid, state):
         torch.testing.assert_close(made.trajectory(state), expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["leapfrog", "adams_bashforth"])
+@pytest.mark.parametrize("name", ["own_leapfrog", "own_adams_bashforth"])
 def test_memory_does_not_cross_a_jump_of_the_field(name, state):
     """Two pieces of constant weights: the second begins as a block of its own would."""
     made = block(name, "constant(2)", (0, 0.5, 1.25, 1.5, 2, 3))
@@ -169,7 +169,7 @@ def test_copies_and_pickles(name, state):
         assert torch.equal(other(state), made(state))
 
 
-@pytest.mark.parametrize("integrator", [Leapfrog(), INTEGRATORS["adams_bashforth"]()], ids=lambda each: each.name)
+@pytest.mark.parametrize("integrator", [Leapfrog(), INTEGRATORS["own_adams_bashforth"]()], ids=lambda each: each.name)
 def test_a_projection_follows_each_step(integrator, state):
     class Held(nn.Linear):
         """Slopes of any size, states between 0 and 1."""
@@ -230,6 +230,6 @@ def test_compiled_steps_give_the_numbers_of_the_eager_loop(name, controls, monke
 def test_compiled_steps_under_a_mode_of_ones_own(monkeypatch):
     torch._dynamo.reset()
     monkeypatch.setattr(StepPrograms, "backend", "aot_eager")
-    made = block("leapfrog", "linear(4)", gradient=Truncated(3))
+    made = block("own_leapfrog", "linear(4)", gradient=Truncated(3))
     y = torch.randn(2, WIDTH)
     assert_same(gradients_of(made.replaced(compile=True), y), gradients_of(made, y), 1e-5)

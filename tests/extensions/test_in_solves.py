@@ -167,7 +167,7 @@ def test_a_name_with_arguments_is_an_object(name, function):
 def test_a_solve_is_counted(name, function):
     found = db.solve(function, torch.ones(1, WIDTH), torch.tensor(TIMES), args=(0.7,), method=integrator(name))
     # One for the slope from which the leapfrog makes the state before the first.
-    assert found.statistics.evaluations == STEPS * INTEGRATORS[name]().evaluations + (name == "leapfrog")
+    assert found.statistics.evaluations == STEPS * INTEGRATORS[name]().evaluations + (name == "own_leapfrog")
 
 
 class Trap:
@@ -186,8 +186,8 @@ class Trap:
 @pytest.mark.parametrize(
     ("method", "parts", "missing"),
     [
-        (Verlet(), {}, "verlet reads 'first_half' and 'second_half'"),
-        (Verlet(), {"first_half": "other"}, "verlet reads 'second_half', and Trap has only 'field', 'first_half'"),
+        (Verlet(), {}, "own_verlet reads 'first_half' and 'second_half'"),
+        (Verlet(), {"first_half": "other"}, "own_verlet reads 'second_half', and Trap has only 'field', 'first_half'"),
         (SemiImplicit(), {}, "semi_implicit reads 'solve', and Trap has only 'field'"),
         (SemiImplicit(), {"solve": "absent"}, "Trap.parts must name a method.*'solve': 'absent' is none of Trap"),
     ],
@@ -221,7 +221,7 @@ def test_parts_of_what_is_no_module(float64):
 
 
 def test_nested_states_have_no_parts():
-    with pytest.raises(db.ConfigurationError, match=r"verlet reads .*, and a nested state has only 'field'"):
+    with pytest.raises(db.ConfigurationError, match=r"own_verlet reads .*, and a nested state has only 'field'"):
         db.solve(lambda t, y: y, {"q": torch.ones(1), "p": torch.ones(1)}, torch.tensor([0.0, 1.0]), method=Verlet())
 
 
@@ -232,7 +232,7 @@ def test_the_adjoint_equation_is_that_of_the_field_alone(method, function):
         db.solve(function, torch.ones(1, WIDTH), t, args=(0.7,), method=method, gradient="adjoint")
 
 
-@pytest.mark.parametrize("name", ["leapfrog", "adams_bashforth", "ssprk43"])
+@pytest.mark.parametrize("name", ["own_leapfrog", "own_adams_bashforth", "ssprk43"])
 def test_events_dense_output_and_times_that_run_back(name, function, registered):
     def decay(t, y):
         return -y
@@ -277,7 +277,7 @@ def test_the_adjoint_does_not_lose_weights_of_an_integrator(function):
 # A gradient mode of one's own
 
 
-@pytest.mark.parametrize("name", ["leapfrog", "verlet", "learned_multistep"])
+@pytest.mark.parametrize("name", ["own_leapfrog", "own_verlet", "learned_multistep"])
 @pytest.mark.parametrize("kept", [1, 3, 5, 9])
 def test_truncated_gradients_are_those_of_the_last_steps(name, kept, function):
     """Of the last state: as if the carry before the last steps were a constant; all of them are backpropagation."""

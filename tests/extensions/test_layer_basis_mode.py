@@ -58,7 +58,7 @@ EVERY = {
     "basis": {"controls": Quadratic(), "integrator": "rk4_classic"},
     "basis with the library's layer": {"controls": Quadratic(5), "layer": "preact_single"},
     "mode": {"gradient": Truncated(1), "steps": 4},
-    "all": {"controls": Quadratic(), "gradient": Truncated(3), "steps": 4, "integrator": INTEGRATORS["leapfrog"]()},
+    "all": {"controls": Quadratic(), "gradient": Truncated(3), "steps": 4, "integrator": INTEGRATORS["own_leapfrog"]()},
 }
 every = pytest.mark.parametrize("choices", EVERY.values(), ids=EVERY)
 

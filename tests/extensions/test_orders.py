@@ -30,7 +30,7 @@ def halves(a, b, q, p):
 
 def right_hand_side(name, a, b, y):
     """What each integrator is tested with; a and b depend on the time."""
-    if name == "verlet":
+    if name == "own_verlet":
         return np.array(halves(a, b, *y))
     return b * np.cos(y) - a**2 * y if name == "semi_implicit" else -a * y**3
 
@@ -94,7 +94,7 @@ class Function(Parts, nn.Module):
 
 
 def start(name):
-    return torch.tensor([[1.0, 0.5]]) if name == "verlet" else torch.ones(1, 1)
+    return torch.tensor([[1.0, 0.5]]) if name == "own_verlet" else torch.ones(1, 1)
 
 
 def reference(name, a, b, knots=(0.0, 2.0)):

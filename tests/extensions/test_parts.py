@@ -19,8 +19,8 @@ from tests.extensions.verlet import Halves, Verlet
 @pytest.mark.parametrize(
     ("layer", "integrator", "missing"),
     [
-        (lambda: Gated(4), Verlet(), "verlet reads 'second_half' and 'first_half', and Gated has only 'field'"),
-        (lambda: Damped(4), Verlet(), "verlet reads .*, and Damped has only 'field', 'solve'"),
+        (lambda: Gated(4), Verlet(), "own_verlet reads 'second_half' and 'first_half', and Gated has only 'field'"),
+        (lambda: Damped(4), Verlet(), "own_verlet reads .*, and Damped has only 'field', 'solve'"),
         (lambda: Gated(4), SemiImplicit(), "semi_implicit reads 'solve', and Gated has only 'field'; declare it"),
         (lambda: Halves(4), "euler", "euler reads 'field', and Halves has only 'first_half', 'second_half'"),
         (lambda: Halves(4), "dopri5", "dopri5 reads 'field', and Halves has only"),
@@ -219,7 +219,7 @@ def counted(block, *submodules):
 @pytest.mark.parametrize("controls", ["constant(3)", "linear(4)"])
 def test_hooks_of_submodules_run_with_the_parts(controls):
     """Of parts that are submodules, and of a submodule that a method uses."""
-    verlet = block("verlet", controls, (0, 1, 2, 3))
+    verlet = block("own_verlet", controls, (0, 1, 2, 3))
     assert counted(verlet, "f1", "f2") == {"f1": 3, "f1 back": 3, "f2": 6, "f2 back": 6}
     assert counted(block("semi_implicit", controls, (0, 1, 2, 3)), "mix") == {"mix": 3, "mix back": 3}
 
@@ -248,8 +248,8 @@ def test_controls_that_only_a_part_reads_are_read():
     assert db.freeze_unused_controls(made) == []
     euler = db.with_integrator(made, "euler")
     assert db.freeze_unused_controls(euler) == ["controls.layers.3"]
-    assert block("leapfrog", "linear(4)", (0, 1, 2, 3)).unused_controls() == {3}
-    assert block("verlet", "linear(4)", (0, 1, 2, 3)).unused_controls() == set()
+    assert block("own_leapfrog", "linear(4)", (0, 1, 2, 3)).unused_controls() == {3}
+    assert block("own_verlet", "linear(4)", (0, 1, 2, 3)).unused_controls() == set()
     found = gradients_of(made, torch.randn(2, 4))
     assert found["controls.layers.3.rate"].any()
     assert found["controls.layers.3.mix.weight"] is None

@@ -75,6 +75,6 @@ def test_an_extension_imports_public_names_alone(name):
 def test_names_are_gone_afterwards():
     """Other tests run over all registered names."""
     with names():
-        assert db.as_integrator("leapfrog").order == 2
-    with pytest.raises(db.ConfigurationError, match="unknown integrator 'leapfrog'"):
-        db.as_integrator("leapfrog")
+        assert db.as_integrator("own_leapfrog").order == 2
+    with pytest.raises(db.ConfigurationError, match="unknown integrator 'own_leapfrog'"):
+        db.as_integrator("own_leapfrog")

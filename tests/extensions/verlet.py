@@ -11,7 +11,7 @@ from dynamicblocks.integrators import Integrator
 class Verlet(Integrator):
     """For dq/dt = f1(p) and dp/dt = f2(q), of which the channels are q and p: half a kick, a drift, half a kick."""
 
-    name = "verlet"
+    name = "own_verlet"
     order = 2
     reads = ((0.0, "second_half"), (0.5, "first_half"), (1.0, "second_half"))
 

@@ -13,9 +13,9 @@ from tests.extensions.verlet import Halves
 CHOICES = [
     ("learned_multistep", "linear(4)", "backprop"),
     ("learned_multistep", "constant(3)", "checkpoint"),
-    ("leapfrog", "constant(3)", "checkpoint"),
-    ("adams_bashforth", "linear(4)", "backprop"),
-    ("verlet", "linear(4)", "checkpoint"),
+    ("own_leapfrog", "constant(3)", "checkpoint"),
+    ("own_adams_bashforth", "linear(4)", "backprop"),
+    ("own_verlet", "linear(4)", "checkpoint"),
 ]
 
 
@@ -23,7 +23,7 @@ def network(name, controls, gradient):
     """Two blocks with a layer between them; one step of the second leaves its multistep without memory."""
 
     def layer():
-        return Halves(WIDTH) if name == "verlet" else nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh())
+        return Halves(WIDTH) if name == "own_verlet" else nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh())
 
     torch.manual_seed(3)
     blocks = [

@@ -18,7 +18,7 @@ from tests.gradients.test_checkpointed_solves import (
     set_up,
 )
 
-METHODS = ["reversible_heun", "alf"]
+METHODS = ["reversible_heun", "alf", "two_step_midpoint"]
 GRIDS = [{}, {"step_size": 0.05}, {"step_size": 0.05, "interp": "cubic"}]
 
 
@@ -73,9 +73,9 @@ def test_a_field_that_jumps(float64):
 @pytest.mark.parametrize("method", ["dopri5", "rk4"])
 def test_other_methods_are_refused(method):
     course = set_up(lambda t, y: -y, torch.ones(1), torch.tensor([0.0, 1.0]), method)
-    with pytest.raises(ConfigurationError, match=rf"\(reversible_heun, alf\), got {method}"):
+    with pytest.raises(ConfigurationError, match=rf"\(reversible_heun, alf, two_step_midpoint\), got {method}"):
         reversed_back(course)
-    assert reversible_methods() == ["reversible_heun", "alf"]
+    assert reversible_methods() == ["reversible_heun", "alf", "two_step_midpoint"]
 
 
 def test_a_tensor_that_would_lose_its_gradient_raises(float64):

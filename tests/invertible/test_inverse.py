@@ -31,6 +31,8 @@ BLOCKS = {
     "additive_coupling": Parts,
     "affine_coupling": lambda: Parts(4),
     "affine_coupling(bound=1.0)": lambda: Parts(4),
+    "symplectic_euler": Parts,
+    "verlet": Parts,
 }
 
 
@@ -69,6 +71,12 @@ def test_gradients_of_blocks_are_those_of_backpropagation(integrator):
         torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-10)
 
 
+def test_additive_coupling_is_symplectic_euler():
+    block = db.DynamicBlock(Parts, "linear(4)", 9, "additive_coupling").eval()
+    x = torch.randn(6, 4)
+    assert torch.equal(block(x), block.replaced(integrator="symplectic_euler")(x))
+
+
 def test_couplings_are_of_order_one():
     class Turning:
         parts = {"field": "__call__", "first": "first", "second": "second"}  # noqa: RUF012
@@ -98,7 +106,7 @@ def test_couplings_are_of_order_one():
 @pytest.mark.parametrize(
     ("block", "message"),
     [
-        (lambda: db.DynamicBlock(Parts, 4, integrator="rk4"), "rk4 has no unstep"),
+        (lambda: db.DynamicBlock(Parts, 4, integrator="rk4"), "rk4 has no unstep, for the state before"),
         (lambda: db.DynamicBlock(Parts, 4, integrator="alf"), "alf carries more than the state"),
         (lambda: db.DynamicBlock(Parts, 4, integrator="dopri5"), "dopri5 chooses its own steps"),
     ],

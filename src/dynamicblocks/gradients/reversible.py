@@ -96,9 +96,11 @@ class Reversible(Gradient):
 
     def check_integrator(self, integrator: Integrator) -> None:
         if not (isinstance(integrator.embedded, Paired) if isinstance(integrator, Adaptive) else integrator.reversible):
-            kind = "chooses its own steps, which cannot" if isinstance(integrator, Adaptive) else "has no unstep to"
+            kind = f"has no unstep, {integrator.irreversible}"
+            if isinstance(integrator, Adaptive):
+                kind = "chooses its own steps, which cannot be taken back"
             raise ConfigurationError(
-                f"gradient='reversible' takes steps back, and {integrator.name} {kind} be taken back; integrators with "
+                f"gradient='reversible' takes steps back, and {integrator.name} {kind}; integrators with "
                 f"an unstep are {', '.join(reversible_integrators())}, and {WRAPPED}. With {integrator.name}, "
                 "gradient='checkpoint' needs little memory"
             )
@@ -114,9 +116,10 @@ class Reversible(Gradient):
     def check_course(self, course: Course) -> None:
         if isinstance(course, ScipyCourse) or not course.reversible:
             explicit = course.name if course.name in {each.name for each in (*TABLEAUS, *PAIRS)} else "rk4"
+            why = f", whose steps cannot, {course.integrator.irreversible}" if isinstance(course, GridCourse) else ""
             raise ConfigurationError(
                 f"gradient='reversible' needs a method whose steps can be taken back "
-                f"({', '.join(reversible_methods())}), got {course.name}. The method \"reversible('{explicit}')\" "
+                f"({', '.join(reversible_methods())}), got {course.name}{why}. The method \"reversible('{explicit}')\" "
                 "makes those of an explicit Runge-Kutta method such; gradient='checkpoint' needs little memory with any"
             )
         if isinstance(course, GridCourse):

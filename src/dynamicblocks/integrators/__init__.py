@@ -7,7 +7,7 @@ from dynamicblocks.integrators.coupling import AdditiveStep, AffineStep, Couplin
 from dynamicblocks.integrators.embedded import Embedded, Paired, Trial
 from dynamicblocks.integrators.esdirk import ESDIRKS, Esdirk
 from dynamicblocks.integrators.implicit import IMPLICIT, ImplicitRungeKutta
-from dynamicblocks.integrators.integrator import Carry, FieldStage, Integrator, Reads, Size, Stage
+from dynamicblocks.integrators.integrator import Carry, FieldStage, Integrator, Reads, Size, Stage, check_steps
 from dynamicblocks.integrators.methods import (
     ADAPTIVE,
     METHODS,
@@ -24,10 +24,13 @@ from dynamicblocks.integrators.methods import (
 )
 from dynamicblocks.integrators.momentum import Momentum, momentum_steps
 from dynamicblocks.integrators.pairs import PAIRS, Pair
+from dynamicblocks.integrators.partitioned import SymplecticEuler, Verlet
 from dynamicblocks.integrators.reversible import AsynchronousLeapfrog, ReversibleHeun
 from dynamicblocks.integrators.runge_kutta import RungeKutta
+from dynamicblocks.integrators.second_order import Leapfrog
 from dynamicblocks.integrators.tableaus import TABLEAUS, Tableau
 from dynamicblocks.integrators.tolerance import Norm, Tolerance, rms_norm
+from dynamicblocks.integrators.two_step_midpoint import TwoStepMidpoint
 
 __all__ = [
     "ADAPTIVE",
@@ -51,6 +54,7 @@ __all__ = [
     "GridMethod",
     "ImplicitRungeKutta",
     "Integrator",
+    "Leapfrog",
     "Method",
     "Momentum",
     "Norm",
@@ -63,11 +67,15 @@ __all__ = [
     "RungeKutta",
     "Size",
     "Stage",
+    "SymplecticEuler",
     "Tableau",
     "Tolerance",
     "Trial",
+    "TwoStepMidpoint",
+    "Verlet",
     "as_integrator",
     "as_method",
+    "check_steps",
     "foreign_options",
     "integrators",
     "list_integrators",

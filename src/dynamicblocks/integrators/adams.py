@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -111,6 +112,8 @@ class Adams(Integrator):
     max_iters: int = 4
     rtol: float | Tensor = 1e-7
     atol: float | Tensor = 1e-9
+
+    irreversible: ClassVar[str] = "for each step lets go of the oldest slope that the one before was made of"
 
     def __post_init__(self) -> None:
         if check_count(self.max_order, "max_order") > _LARGEST_ORDER:

@@ -20,9 +20,8 @@ from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.integrators.integrator import Integrator, Reads, Size, Stage
+from dynamicblocks.integrators.partitioned import FIRST, SECOND
 from dynamicblocks.integrators.runge_kutta import add_scaled
-
-FIRST, SECOND = "first", "second"
 
 
 def halves(y: Tensor, dim: int, name: str) -> tuple[Tensor, Tensor]:
@@ -62,8 +61,7 @@ class Coupling(Integrator):
 
     @property
     def reads(self) -> Reads:
-        # Both from inside the step: where theta(t) is piecewise constant, its own control.
-        return ((0.0, FIRST), (1.0, SECOND))
+        return ((0.0, FIRST), (0.0, SECOND))
 
     @abstractmethod
     def moved(self, half: Tensor, by: Tensor, h: Size) -> Tensor:
@@ -76,12 +74,12 @@ class Coupling(Integrator):
     def advance(self, stage: Stage, h: Size, carry: Tensor) -> Tensor:
         one, two = halves(carry, self.dim, self.name)
         one = self.moved(one, self._part(stage, FIRST, 0.0, two), h)
-        two = self.moved(two, self._part(stage, SECOND, 1.0, one), h)
+        two = self.moved(two, self._part(stage, SECOND, 0.0, one), h)
         return torch.cat((one, two), self.dim)
 
     def unstep(self, stage: Stage, h: Size, carry: Tensor) -> Tensor:
         one, two = halves(carry, self.dim, self.name)
-        two = self.moved_back(two, self._part(stage, SECOND, 1.0, one), h)
+        two = self.moved_back(two, self._part(stage, SECOND, 0.0, one), h)
         one = self.moved_back(one, self._part(stage, FIRST, 0.0, two), h)
         return torch.cat((one, two), self.dim)
 
@@ -99,7 +97,9 @@ class Coupling(Integrator):
 
 @dataclass(frozen=True)
 class AdditiveStep(Coupling):
-    """a1 = a0 + h F(b0), b1 = b0 + h G(a1): the reversible residual network, and symplectic Euler.
+    """a1 = a0 + h F(b0), b1 = b0 + h G(a1): the reversible residual network.
+
+    With ``dim=1`` this is the symplectic Euler method.
 
     >>> from dynamicblocks.integrators import FieldStage
     >>> class Sines(FieldStage):

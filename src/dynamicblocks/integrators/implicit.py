@@ -3,6 +3,7 @@
 import math
 from dataclasses import InitVar, dataclass, field
 from functools import cached_property, partial
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -117,6 +118,8 @@ class ImplicitRungeKutta(Integrator):
     rows: bool = False
     derivatives: int = 1
     eps: float = 0.0
+
+    irreversible: ClassVar[str] = "for its stages are found by iteration from the state before a step"
 
     def __post_init__(self) -> None:
         check_count(self.max_iters, "max_iters")

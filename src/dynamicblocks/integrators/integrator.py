@@ -2,8 +2,9 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar, Protocol, Self
 
 from torch import Tensor, nn
@@ -66,6 +67,12 @@ class Integrator(ABC):
     """Whether steps can be taken back: whether there is an ``unstep``."""
     restarts: ClassVar[bool] = False
     """Whether a jump of the field between two steps concerns it: whether there is a ``restart``."""
+    equal_steps: ClassVar[bool] = False
+    """Whether all steps must be of one size."""
+    looks_back: ClassVar[bool] = False
+    """Whether a step depends on the size of the one before, so that ``unstep`` is told that size as well."""
+    irreversible: ClassVar[str] = "none was written"
+    """Why steps cannot be taken back, where they cannot: a clause."""
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -125,6 +132,12 @@ class Integrator(ABC):
         """The carry before the first step, whose stage and size these are."""
         return y
 
+    def resumed(self, y: Tensor) -> Carry:
+        """The carry after a step that ended in ``y``, where the state says it all."""
+        if self.begins:
+            raise ConfigurationError(f"{self.name} carries more than the state, and the state alone does not say what")
+        return y
+
     @abstractmethod
     def advance(self, stage: Stage, h: Size, carry: Carry) -> Carry:
         """The carry one step of size ``h`` later."""
@@ -144,8 +157,17 @@ class Integrator(ABC):
         )
 
     def unstep(self, stage: Stage, h: Size, carry: Carry) -> Carry:
-        """The carry one step earlier, where steps can be taken back; ``stage`` and ``h`` are those of that step."""
-        raise ConfigurationError(f"steps of {self.name} cannot be taken back")
+        """The carry one step earlier, where steps can be taken back; ``stage`` and ``h`` are those of that step.
+
+        A method that ``looks_back`` takes a fourth argument, ``previous``: the size of the step before that one. None,
+        its default, says that there was none, or that it was as long.
+        """
+        raise ConfigurationError(f"steps of {self.name} cannot be taken back: it has no unstep, {self.irreversible}")
+
+    def take_back(self, stage: Stage, h: Size, carry: Carry, previous: Size | None) -> Carry:
+        """As :meth:`unstep`, with the size of the step before, if there was one, for those that need it."""
+        unstep: Callable[..., Carry] = self.unstep
+        return unstep(stage, h, carry, previous) if self.looks_back else unstep(stage, h, carry)
 
     def restart(self, stage: Stage, h: Size, carry: Carry) -> Carry:
         """The carry after a jump of the field, before the step whose stage and size these are.
@@ -166,6 +188,14 @@ class Integrator(ABC):
         return copy.deepcopy(self) if isinstance(self, nn.Module) else self
 
     @property
+    def bound_to_steps(self) -> str:
+        """Why a block of another number of steps would be another function, and no better one: a clause, if it would.
+
+        The number of steps is then never changed.
+        """
+        return ""
+
+    @property
     def unused_weights(self) -> tuple[str, ...]:
         """Names of weights of its own that no step of its block reads."""
         return ()
@@ -183,3 +213,20 @@ class Integrator(ABC):
         tensor(2.2500)
         """
         return self.advance(FieldStage(lambda c, y: f(t + c * h, y)), h, carry)
+
+
+# Steps are of one size if they differ by no more than this share of it, or than points in single precision do.
+SAME_SIZE, ROUNDING = 1e-6, 2.0**-22
+
+
+def check_steps(integrator: Integrator, points: Sequence[float]) -> None:
+    """Raise a ConfigurationError for a grid on which the integrator has no steps."""
+    if not integrator.equal_steps:
+        return
+    sizes = [abs(end - start) for start, end in pairwise(points)]
+    rounding = ROUNDING * max(abs(points[0]), abs(points[-1]))
+    if max(sizes) - min(sizes) > SAME_SIZE * max(sizes) + rounding:
+        raise ConfigurationError(
+            f"{integrator.name} needs steps of one size, and these are between {min(sizes):.9g} and {max(sizes):.9g} "
+            "long; take equal steps, such as times='uniform(0, 8, steps=8)', or another integrator"
+        )

@@ -20,9 +20,12 @@ from dynamicblocks.integrators.implicit import IMPLICIT, ImplicitRungeKutta, Imp
 from dynamicblocks.integrators.integrator import Integrator
 from dynamicblocks.integrators.momentum import Momentum
 from dynamicblocks.integrators.pairs import PAIRS, Pair
+from dynamicblocks.integrators.partitioned import SymplecticEuler, Verlet
 from dynamicblocks.integrators.reversible import AsynchronousLeapfrog, ReversibleHeun
 from dynamicblocks.integrators.runge_kutta import RungeKutta
+from dynamicblocks.integrators.second_order import REST, Leapfrog
 from dynamicblocks.integrators.tableaus import TABLEAUS
+from dynamicblocks.integrators.two_step_midpoint import TwoStepMidpoint
 from dynamicblocks.registry import Registry, parse_call
 
 CONTROL_OPTIONS = (
@@ -117,6 +120,7 @@ def _all() -> Iterator[Method]:
     paired = partial(ReversibleHeun, reuse=False)
     yield GridMethod("reversible_heun", GRID_OPTIONS, make=ReversibleHeun, block=paired)
     yield GridMethod("alf", GRID_OPTIONS, make=AsynchronousLeapfrog, block=AsynchronousLeapfrog)
+    yield GridMethod("two_step_midpoint", GRID_OPTIONS, make=TwoStepMidpoint, block=TwoStepMidpoint)
     why = (
         "scipy_solver solves with SciPy, without gradients, so no block can be trained with it; use dopri5 or kencarp4"
     )
@@ -132,10 +136,26 @@ for _name, _method in METHODS.items():
     if not isinstance(_method.block, str):
         integrators.register(_name)(_method.block)
 
-# They read parts that plain functions have not, or are made for networks rather than for equations.
+# They read parts of a layer, which a function of a caller's has if it declares them.
+integrators.register("symplectic_euler")(SymplecticEuler)
+integrators.register("verlet")(Verlet)
 integrators.register("additive_coupling")(AdditiveStep)
 integrators.register("affine_coupling")(AffineStep)
+# Made for networks rather than for equations.
 integrators.register("momentum")(Momentum)
+
+
+@integrators.register("leapfrog")
+def leapfrog(start: str = REST) -> Integrator:
+    """The leapfrog of y'' = F(t, y), see :class:`~dynamicblocks.integrators.second_order.Leapfrog`."""
+    return Leapfrog(start)
+
+
+OF_OTHER_EQUATIONS = {
+    "leapfrog": "it solves an equation of second order, y'' = func(t, y) from rest, not y' = func(t, y); "
+    "method=\"leapfrog('rest')\" says that this is meant, and 'two_step_midpoint' is its like for y' = func(t, y)"
+}
+"""What solves refuse under a bare name, by which a method for y' = func(t, y) would be expected."""
 
 REVERSIBLE = "reversible"
 """The gradient mode of that name needs steps that can be taken back; the integrator makes them so."""
@@ -228,6 +248,8 @@ def as_method(method: Integrator | str | None) -> Method:
             raise unknown_name("method", method, {*METHODS, *integrators})
         if method == REVERSIBLE:
             reversible()
+        if method in OF_OTHER_EQUATIONS:
+            raise ConfigurationError(f"{method} is no method of odeint and solve: {OF_OTHER_EQUATIONS[method]}")
         return GridMethod(method, GRID_OPTIONS, make=integrators[method])
     chosen = as_integrator(method)
     if isinstance(chosen, ReversibleRungeKutta):

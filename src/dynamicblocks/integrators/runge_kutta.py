@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -43,6 +44,8 @@ class RungeKutta(Integrator):
     """
 
     tableau: Tableau
+
+    irreversible: ClassVar[str] = "for the state before a step is the solution of an equation"
 
     @property
     def name(self) -> str:

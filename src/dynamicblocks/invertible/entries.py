@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.integrators import Integrator, Momentum, Reads, Size, Stage
-from dynamicblocks.integrators.coupling import FIRST, SECOND
+from dynamicblocks.integrators.partitioned import FIRST, SECOND
 from dynamicblocks.layers.inputs import no_tensor
 from dynamicblocks.layers.lending import Lender
 from dynamicblocks.layers.parts import FIELD

@@ -34,6 +34,19 @@ def check_kernel_size(kernel_size: int) -> int:
     return kernel_size
 
 
+def check_groups(groups: int, *channels: int) -> int:
+    """Return ``groups``, or raise: each number of channels falls into so many equal parts.
+
+    >>> check_groups(2, 4, 6)
+    2
+    """
+    check_count(groups, "groups")
+    for count in channels:
+        if count % groups:
+            raise ConfigurationError(f"groups must divide the channels before and after, got {groups} for {count}")
+    return groups
+
+
 class _SizeKeeping(nn.modules.conv._ConvNd):
     """What the three convolutions below share; the class of PyTorch's comes behind it."""
 
@@ -45,6 +58,7 @@ class _SizeKeeping(nn.modules.conv._ConvNd):
         stride: int = 1,
         boundary: str = "zeros",
         bias: bool = False,
+        groups: int = 1,
     ) -> None:
         padding = check_kernel_size(kernel_size) // 2
         condition = check_boundary(boundary)
@@ -57,6 +71,7 @@ class _SizeKeeping(nn.modules.conv._ConvNd):
             padding=padding,  # type: ignore[arg-type]
             padding_mode=condition if padding else "zeros",
             bias=bias,
+            groups=check_groups(groups, in_channels, out_channels),
         )
 
 
@@ -87,23 +102,23 @@ class Conv3d(_SizeKeeping, nn.Conv3d):
 CONVOLUTIONS: Mapping[int, type[Conv1d | Conv2d | Conv3d]] = {1: Conv1d, 2: Conv2d, 3: Conv3d}
 
 
-def conv(y: Tensor, kernel: Tensor, bias: Tensor | None, boundary: str) -> Tensor:
+def conv(y: Tensor, kernel: Tensor, bias: Tensor | None, boundary: str, groups: int = 1) -> Tensor:
     """K y + b: the kernel applied under a boundary condition, size kept; in as many dimensions as the kernel has."""
     dims, padding = kernel.ndim - 2, kernel.shape[-1] // 2
     if boundary == "zeros" or padding == 0:
-        return CONVOLVE[dims](y, kernel, bias, padding=padding)
-    return CONVOLVE[dims](F.pad(y, (padding,) * (2 * dims), mode=boundary), kernel, bias)
+        return CONVOLVE[dims](y, kernel, bias, padding=padding, groups=groups)
+    return CONVOLVE[dims](F.pad(y, (padding,) * (2 * dims), mode=boundary), kernel, bias, groups=groups)
 
 
-def conv_adjoint(z: Tensor, kernel: Tensor, bias: Tensor | None, boundary: str) -> Tensor:
+def conv_adjoint(z: Tensor, kernel: Tensor, bias: Tensor | None, boundary: str, groups: int = 1) -> Tensor:
     r"""K^T z + b, with K^T the exact adjoint of :func:`conv` under the same boundary condition.
 
     With K = C P (padding P, then convolution C without padding), K^T = P^T C^T: a transposed convolution onto the
     padded image, whose border is then added back to the pixels it was copied from.
 
     Shapes:
-        z (batch, out_channels, *), kernel (out_channels, in_channels, k, ...) -> (batch, in_channels, *), with one
-        k for each of the one, two or three axes *.
+        z (batch, out_channels, *), kernel (out_channels, in_channels / groups, k, ...) -> (batch, in_channels, *), with
+        one k for each of the one, two or three axes *.
 
     >>> y, z, kernel = torch.randn(1, 2, 5, 5), torch.randn(1, 3, 5, 5), torch.randn(3, 2, 3, 3)
     >>> forward = torch.sum(conv(y, kernel, None, "reflect") * z)
@@ -113,8 +128,8 @@ def conv_adjoint(z: Tensor, kernel: Tensor, bias: Tensor | None, boundary: str) 
     """
     dims, padding = kernel.ndim - 2, kernel.shape[-1] // 2
     if boundary == "zeros" or padding == 0:
-        return TRANSPOSED[dims](z, kernel, bias, padding=padding)
-    folded = TRANSPOSED[dims](z, kernel)
+        return TRANSPOSED[dims](z, kernel, bias, padding=padding, groups=groups)
+    folded = TRANSPOSED[dims](z, kernel, groups=groups)
     for dim in range(1, dims + 1):
         folded = fold_border(folded, padding, boundary, dim=-dim)
     return folded if bias is None else folded + bias.view(-1, *(1,) * dims)

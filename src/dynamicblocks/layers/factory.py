@@ -8,20 +8,27 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.layers.antisymmetric import Antisymmetric
 from dynamicblocks.layers.branch import PostactDouble, PostactSingle, PreactDouble, PreactSingle
+from dynamicblocks.layers.double import Double
+from dynamicblocks.layers.hamiltonian import HamiltonianPair
+from dynamicblocks.layers.preact_symmetric import PreactSymmetric
+from dynamicblocks.layers.registry import layers
 from dynamicblocks.layers.residual_unit import ResidualUnit
 from dynamicblocks.layers.symmetric import Symmetric
-from dynamicblocks.registry import Registry
 
 LayerFactory = Callable[[], nn.Module]
 LayerSource = str | nn.Module | LayerFactory
 
-layers: Registry[nn.Module] = Registry("layer")
 layers.register("preact_double")(PreactDouble)
 layers.register("preact_single")(PreactSingle)
 layers.register("postact_double")(PostactDouble)
 layers.register("postact_single")(PostactSingle)
 layers.register("symmetric")(Symmetric)
+layers.register("antisymmetric")(Antisymmetric)
+layers.register("double")(Double)
+layers.register("preact_symmetric")(PreactSymmetric)
+layers.register("hamiltonian")(HamiltonianPair)
 layers.register("residual_unit")(ResidualUnit)
 
 

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from dynamicblocks.errors import ConfigurationError, DynamicBlocksError
 from dynamicblocks.layers.branch import Branch
 from dynamicblocks.layers.dimensions import AXES, INPUTS, extent, shape_of
+from dynamicblocks.layers.double import Double
+from dynamicblocks.layers.hamiltonian import HamiltonianPair
 from dynamicblocks.layers.norms import TVNorm
+from dynamicblocks.layers.one_kernel import OneKernel
 from dynamicblocks.layers.residual_unit import ResidualUnit
-from dynamicblocks.layers.symmetric import Symmetric
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -33,7 +35,7 @@ def no_tensor(value: object) -> str:
 
 def check_state(layer: nn.Module, y: Tensor) -> None:
     """Raise a ConfigurationError for a state that one of the library's own layers, or its device, cannot take."""
-    if isinstance(layer, Branch | ResidualUnit | Symmetric):
+    if isinstance(layer, Branch | ResidualUnit | OneKernel | Double | HamiltonianPair):
         check_input(layer, y, layer.width, "a state", layer.dims)
     else:
         check_input(layer, y)
@@ -147,7 +149,7 @@ def _statistics_of_one(module: nn.Module, y: Tensor) -> bool:
 
 def _channels(module: nn.Module) -> int | None:
     """How many channels a module takes in the second dimension."""
-    if isinstance(module, Symmetric):
+    if isinstance(module, OneKernel):
         return module.width
     if isinstance(module, TVNorm):
         return None if module.weight is None else len(module.weight)
@@ -168,7 +170,7 @@ def _dims(module: nn.Module) -> int | None:
 
 def _padding(module: nn.Module) -> tuple[str, tuple[int, ...]]:
     """The boundary condition of a convolution, and how many pixels its padding copies along each axis."""
-    if isinstance(module, Symmetric):
+    if isinstance(module, OneKernel):
         boundary, padding = module.boundary, (module.weight.shape[-1] // 2,) * module.dims
     elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and isinstance(module.padding, tuple):
         boundary, padding = module.padding_mode, module.padding

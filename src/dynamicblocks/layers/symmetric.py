@@ -1,27 +1,19 @@
 """The symmetric layer of parabolic networks."""
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dynamicblocks.layers.activations import ActivationSpec, make_activation
-from dynamicblocks.layers.boundary import (
-    check_boundary,
-    check_kernel_size,
-    conv,
-    conv_adjoint,
-    init_like_convolution,
-)
-from dynamicblocks.layers.dimensions import check_dims
 from dynamicblocks.layers.norms import NormSpec, make_norm
-from dynamicblocks.times import check_count
+from dynamicblocks.layers.one_kernel import OneKernel, check_sign
 
 
-class Symmetric(nn.Module):
+class Symmetric(OneKernel):
     """F(y) = -K^T a(N(K y + b1)) + b2, one shared kernel K (Ruthotto & Haber 2018, arXiv:1804.04272).
 
     K^T is the exact adjoint of K under the boundary condition, so for a monotone activation, no normalisation and no
     boundary of its own the Jacobian is symmetric negative semi-definite: a network of such layers diffuses.
-    Forward Euler is stable for h |K|^2 <= 2.
+    Forward Euler is stable for h |K|^2 <= 2, if the slope of the activation is at most 1
+    (:func:`dynamicblocks.step_limit`).
 
     Shapes:
         (batch, width, H, W) -> the same; (batch, width, L) or (batch, width, D, H, W) with ``dims`` 1 or 3.
@@ -33,8 +25,16 @@ class Symmetric(nn.Module):
         boundary: zeros, replicate, reflect or circular.
         bias: whether to learn b1 and b2.
         kernel_size: odd.
+        groups: parts of the channels, of state and K y, that do not read each other.
+        sign: -1, or 1 for +K^T a(N(K y + b1)) + b2, which does not diffuse (it stands in semi-implicit networks).
+        zero_mean: whether each slice of K is used without its mean over the k^dims entries, so that constants are not
+            seen away from the boundary.
         dims: 1 for signals, 2 for images, 3 for volumes.
 
+    Raises:
+        ConfigurationError: an option that cannot be.
+
+    >>> import torch
     >>> layer = Symmetric(4, norm="none", activation="none", bias=False)
     >>> y = torch.randn(1, 4, 6, 6)
     >>> bool(torch.sum(y * layer(y)) <= 0)
@@ -51,25 +51,27 @@ class Symmetric(nn.Module):
         boundary: str = "zeros",
         bias: bool = True,
         kernel_size: int = 3,
+        groups: int = 1,
+        sign: int = -1,
+        zero_mean: bool = False,
         dims: int = 2,
     ) -> None:
-        super().__init__()
-        self.dims = check_dims(dims)
-        self.width = check_count(width, "width")
-        hidden = width if hidden is None else check_count(hidden, "hidden")
-        size = check_kernel_size(kernel_size)
-        self.boundary = check_boundary(boundary)
-        self.weight = nn.Parameter(torch.empty(hidden, width, *(size,) * dims))
-        self.bias_inside = nn.Parameter(torch.empty(hidden)) if bias else None
-        self.bias_outside = nn.Parameter(torch.empty(width)) if bias else None
-        self.norm = make_norm(norm, hidden, dims=dims)
+        super().__init__(
+            width,
+            hidden,
+            boundary=boundary,
+            bias=bias,
+            kernel_size=kernel_size,
+            groups=groups,
+            zero_mean=zero_mean,
+            dims=dims,
+        )
+        self.sign = check_sign(sign)
+        self.norm = make_norm(norm, self.hidden, dims=dims)
         self.activation = make_activation(activation)
         self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """As a convolution of PyTorch; children reset themselves."""
-        init_like_convolution(self.weight, self.bias_inside, self.bias_outside)
-
     def forward(self, y: Tensor) -> Tensor:
-        inside = self.activation(self.norm(conv(y, self.weight, self.bias_inside, self.boundary)))
-        return conv_adjoint(inside, -self.weight, self.bias_outside, self.boundary)
+        kernel = self.kernel
+        inside = self.activation(self.norm(self.there(y, kernel)))
+        return self.back(inside, kernel if self.sign > 0 else -kernel)

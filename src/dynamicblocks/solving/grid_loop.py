@@ -211,7 +211,8 @@ class GridCourse:
 
     def back(self, n: int, action: Action, carry: Carry) -> Carry:
         """The carry before the action ``n``, from the one after it."""
-        return self.integrator.unstep(self.stage(n), self.size(n), carry)
+        previous = self.size(n - 1) if n else None
+        return self.integrator.take_back(self.stage(n), self.size(n), carry, previous)
 
     def _one_by_one(self, carry: Carry, advance: Advance | None) -> Iterator[Carry]:
         """The carry after each step, made by ``advance`` in the place of the course."""

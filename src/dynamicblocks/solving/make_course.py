@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dynamicblocks.errors import ArgumentError, ConfigurationError, unknown_name
-from dynamicblocks.integrators import AdaptiveMethod, GridMethod, Tolerance
+from dynamicblocks.integrators import AdaptiveMethod, GridMethod, Tolerance, check_steps
 from dynamicblocks.integrators.implicit import ImplicitRungeKutta
 from dynamicblocks.solving import options as opt
 from dynamicblocks.solving.adaptive_course import AdaptiveCourse
@@ -73,6 +73,7 @@ def make_course(
         raise ConfigurationError(f"interp='cubic' needs slopes, and {integrator.name} reads no field; use 'linear'")
     problem.declare_parts(integrator)
     points, grid = _endless(scheme, problem) if beyond else _grid(scheme, problem)
+    check_steps(integrator, points)
     if problem.warns and len(points) > opt.FEW:
         sizes = [abs(b - a) for a, b in pairwise(points)]
         opt.watch_steps(problem.field, sum(sizes), max(sizes))

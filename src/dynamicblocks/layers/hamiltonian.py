@@ -1,0 +1,128 @@
+"""Two halves of the channels that drive each other."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.layers.activations import ActivationSpec
+from dynamicblocks.layers.dimensions import check_dims
+from dynamicblocks.layers.norms import NormSpec
+from dynamicblocks.layers.protocol import takes_time
+from dynamicblocks.layers.registry import layers
+from dynamicblocks.times import check_count
+
+Unit = str | Callable[[int], nn.Module]
+
+
+class HamiltonianPair(nn.Module):
+    """dy/dt = F1(z), dz/dt = -F2(y), with y and z the first and the second half of the channels.
+
+    With symmetric layers F1 and F2 = -K^T a(K y + b), a the derivative of a function A, H(y, z) =
+    sum A(K1 z + b1) + sum A(K2 y + b2) is the Hamiltonian, which stays as it is (Ruthotto & Haber 2018,
+    arXiv:1804.04272). The integrators ``symplectic_euler`` and ``verlet`` read the parts ``first`` and ``second``,
+    dy/dt of z and dz/dt of y; others read the field of all channels.
+
+    Shapes:
+        (batch, width, H, W) -> the same; (batch, width, L) or (batch, width, D, H, W) with ``dims`` 1 or 3. The parts
+        take and give (batch, width / 2, *).
+
+    Args:
+        width: number of channels of the state, even.
+        unit: the name of a layer, also with arguments, or a function that makes a layer of a width: of F1 and F2, each
+            of half the width and with weights of its own.
+        norm, activation, boundary, bias, kernel_size, groups: of the units, where given; else as the unit has them.
+        lead: False for an F1 without its leading normalisation and activation, which units with an option of that name
+            have (``preact_symmetric``); F2 keeps them.
+        dims: 1 for signals, 2 for images, 3 for volumes; a function for ``unit`` makes layers that fit.
+
+    Raises:
+        ConfigurationError: an odd width, options that the unit does not take, or no unit.
+
+    >>> pair = HamiltonianPair(8, norm="none", bias=False)
+    >>> y, z = torch.randn(2, 1, 4, 6, 6)
+    >>> dy, dz = pair(torch.cat((y, z), dim=1)).chunk(2, dim=1)
+    >>> torch.equal(dy, pair.first(z)), torch.equal(dz, pair.second(y))
+    (True, True)
+    """
+
+    parts: ClassVar[dict[str, str]] = {"field": "forward", "first": "first", "second": "second"}
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        unit: Unit = "symmetric",
+        norm: NormSpec | None = None,
+        activation: ActivationSpec | None = None,
+        boundary: str | None = None,
+        bias: bool | None = None,
+        kernel_size: int | None = None,
+        groups: int | None = None,
+        lead: bool = True,
+        dims: int = 2,
+    ) -> None:
+        super().__init__()
+        self.dims = check_dims(dims)
+        self.width = check_count(width, "width")
+        if width % 2:
+            raise ConfigurationError(f"width must be even, for the channels are two halves, got {width}")
+        given = {
+            "norm": norm,
+            "activation": activation,
+            "boundary": boundary,
+            "bias": bias,
+            "kernel_size": kernel_size,
+            "groups": groups,
+        }
+        options = {name: value for name, value in given.items() if value is not None}
+        self.f1 = _unit(unit, width // 2, dims, options, lead)
+        self.f2 = _unit(unit, width // 2, dims, options)
+
+    def reset_parameters(self) -> None:
+        """Its modules reset themselves."""
+
+    def forward(self, y: Tensor) -> Tensor:
+        position, momentum = y.chunk(2, dim=1)
+        return torch.cat((self.first(momentum), self.second(position)), dim=1)
+
+    def first(self, z: Tensor) -> Tensor:
+        """dy/dt = F1(z)."""
+        return self.f1(z)
+
+    def second(self, y: Tensor) -> Tensor:
+        """dz/dt = -F2(y)."""
+        return -self.f2(y)
+
+
+def _unit(unit: Unit, width: int, dims: int, options: dict[str, Any], lead: bool = True) -> nn.Module:
+    if isinstance(unit, str):
+        if not lead:
+            if not layers.takes(unit, "lead"):
+                raise ConfigurationError(
+                    f"lead=False needs a unit with that option, such as preact_symmetric, got {unit!r}"
+                )
+            options = {**options, "lead": False}
+        if layers.takes(unit, "dims"):
+            options = {**options, "dims": dims}
+        made = layers.create(unit, width, **options)
+    elif callable(unit) and not isinstance(unit, nn.Module):
+        if options or not lead:
+            raise ConfigurationError(
+                f"a function for unit chooses all options of its layers, so {', '.join(options) or 'lead'} cannot be "
+                "given beside it"
+            )
+        made = unit(width)
+    else:
+        made = None
+    if not isinstance(made, nn.Module):
+        raise ConfigurationError(
+            f"unit must be the name of a layer or a function of a width that makes a module, got {unit!r:.80}"
+        )
+    if takes_time(made):
+        raise ConfigurationError(
+            f"a unit is a function of one half of the state, but {type(made).__name__} takes the time"
+        )
+    return made
