@@ -15,7 +15,7 @@ from dynamicblocks.solving.grid_loop import GridCourse, SteppedField
 
 @dataclass(frozen=True)
 class Backwards(Integrator):
-    """The steps of an integrator that carries the state alone, taken back one after the other."""
+    """The steps of an integrator, taken back one after the other, of one whose carry is known from the state."""
 
     there: Integrator
 
@@ -34,6 +34,12 @@ class Backwards(Integrator):
     @property
     def reads(self) -> Reads:
         return self.there.reads
+
+    def begin(self, stage: Stage, h: Size, y: Tensor) -> Carry:
+        return self.there.resumed(y)
+
+    def finish(self, carry: Carry) -> Tensor:
+        return self.there.finish(carry)
 
     def advance(self, stage: Stage, h: Size, carry: Carry) -> Carry:
         return self.there.unstep(stage, h, carry)
@@ -116,8 +122,8 @@ def check_invertible_steps(course: GridCourse) -> None:
     if isinstance(integrator, Adaptive):
         why = "chooses its own steps, which depend on the state at their begin"
     elif not integrator.reversible:
-        why = "has no unstep"
-    elif integrator.begins:
+        why = f"has no unstep, {integrator.irreversible}"
+    elif integrator.begins and type(integrator).resumed is Integrator.resumed:
         why = "carries more than the state, and what it carries at the end is not known from the state alone"
     elif course.projects:
         why = "is followed by a projection of the layer, which has no inverse"
@@ -125,5 +131,5 @@ def check_invertible_steps(course: GridCourse) -> None:
         return
     raise ConfigurationError(
         f"there is no inverse: {integrator.name} {why}. Integrators with one are those that are taken back from the "
-        "state alone, such as additive_coupling"
+        "state alone, such as symplectic_euler, verlet, additive_coupling and affine_coupling"
     )

@@ -77,7 +77,7 @@ class Reversible(Gradient):
             one that the steps lead back to, over its own. The backward pass then takes the first step back as well, and
             raises a :class:`DriftError` beyond the bound. By default nothing is measured, but with integrators whose
             errors grow in any case: there the bound is the square root of the precision of the state (float32: 3.5e-4,
-            float64: 1.5e-8), half of its digits. ``inf`` lets all pass.
+            float64: 1.5e-8), half of its digits; ``math.inf`` lets all pass.
 
     Source: Zhuang et al. 2021, arXiv:2102.04668; Kidger et al. 2021, arXiv:2105.13493.
     """

@@ -140,6 +140,12 @@ class Integrator(ABC):
         """The carry before the first step, where ``before`` is the state one step earlier; if it ``takes_past``."""
         raise ConfigurationError(f"{self.name} begins from one state and takes none from before it")
 
+    def resumed(self, y: Tensor) -> Carry:
+        """The carry after a step that ended in ``y``, where the state says it all."""
+        if self.begins:
+            raise ConfigurationError(f"{self.name} carries more than the state, and the state alone does not say what")
+        return y
+
     @abstractmethod
     def advance(self, stage: Stage, h: Size, carry: Carry) -> Carry:
         """The carry one step of size ``h`` later."""

@@ -143,6 +143,10 @@ for _name, _method in METHODS.items():
 # They read parts of a layer, which a function of a caller's has if it declares them.
 integrators.register("symplectic_euler")(SymplecticEuler)
 integrators.register("verlet")(Verlet)
+integrators.register("additive_coupling")(AdditiveStep)
+integrators.register("affine_coupling")(AffineStep)
+# Made for networks rather than for equations.
+integrators.register("momentum")(Momentum)
 # What it solves depends on its coefficients.
 integrators.register("lm")(LinearMultistep)
 integrators.register("imex")(Imex)
@@ -159,10 +163,6 @@ OF_OTHER_EQUATIONS = {
     "method=\"leapfrog('rest')\" says that this is meant, and 'two_step_midpoint' is its like for y' = func(t, y)"
 }
 """What solves refuse under a bare name, by which a method for y' = func(t, y) would be expected."""
-# They read parts that plain functions have not, or are made for networks rather than for equations.
-integrators.register("additive_coupling")(AdditiveStep)
-integrators.register("affine_coupling")(AffineStep)
-integrators.register("momentum")(Momentum)
 
 REVERSIBLE = "reversible"
 """The gradient mode of that name needs steps that can be taken back; the integrator makes them so."""

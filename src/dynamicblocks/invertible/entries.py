@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.integrators import Integrator, Momentum, Reads, Size, Stage
-from dynamicblocks.integrators.coupling import FIRST, SECOND
+from dynamicblocks.integrators.partitioned import FIRST, SECOND
 from dynamicblocks.layers.inputs import no_tensor
 from dynamicblocks.layers.lending import Lender
 from dynamicblocks.layers.parts import FIELD
@@ -216,6 +216,11 @@ class EntryStage:
         value = field.lenders[key](lambda y: module(y, *field.context), y)
         if not isinstance(value, Tensor):
             raise ConfigurationError(f"{entry.title(name)} must return a tensor, {no_tensor(value)}")
+        if name == FIELD and value.shape != y.shape:
+            raise ConfigurationError(
+                f"{entry.title(name)} must keep the shape of the state, but it took {tuple(y.shape)} to "
+                f"{tuple(value.shape)}"
+            )
         if value.dtype != y.dtype and torch.promote_types(value.dtype, y.dtype) != y.dtype:
             raise ConfigurationError(
                 f"{entry.title(name)} took a state of {y.dtype} to {value.dtype}, which is wider; let both be alike"

@@ -28,7 +28,7 @@ def _additive(dim: int = 1, gamma: float | None = None) -> Integrator:
 
 
 @couplings.register("affine")
-def _affine(dim: int = 1, gamma: float | None = None, *, bound: float = 1.0) -> Integrator:
+def _affine(dim: int = 1, gamma: float | None = None, *, bound: float = 0.1) -> Integrator:
     return AffineStep(dim, bound)
 
 
@@ -45,7 +45,7 @@ class ReversibleSequential(nn.Module):
         additive    a <- a + f(b),               b <- b + g(a)
         affine      a <- exp(s(b)) a + t(b),     b <- exp(s(a)) b + t(a),    (s, t) of f and of g
 
-    where f and g of an affine one return twice the channels that they take: s = bound tanh(raw / bound) of the first
+    where f and g of an affine one return twice the channels that they take: s = bound tanh(raw) of the first
     half, t the second (:class:`~dynamicblocks.integrators.AffineStep`). With momentum each module f takes the whole
     state: v <- gamma v + (1 - gamma) f(x), x <- x + v, with v = 0 at first; :func:`momentum_steps` says how many.
 
@@ -226,7 +226,7 @@ class AffineCoupling(ReversibleSequential):
     """a <- exp(s(b)) a + t(b), b <- exp(s(a)) b + t(a), for the halves (a, b) of the state.
 
     Args:
-        f, g: modules that return twice the channels that they take, (raw, t), of which s = bound tanh(raw / bound); by
+        f, g: modules that return twice the channels that they take, (raw, t), of which s = bound tanh(raw); by
             default g is a copy of f.
         bound: of the logarithm s of the scale, so that no error is multiplied by more than exp(bound) on the way.
         dim, gradient: as those of :class:`ReversibleSequential`, which joins several: alone, each keeps its output.
@@ -241,7 +241,7 @@ class AffineCoupling(ReversibleSequential):
         f: nn.Module,
         g: nn.Module | None = None,
         *,
-        bound: float = 1.0,
+        bound: float = 0.1,
         dim: int = 1,
         gradient: Gradient | str = "reversible",
     ) -> None:
