@@ -305,7 +305,13 @@ def train_all(options: argparse.Namespace) -> None:
             if any((row["network"], row["seed"]) == (name, seed) for row in record()["rows"]):
                 continue
             where = [] if options.data_dir is None else ["--data_dir", options.data_dir]
-            row = fresh("--one", name, "--seeds", str(seed), "--output", options.output, "--note", options.note, *where)
+            asked = ["--one", name, "--seeds", str(seed), "--output", options.output, "--note", options.note, *where]
+            try:
+                row = fresh(*asked)
+            except subprocess.CalledProcessError as error:
+                # It is tried again with the next call; the other rows do not wait for it.
+                print(f"{name}, seed {seed}: ended with {error.returncode}", flush=True)
+                continue
             keep(lambda found, row=row: found["rows"].append(row))
             print(
                 f"{name}, seed {seed}: {row['test_accuracy']:.2%}, {row['weights']:,} weights, "
