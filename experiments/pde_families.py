@@ -41,17 +41,18 @@ from dynamicblocks.training.run_folder import RunFolder
 RESULT = Path(__file__).parent / "results" / "pde_families.json"
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 BATCH = 128
-# The learning rate was the best of 0.02, 0.05, 0.1 and 0.2 for two of the networks; see the README.
-OPTIMIZER = OptimizerConfig(lr=0.1, momentum=0.9, weight_decay=5e-4, schedule="cosine", warmup=0.15)
+# The learning rate was tried with two of the networks, see the README.
+OPTIMIZER = OptimizerConfig(lr=0.05, momentum=0.9, weight_decay=5e-4, schedule="cosine", warmup=0.15)
 # Fixed, so that all networks are trained in the same way.
 HARDWARE = HardwareConfig(accelerator="cpu", precision="bf16-mixed", channels_last=True, compile=False)
 PLAIN = "ResNet-20"
 
+# All with batch norm: the tv norm of the first three as published learns slowly, and eight epochs are few.
 FAMILIES = {
     PLAIN: ModelConfig(name="resnet20"),
-    "parabolic": ModelConfig(name="parabolic_cnn", widths=(16, 40, 88, 88)),
-    "Hamiltonian": ModelConfig(name="hamiltonian_cnn", widths=(16, 48, 128, 128)),
-    "second order": ModelConfig(name="second_order_cnn", widths=(16, 40, 88, 88)),
+    "parabolic": ModelConfig(name="parabolic_cnn", widths=(16, 40, 88, 88), norm="batch"),
+    "Hamiltonian": ModelConfig(name="hamiltonian_cnn", widths=(16, 48, 128, 128), norm="batch"),
+    "second order": ModelConfig(name="second_order_cnn", widths=(16, 40, 88, 88), norm="batch"),
     "reversible Hamiltonian": ModelConfig(name="hamiltonian_resnet", depth=50, widths=(16, 48, 128)),
     "midpoint": ModelConfig(name="midpoint_resnet", depth=26, widths=(16, 32, 88)),
     "IMEX": ModelConfig(
@@ -304,7 +305,13 @@ def train_all(options: argparse.Namespace) -> None:
             if any((row["network"], row["seed"]) == (name, seed) for row in record()["rows"]):
                 continue
             where = [] if options.data_dir is None else ["--data_dir", options.data_dir]
-            row = fresh("--one", name, "--seeds", str(seed), "--output", options.output, "--note", options.note, *where)
+            asked = ["--one", name, "--seeds", str(seed), "--output", options.output, "--note", options.note, *where]
+            try:
+                row = fresh(*asked)
+            except subprocess.CalledProcessError as error:
+                # It is tried again with the next call; the other rows do not wait for it.
+                print(f"{name}, seed {seed}: ended with {error.returncode}", flush=True)
+                continue
             keep(lambda found, row=row: found["rows"].append(row))
             print(
                 f"{name}, seed {seed}: {row['test_accuracy']:.2%}, {row['weights']:,} weights, "
