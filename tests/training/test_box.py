@@ -16,6 +16,7 @@ from dynamicblocks.training import HardwareConfig, ModelConfig, OptimizerConfig,
 from dynamicblocks.training.box import Box, largest_within
 from dynamicblocks.training.config import DataConfig, RediscretiseConfig
 from dynamicblocks.training.engine import Engine
+from dynamicblocks.training.rehearsal import check_plan
 
 B = 0.3
 
@@ -245,9 +246,14 @@ def test_impossible_choices(options, message):
 
 def test_choices_without_a_box_or_penalty_are_warned_of(tmp_path):
     with pytest.warns(UserWarning, match="box_kernels_only do nothing without optimizer.box"):
-        Training(config(tmp_path, optimizer=OptimizerConfig(box_scale=("step",))))
+        check_plan(config(tmp_path, optimizer=OptimizerConfig(box_scale=("step",))))
     with pytest.warns(UserWarning, match="do nothing without optimizer.smoothness"):
-        Training(config(tmp_path, "other", optimizer=OptimizerConfig(smoothness_kind="l1")))
+        check_plan(config(tmp_path, optimizer=OptimizerConfig(smoothness_kind="l1")))
+    single = ModelConfig(name="dynamicnet", widths=(4,), units=1)
+    with pytest.warns(UserWarning, match="optimizer.smoothness does nothing: every block has a single control"):
+        check_plan(config(tmp_path, model=single, optimizer=OptimizerConfig(smoothness=1.0)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Training(config(tmp_path, "third", optimizer=OptimizerConfig(box=1.0, smoothness=1.0)))
+        check_plan(config(tmp_path, optimizer=OptimizerConfig(box=1.0, smoothness=1.0)))
+        grown = config(tmp_path, model=single, optimizer=OptimizerConfig(smoothness=1.0), refine=RefineConfig((1,)))
+        check_plan(grown)

@@ -46,19 +46,36 @@ def check_plan(config: TrainConfig) -> None:
     net = config.model.create(CHANNELS, CLASSES)
     net = config.twist.twist(net) if config.twist.turned_on(epoch=0) else net
     check_constraints(net, config.optimizer)
+    varied = varies_in_time(net)
     for epoch in range(1, config.epochs):
         for change in changes_before(config, epoch):
             net = change.apply(net)
             check_constraints(net, config.optimizer)
+            varied = varied or varies_in_time(net)
+    if config.optimizer.smoothness and not varied:
+        warnings.warn(
+            "optimizer.smoothness does nothing: every block has a single control, so its weights are constant in time",
+            stacklevel=2,
+        )
+    warn_of_idle_choices(config.optimizer)
+
+
+def varies_in_time(net: DynamicNet) -> bool:
+    """Whether a block has more than one control."""
+    return any(len(block.controls) > 1 for block in net.blocks)
 
 
 def check_constraints(net: DynamicNet, options: OptimizerConfig) -> None:
-    """Raise where a penalty or a box has nothing to act on, and warn of choices for one that there is not."""
+    """Raise where a penalty or a box has nothing to act on."""
     if options.smoothness:
         SmoothnessPenalty(net, options)
     if options.box:
         Box(net, options)
-    elif options.box_scale or options.box_kernels_only:
+
+
+def warn_of_idle_choices(options: OptimizerConfig) -> None:
+    """Warn of how a box or penalty is meant, where there is none."""
+    if not options.box and (options.box_scale or options.box_kernels_only):
         warnings.warn("optimizer.box_scale and box_kernels_only do nothing without optimizer.box", stacklevel=2)
     if not options.smoothness and (options.smoothness_kind != "l2" or options.smoothness_kernels_only):
         warnings.warn(
