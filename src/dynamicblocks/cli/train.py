@@ -24,7 +24,7 @@ Example: dynamicblocks train --refine.epochs 10 20 --refine.restart true --optim
 Example: dynamicblocks train --model ContinuousNet --scheme rk4_classic --dataset CIFAR10 --initial-time-d 1 --refine 25
 
 Several values are written one after the other or as a list: --refine.epochs 10 20, --refine.epochs [10,20].
-The last example is a command of ContinuousNet. Its flags are accepted with - or _: --model, --arch (a published name takes
+The last example is ContinuousNet's. Its flags are accepted with - or _: --model, --arch (a published name takes
 the original's defaults), --scheme, --dataset, --data-dir, --batch-size, --test-batch-size, --lr, --lr-decay,
 --lr-decay-epoch, --weight-decay, --[no-]batch-norm, --device, --alpha, --widen-factor, --initial-time-d,
 --n-time-steps-per, --time-epsilon, --use-skipinit, --refine, --refine-variance, --name, --depth-res, --depth-wide."""

@@ -1,7 +1,7 @@
 """What a training is going to do, tried before anything is downloaded or written."""
 
 import copy
-import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,23 +46,10 @@ def check_plan(config: TrainConfig) -> None:
     net = config.model.create(CHANNELS, CLASSES)
     net = config.twist.twist(net) if config.twist.turned_on(epoch=0) else net
     check_constraints(net, config.optimizer)
-    varied = varies_in_time(net)
     for epoch in range(1, config.epochs):
         for change in changes_before(config, epoch):
             net = change.apply(net)
             check_constraints(net, config.optimizer)
-            varied = varied or varies_in_time(net)
-    if config.optimizer.smoothness and not varied:
-        warnings.warn(
-            "optimizer.smoothness does nothing: every block has a single control, so its weights are constant in time",
-            stacklevel=2,
-        )
-    warn_of_idle_choices(config.optimizer)
-
-
-def varies_in_time(net: DynamicNet) -> bool:
-    """Whether a block has more than one control."""
-    return any(len(block.controls) > 1 for block in net.blocks)
 
 
 def check_constraints(net: DynamicNet, options: OptimizerConfig) -> None:
@@ -73,15 +60,16 @@ def check_constraints(net: DynamicNet, options: OptimizerConfig) -> None:
         Box(net, options)
 
 
-def warn_of_idle_choices(options: OptimizerConfig) -> None:
-    """Warn of how a box or penalty is meant, where there is none."""
+def idle_choices(net: DynamicNet, config: TrainConfig) -> Iterator[str]:
+    """What was asked for and does nothing."""
+    options = config.optimizer
     if not options.box and (options.box_scale or options.box_kernels_only):
-        warnings.warn("optimizer.box_scale and box_kernels_only do nothing without optimizer.box", stacklevel=2)
+        yield "optimizer.box_scale and box_kernels_only do nothing without optimizer.box"
     if not options.smoothness and (options.smoothness_kind != "l2" or options.smoothness_kernels_only):
-        warnings.warn(
-            "optimizer.smoothness_kind and smoothness_kernels_only do nothing without optimizer.smoothness",
-            stacklevel=2,
-        )
+        yield "optimizer.smoothness_kind and smoothness_kernels_only do nothing without optimizer.smoothness"
+    grows = config.refine.epochs or config.rediscretise.controls
+    if options.smoothness and not grows and all(len(block.controls) == 1 for block in net.blocks):
+        yield "optimizer.smoothness does nothing: every block has a single control, so weights are constant in time"
 
 
 def rehearse(net: DynamicNet, config: TrainConfig, batches: Batches, fabric: Fabric) -> None:
