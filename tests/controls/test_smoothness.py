@@ -248,6 +248,8 @@ def test_controls_that_are_no_values_of_theta_have_no_slope():
 def test_smooth_l1_needs_a_radius():
     with pytest.raises(db.ConfigurationError, match=r"eps of smooth_l1 must be above 0, got 0.0"):
         scalar_controls(Constant(knots=(0, 1)), [1]).smoothness("smooth_l1", eps=0.0)
+    with pytest.raises(db.ConfigurationError, match=r"kernels_only must be True or False, got 0.5; eps is"):
+        scalar_controls(Constant(knots=(0, 1)), [1]).smoothness("smooth_l1", 0.5)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -4,7 +4,6 @@ import math
 import os
 import subprocess
 import sys
-import warnings
 
 import pytest
 import torch
@@ -16,6 +15,7 @@ from dynamicblocks.training import HardwareConfig, ModelConfig, OptimizerConfig,
 from dynamicblocks.training.box import Box, largest_within
 from dynamicblocks.training.config import DataConfig, RediscretiseConfig
 from dynamicblocks.training.engine import Engine
+from dynamicblocks.training.rehearsal import idle_choices
 
 B = 0.3
 
@@ -243,11 +243,18 @@ def test_impossible_choices(options, message):
         OptimizerConfig(**options)
 
 
-def test_choices_without_a_box_or_penalty_are_warned_of(tmp_path):
-    with pytest.warns(UserWarning, match="box_kernels_only do nothing without optimizer.box"):
-        Training(config(tmp_path, optimizer=OptimizerConfig(box_scale=("step",))))
-    with pytest.warns(UserWarning, match="do nothing without optimizer.smoothness"):
-        Training(config(tmp_path, "other", optimizer=OptimizerConfig(smoothness_kind="l1")))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        Training(config(tmp_path, "third", optimizer=OptimizerConfig(box=1.0, smoothness=1.0)))
+def test_choices_that_do_nothing_are_named(tmp_path, capsys):
+    def notes(**changes):
+        plan = config(tmp_path, **changes)
+        return list(idle_choices(plan.model.create(1, 10), plan))
+
+    single = ModelConfig(name="dynamicnet", widths=(4,), units=1)
+    assert (
+        "box_kernels_only do nothing without optimizer.box" in notes(optimizer=OptimizerConfig(box_scale=("step",)))[0]
+    )
+    assert "do nothing without optimizer.smoothness" in notes(optimizer=OptimizerConfig(smoothness_kind="l1"))[0]
+    alone = {"model": single, "optimizer": OptimizerConfig(smoothness=1.0)}
+    assert "every block has a single control" in notes(**alone)[0]
+    assert notes(**alone, refine=RefineConfig((1,))) == notes(optimizer=OptimizerConfig(box=1.0, smoothness=1.0)) == []
+    Training(config(tmp_path, **alone))
+    assert "optimizer.smoothness does nothing" in " ".join(capsys.readouterr().out.split())

@@ -204,6 +204,8 @@ class Controls(nn.Module):
         """
         if kind not in get_args(Smoothness):
             raise unknown_name("smoothness penalty", kind, get_args(Smoothness))
+        if not isinstance(kernels_only, bool):
+            raise ConfigurationError(f"kernels_only must be True or False, got {kernels_only!r}; eps is given by name")
         if kind == "smooth_l1" and not eps > 0:
             raise ConfigurationError(f"eps of smooth_l1 must be above 0, got {eps!r}; with 0 it would be 'l1'")
         first = self.layers[0]
