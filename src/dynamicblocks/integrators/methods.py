@@ -145,11 +145,11 @@ integrators.register("symplectic_euler")(SymplecticEuler)
 integrators.register("verlet")(Verlet)
 integrators.register("additive_coupling")(AdditiveStep)
 integrators.register("affine_coupling")(AffineStep)
+integrators.register("imex")(Imex)
 # Made for networks rather than for equations.
 integrators.register("momentum")(Momentum)
 # What it solves depends on its coefficients.
 integrators.register("lm")(LinearMultistep)
-integrators.register("imex")(Imex)
 
 
 @integrators.register("leapfrog")
