@@ -153,8 +153,8 @@ def leapfrog(start: str = REST) -> Integrator:
 
 
 OF_OTHER_EQUATIONS = {
-    "leapfrog": "it solves y'' = func(t, y) from rest, not y' = func(t, y); method=\"leapfrog('rest')\" says that this "
-    "is meant, and 'two_step_midpoint' is its like for y' = func(t, y)"
+    "leapfrog": "it solves an equation of second order, y'' = func(t, y) from rest, not y' = func(t, y); "
+    "method=\"leapfrog('rest')\" says that this is meant, and 'two_step_midpoint' is its like for y' = func(t, y)"
 }
 """What solves refuse under a bare name, by which a method for y' = func(t, y) would be expected."""
 
