@@ -46,7 +46,7 @@ class DynamicBlock(nn.Module):
             One with weights is made anew for this block.
         gradient: ``"backprop"``; ``"checkpoint"``, the same gradients in less memory; ``"reversible"``, the same in
             memory that does not grow with the steps, with integrators whose steps can be taken back (``"alf"``,
-            ``"reversible_heun"``, ``"reversible('rk4')"``, any with an ``unstep``); ``"adjoint"``, those of the
+            ``"verlet"``, ``"leapfrog"``, ``"reversible('rk4')"``, any with an ``unstep``); ``"adjoint"``, those of the
             equation, solved back in time (:class:`~dynamicblocks.gradients.Adjoint`).
         compile: compile the step: one program serves all steps that read as many controls at the same fractions, so
             deep blocks compile as fast as shallow ones. Hooks and layers that cannot be traced make the block run as

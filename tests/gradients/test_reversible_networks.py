@@ -97,6 +97,14 @@ def test_what_is_kept_does_not_grow_with_the_steps(integrator):
     assert kept[128] <= 1.1 * kept[8]
 
 
+@each_integrator
+def test_an_empty_batch_has_gradients(integrator):
+    layer = LAYERS[integrator].replace("norm='batch', ", "")
+    block = db.DynamicBlock(layer, "linear(3)", db.uniform(0, 2, steps=4), integrator, "reversible")
+    block(torch.zeros(0, 4, 5, 5, requires_grad=True)).sum().backward()
+    assert all(weight.grad is not None and not weight.grad.any() for weight in block.controls.layers[1].parameters())
+
+
 def network(integrator):
     torch.manual_seed(3)
     layer = LAYERS[integrator].replace("batch", "group(groups=1)")

@@ -301,6 +301,8 @@ def _distance(kept: Kept, arguments: Arguments) -> Tensor:
             size = torch.linalg.vector_norm(wide, torch.inf)
             off = torch.linalg.vector_norm(two - wide, torch.inf)
             found.append(off / (least * size).clamp_min(torch.finfo(size.dtype).tiny))
+    if not found:  # empty states are alike
+        return torch.zeros((), dtype=torch.float64)
     return torch.stack([each.double() for each in found]).amax() if len(found) > 1 else found[0]
 
 

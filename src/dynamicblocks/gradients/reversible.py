@@ -184,7 +184,8 @@ def forgetful_steps(course: Replayable) -> frozenset[int]:
     """The steps before which the integrator forgets what led there, so that nothing leads back."""
     if not isinstance(course, GridCourse) or not course.integrator.restarts:
         return frozenset()
-    return frozenset(step for step in range(1, course.steps) if course.field.jumps(step))
+    derivatives = course.integrator.restart_derivatives
+    return frozenset(step for step in range(1, course.steps) if course.field.jumps(step, derivatives))
 
 
 Back = Callable[[int, Carry], Carry]

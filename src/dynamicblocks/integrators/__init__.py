@@ -22,6 +22,7 @@ from dynamicblocks.integrators.methods import (
     foreign_options,
     integrators,
     list_integrators,
+    other_methods,
     reversible,
 )
 from dynamicblocks.integrators.pairs import PAIRS, Pair
@@ -82,6 +83,7 @@ __all__ = [
     "integrators",
     "list_integrators",
     "longest_step",
+    "other_methods",
     "reversible",
     "rms_norm",
 ]

@@ -73,6 +73,8 @@ class Integrator(ABC):
     """Whether a step depends on the size of the one before, so that ``unstep`` is told that size as well."""
     irreversible: ClassVar[str] = "none was written"
     """Why steps cannot be taken back, where they cannot: a clause."""
+    restart_derivatives: int = 0
+    """Up to which derivative in time of the field a jump concerns it, if it ``restarts``; 0: of the field alone."""
     takes_past: bool = False
     """Whether it begins from two states, the second one step before the first: by ``begin_after``, not ``begin``."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from dynamicblocks.errors import ConfigurationError, unknown_name
+from dynamicblocks.errors import ConfigurationError, DynamicBlocksError, unknown_name
 from dynamicblocks.integrators.adams import Adams
 from dynamicblocks.integrators.adams_bashforth import AdamsBashforth
 from dynamicblocks.integrators.adaptive import BEYOND, Adaptive
@@ -282,3 +282,19 @@ def list_integrators() -> list[str]:
     True
     """
     return [name for name in integrators if name != REVERSIBLE]
+
+
+def other_methods() -> dict[str, Integrator]:
+    """The integrators that are no methods of the catalogue, and that solves know under their bare names.
+
+    >>> "verlet" in other_methods()
+    True
+    """
+    found = {}
+    for name in integrators:
+        if name not in METHODS and name not in OF_OTHER_EQUATIONS and name != REVERSIBLE:
+            try:
+                found[name] = integrators.create(name)
+            except (DynamicBlocksError, TypeError):  # it takes arguments
+                continue
+    return found

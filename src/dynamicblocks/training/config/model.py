@@ -22,7 +22,7 @@ class ModelConfig:
         units: depth of a block in units of layers, and its number of control intervals.
         steps: time steps of each block.
         integrator: one of `dynamicblocks integrators`.
-        gradient: backward pass (backprop, checkpoint, adjoint; with alf, reversible_heun, reversible('rk4') also
+        gradient: backward pass (backprop, checkpoint, adjoint; with alf, verlet, leapfrog, reversible('rk4') also
             reversible).
         connector: between blocks (pooled, residual).
         pool: of pooled connectors (average, max, none).
@@ -38,6 +38,7 @@ class ModelConfig:
         unit: residual unit of a plain or twisted residual network (a, b, c, d, e, post, bottleneck_a, bottleneck_e).
         shortcut: of strided residual units (padding, convolution, convolution_norm).
         bias: whether convolutions have biases.
+        per_channel: whether an LM-ResNet has coefficients of its own for each channel.
         stages: which of the four stages of a twist_resnet are twisted, for example TTTF.
         parametrisation: of the twist of a twist_resnet (vector, independent, full).
         degree: of its coefficients, 1 or 2.
@@ -68,6 +69,7 @@ class ModelConfig:
     unit: str | None = None
     shortcut: str | None = None
     bias: bool | None = None
+    per_channel: bool | None = None
     stages: str | None = None
     parametrisation: str | None = None
     degree: int | None = None
