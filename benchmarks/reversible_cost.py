@@ -16,36 +16,21 @@ from harness import Spread, add_device, make_parser, save, settle, show
 from torch import Tensor
 
 import dynamicblocks as db
-from dynamicblocks.integrators import Carry, Integrator, Size, Stage
 
 TARGET = 1.6
 STEPS = (16, 64)
 WIDTH, SIDE = 64, 32
 
 
-class Leapfrog(Integrator):
-    """y1 = y(-1) + 2 h f(y0), as a user would write it."""
-
-    name = "leapfrog"
-    order = 2
-    reads = ((0.0, "field"),)
-
-    def begin(self, stage: Stage, h: Size, y: Tensor) -> Carry:
-        """A state before the first, by Euler's method."""
-        return y, y - h * stage(0.0, y)
-
-    def advance(self, stage: Stage, h: Size, carry: Carry) -> Carry:
-        """One step."""
-        y, before = carry
-        return before + 2 * h * stage(0.0, y), y
-
-    def unstep(self, stage: Stage, h: Size, carry: Carry) -> Carry:
-        """One step back."""
-        after, y = carry
-        return y, after - 2 * h * stage(0.0, y)
-
-
-INTEGRATORS: dict[str, Integrator | str] = {"alf": "alf", "reversible_heun": "reversible_heun", "leapfrog": Leapfrog()}
+# Each with a layer for which neither its solution nor its rounding errors grow, and how far the steps lead.
+ROWS: dict[str, tuple[str, float]] = {
+    "alf": ("preact_double", 8.0),
+    "reversible_heun": ("preact_double", 8.0),
+    "symplectic_euler": ("hamiltonian", 4.0),
+    "verlet": ("hamiltonian", 4.0),
+    "leapfrog": ("symmetric", 4.0),
+    "two_step_midpoint": ("antisymmetric", 4.0),
+}
 
 
 def training_step(block: db.DynamicBlock, y: Tensor) -> Callable[[], Tensor]:
@@ -74,8 +59,9 @@ def seconds(run: Callable[[], object]) -> tuple[float, float]:
 def compared(name: str, steps: int, options: argparse.Namespace) -> dict[str, object]:
     """The ratios of rounds A B B A, on the clock and of the processor."""
     torch.manual_seed(0)
-    times = db.uniform(0, 8, steps=steps)
-    block = db.DynamicBlock(f"preact_double({WIDTH})", "constant(8)", times, INTEGRATORS[name]).to(options.device)
+    layer, end = ROWS[name]
+    block = db.DynamicBlock(f"{layer}({WIDTH})", "constant(8)", db.uniform(0, end, steps=steps), name)
+    block.to(options.device)
     y = torch.randn(options.batch, WIDTH, SIDE, SIDE, device=options.device)
     b = training_step(block, y)
     a = training_step(db.with_gradient(block, "reversible"), y)
@@ -86,6 +72,7 @@ def compared(name: str, steps: int, options: argparse.Namespace) -> dict[str, ob
     )
     return {
         "integrator": name,
+        "layer": layer,
         "steps": steps,
         "time": clock,
         "processor": processor,
@@ -98,6 +85,7 @@ def parse() -> argparse.Namespace:
     parser = make_parser(__doc__, "python benchmarks/reversible_cost.py --threads 2", repeats=5)
     parser.add_argument("--batch", type=int, default=32, help="(default: %(default)s)")
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="(default: %(default)s)")
+    parser.add_argument("--integrators", nargs="+", default=list(ROWS), choices=list(ROWS), help="(default: all)")
     add_device(parser)
     return parser.parse_args()
 
@@ -107,7 +95,7 @@ def main() -> None:
     options = parse()
     if options.threads:
         torch.set_num_threads(options.threads)
-    rows = [compared(name, steps, options) for steps in options.steps for name in INTEGRATORS]
+    rows = [compared(name, steps, options) for steps in options.steps for name in options.integrators]
     show(f"reversible over backprop, batch {options.batch}, {WIDTH} channels, {SIDE} x {SIDE}; target {TARGET}", rows)
     payload = {
         "batch": options.batch,

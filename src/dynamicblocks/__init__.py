@@ -18,7 +18,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Adaptive",
+    "AdditiveCoupling",
     "Adjoint",
+    "AffineCoupling",
     "Backprop",
     "Basis",
     "Chebyshev",
@@ -35,6 +37,7 @@ __all__ = [
     "Head",
     "Integrator",
     "Legendre",
+    "MomentumNet",
     "NotConvergedError",
     "NotFiniteStateError",
     "Opening",
@@ -44,6 +47,7 @@ __all__ = [
     "PooledConnector",
     "ResidualConnector",
     "Reversible",
+    "ReversibleSequential",
     "RungeKutta",
     "Solution",
     "SolveError",
@@ -56,6 +60,7 @@ __all__ = [
     "Tableau",
     "analysis",
     "as_integrator",
+    "check_invertible",
     "create_model",
     "freeze_unused_controls",
     "graded",
@@ -64,6 +69,7 @@ __all__ = [
     "list_integrators",
     "list_models",
     "model_options",
+    "momentum_steps",
     "odeint",
     "odeint_adjoint",
     "odeint_dense",
@@ -73,6 +79,7 @@ __all__ = [
     "rediscretise",
     "refine",
     "solve",
+    "step_limit",
     "twist",
     "twists",
     "uniform",
@@ -84,7 +91,7 @@ __all__ = [
 # Everything is imported when it is asked for: the version and the help of the command line need no torch.
 if TYPE_CHECKING:
     from dynamicblocks import analysis, layers
-    from dynamicblocks.analysis import gradient_check
+    from dynamicblocks.analysis import gradient_check, step_limit
     from dynamicblocks.block import DynamicBlock
     from dynamicblocks.connectors import Head, Opening, PaddedConnector, PooledConnector, ResidualConnector
     from dynamicblocks.controls import (
@@ -101,6 +108,14 @@ if TYPE_CHECKING:
     from dynamicblocks.functional import odeint, odeint_adjoint, odeint_dense, odeint_event, solve
     from dynamicblocks.gradients import Adjoint, Backprop, Checkpoint, Gradient, Reversible
     from dynamicblocks.integrators import Adaptive, Integrator, RungeKutta, Tableau, as_integrator, list_integrators
+    from dynamicblocks.invertible import (
+        AdditiveCoupling,
+        AffineCoupling,
+        MomentumNet,
+        ReversibleSequential,
+        check_invertible,
+        momentum_steps,
+    )
     from dynamicblocks.models import create_model, list_models, model_options
     from dynamicblocks.network import DynamicNet
     from dynamicblocks.solving import (
@@ -128,7 +143,7 @@ else:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
-            "analysis": "gradient_check",
+            "analysis": "gradient_check step_limit",
             "block": "DynamicBlock",
             "connectors": "Head Opening PaddedConnector PooledConnector ResidualConnector",
             "controls": "Basis Chebyshev Controls CubicBSpline DiscontinuousLinear Legendre PiecewiseConstant "
@@ -137,6 +152,8 @@ else:
             "functional": "odeint odeint_adjoint odeint_dense odeint_event solve",
             "gradients": "Adjoint Backprop Checkpoint Gradient Reversible",
             "integrators": "Adaptive Integrator RungeKutta Tableau as_integrator list_integrators",
+            "invertible": "AdditiveCoupling AffineCoupling MomentumNet ReversibleSequential check_invertible "
+            "momentum_steps",
             "models": "create_model list_models model_options",
             "network": "DynamicNet",
             "solving": "NotConvergedError NotFiniteStateError Solution SolveError Statistics Status StepLimitError "

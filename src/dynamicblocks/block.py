@@ -10,7 +10,7 @@ from dynamicblocks.adaptive_block import AdaptiveSolve, check_choices, check_det
 from dynamicblocks.compiled_block import CompiledSteps, StepPrograms, check_compilable
 from dynamicblocks.controls import Alignment, Basis, ControlledField, Controls, TimedField, as_basis
 from dynamicblocks.errors import ConfigurationError, warn_caller
-from dynamicblocks.gradients import Gradient, as_gradient
+from dynamicblocks.gradients import Gradient, as_gradient, inverse
 from dynamicblocks.integrators import Adaptive, Integrator, as_integrator, check_steps
 from dynamicblocks.integrators.half import HALF
 from dynamicblocks.integrators.unsolved import StageError, Unsolved
@@ -46,7 +46,7 @@ class DynamicBlock(nn.Module):
             One with weights is made anew for this block.
         gradient: ``"backprop"``; ``"checkpoint"``, the same gradients in less memory; ``"reversible"``, the same in
             memory that does not grow with the steps, with integrators whose steps can be taken back (``"alf"``,
-            ``"reversible_heun"``, ``"reversible('rk4')"``, any with an ``unstep``); ``"adjoint"``, those of the
+            ``"verlet"``, ``"leapfrog"``, ``"reversible('rk4')"``, any with an ``unstep``); ``"adjoint"``, those of the
             equation, solved back in time (:class:`~dynamicblocks.gradients.Adjoint`).
         compile: compile the step: one program serves all steps that read as many controls at the same fractions, so
             deep blocks compile as fast as shallow ones. Hooks and layers that cannot be traced make the block run as
@@ -179,6 +179,27 @@ class DynamicBlock(nn.Module):
         torch.Size([4, 2, 4, 8, 8])
         """
         return torch.stack(self._states(y, before, all_times=True))
+
+    @untraced
+    @telling_causes
+    def inverse(self, y: Tensor) -> Tensor:
+        """The state from which the block leads to ``y``, by its steps taken back.
+
+        It has gradients, in memory as that of the gradient mode. Statistics stay as they are.
+
+        Raises:
+            ConfigurationError: the integrator has no ``unstep``, or needs more for it than the state; something draws
+                random numbers, which in ``eval()`` dropout does not.
+
+        >>> class Parts(nn.Tanh):
+        ...     parts = {"field": "forward", "first": "forward", "second": "forward"}
+        >>> block, x = DynamicBlock(Parts, times=8, integrator="additive_coupling"), torch.rand(1, 4)
+        >>> torch.allclose(block.inverse(block(x)), x, rtol=1e-3)
+        True
+        """
+        mode = self.gradient if self.gradient.of_steps else as_gradient("backprop")
+        block = self.replaced(compile=False) if self.compiles else self
+        return inverse(block.course(), self._state(y), mode)
 
     @telling_causes
     def _states(self, given: Tensor, before: Tensor | None, *, all_times: bool) -> list[Tensor]:

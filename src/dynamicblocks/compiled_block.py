@@ -143,7 +143,7 @@ def plan_step(field: ControlledField, integrator: Integrator, step: int) -> Step
         enters = "begin_after"
     elif step == 0 and integrator.begins:
         enters = "begin"
-    elif step and integrator.restarts and field.jumps(step):
+    elif step and integrator.restarts and field.jumps(step, integrator.restart_derivatives):
         enters = "restart"
     return StepPlan(StepStructure(reads, methods, projects, enters), read, tuple(numbers))
 

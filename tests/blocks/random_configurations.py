@@ -40,7 +40,12 @@ OPTIONS = {
     "gl4": ("max_iters=50",),
     "explicit_adams": ("max_order=4", "max_order=6"),
     "implicit_adams": ("max_order=5", "max_iters=90"),
+    "leapfrog": ("'equal'", "'zero'", "start='rest'"),
 }
+# The options of pairs of units, integrators of halves, and those that are given a gradient mode that takes steps back.
+OF_UNITS = ("unit", "norm", "boundary", "activation", "bias", "kernel_size")
+PARTITIONED = ("symplectic_euler", "verlet")
+REVERSIBLE = (*PARTITIONED, "leapfrog", "two_step_midpoint", "alf", "reversible_heun")
 GRADIENTS = (
     "backprop", "backprop", "backprop", "checkpoint", "checkpoint(states=1)", "checkpoint(states=2)",
     "checkpoint(segments=3)",
@@ -56,7 +61,7 @@ IMPOSSIBLE: dict[str, tuple[Any, ...]] = {
     "times": ((0.0, 1.0, 1.0), (0.0,), "uniform(0, 0, steps=2)", -1, (0.0, float("nan")), 2.5),
     "integrator": (
         "kvaerno5", "scipy_solver", "rk44", "dopri5(safety=2.0)", "dopri5(rtol=-1)", "gl4(max_iters=0)",
-        "explicit_adams(max_order=40)", "dopri5(min_step=3, max_step=1)", "euler(2)",
+        "explicit_adams(max_order=40)", "dopri5(min_step=3, max_step=1)", "euler(2)", "leapfrog('rests')",
     ),
     "gradient": ("checkpoint(states=0)", "reversible(max_drift=0)", "adjoint", "bakprop"),
     "compile": (True,),
@@ -110,6 +115,10 @@ def configuration(draw: random.Random) -> Configuration:
     elif name in BRANCHES and draw.random() < 0.3:
         options["twist"] = draw.choice(("vector", "independent", "full"))
     integrator = chosen("integrator", [*list_integrators(), *OPTIONS])
+    gradients = (*GRADIENTS, "reversible", "reversible") if integrator in REVERSIBLE else GRADIENTS
+    if integrator in PARTITIONED and draw.random() < 0.8:
+        name, options["unit"] = "hamiltonian", name if name in ("symmetric", *BRANCHES) else "symmetric"
+        options = {key: value for key, value in options.items() if key in OF_UNITS}
     if integrator in OPTIONS and draw.random() < 0.5:
         integrator = f"{integrator}({draw.choice(OPTIONS[integrator])})"
     words = ", ".join(f"{name}={value!r}" for name, value in options.items())
@@ -118,7 +127,7 @@ def configuration(draw: random.Random) -> Configuration:
         chosen("controls", CONTROLS),
         chosen("times", TIMES),
         integrator,
-        chosen("gradient", GRADIENTS),
+        chosen("gradient", gradients),
         chosen("compile", (False,)),
         draw.choice(DTYPES),
         draw.choice(BATCHES),

@@ -56,6 +56,15 @@ def test_outputs_gradients_and_statistics_are_those_of_the_eager_loop(controls, 
 
 
 @pytest.mark.parametrize(
+    ("layer", "integrator"),
+    [("hamiltonian(4)", "verlet"), ("symmetric(4)", "leapfrog"), ("antisymmetric(4)", "two_step_midpoint")],
+)
+def test_integrators_that_carry_more_than_the_state(layer, integrator):
+    block, compiled = pair("constant(2)", integrator, layer, steps=3)
+    check_equal(block, compiled, torch.randn(2, 4, 5, 5), passes=1)
+
+
+@pytest.mark.parametrize(
     ("controls", "steps", "programs"), [("constant(8)", 8, 1), ("constant(2)", 8, 1), ("linear(9)", 24, 2)]
 )
 def test_steps_of_one_structure_share_a_program(controls, steps, programs, monkeypatch):

@@ -46,7 +46,9 @@ def test_methods_on_a_grid_reach_the_exact_solution(problem, method, ends, float
     options = {"step_size": 0.01}
     found = db.odeint(chosen.field, exact[0], t, method=method, options=options)
     order = 1 if "euler" in method else 2
-    assert (found - exact).abs().max() < 5 * 0.01**order
+    # What Euler's method does in the first step of two_step_midpoint stays.
+    constant = 15 if method == "two_step_midpoint" else 5
+    assert (found - exact).abs().max() < constant * 0.01**order
 
 
 @pytest.mark.parametrize("method", [*ADAPTIVE, "scipy_solver"])

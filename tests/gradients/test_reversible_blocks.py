@@ -223,7 +223,10 @@ class Private(nn.Linear):
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"integrator": "rk4"}, r"rk4 has no unstep.*alf, reversible_heun, and integrator=\"reversible\('rk4'\)\""),
+        (
+            {"integrator": "rk4"},
+            r"rk4 has no unstep, .*alf, .*verlet, and integrator=\"reversible\('rk4'\)\".*checkpoint",
+        ),
         ({"integrator": "dopri5"}, "dopri5 chooses its own steps"),
         ({"layer": "residual_unit(4, unit='a')", "integrator": "alf"}, "projection of the state, which has no inverse"),
         ({"layer": Private, "integrator": "alf"}, r"cannot replay Private .* torch\.Generator"),

@@ -205,3 +205,16 @@ def test_what_cannot_be():
 
 def test_operators_have_names():
     assert list(operators) == ["depthwise", "diagonal", "laplacian", "pointwise"]
+
+
+@every
+def test_states_of_all_kinds(name):
+    operator = made(name, dtype=torch.float32)
+    y = torch.randn(3, 2, 5, 6)
+    expected = operator.solve(y, 0.5)
+    torch.testing.assert_close(operator.solve(y.to(memory_format=torch.channels_last), 0.5), expected)
+    torch.testing.assert_close(operator.solve(y, torch.tensor(0.5, dtype=double)), expected)
+    torch.testing.assert_close(torch.func.vmap(lambda each: operator.solve(each[None], 0.5)[0])(y), expected)
+    for empty in (y[:0], y[..., :0]):
+        assert operator.solve(empty, 0.5).shape == operator(empty).shape == empty.shape
+    assert operator.to("meta").solve(y.to("meta"), 0.5).shape == y.shape

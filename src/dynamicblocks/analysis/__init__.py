@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from dynamicblocks.analysis.candidates import Candidate, candidates, halved
 from dynamicblocks.analysis.gradient_check import CheckedMode, GradientCheck, gradient_check
 from dynamicblocks.analysis.operators import Operators, TwistOperators, network_operators, operators
+from dynamicblocks.analysis.stability import StepLimit, step_limit
 from dynamicblocks.analysis.way_back import drift, drifts
 from dynamicblocks.lazy import lazy_names
 
@@ -15,6 +16,7 @@ __all__ = [
     "GradientCheck",
     "Operators",
     "Panel",
+    "StepLimit",
     "TwistOperators",
     "candidates",
     "changed",
@@ -28,6 +30,7 @@ __all__ = [
     "halved",
     "network_operators",
     "operators",
+    "step_limit",
 ]
 
 # These bring training and plots with them, which take longer to import than all the rest.

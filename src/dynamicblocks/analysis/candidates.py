@@ -60,7 +60,9 @@ def spares_controls(block: DynamicBlock, grid: Grid) -> bool:
     return coarser(block.controls.basis, grid).count < len(block.controls)
 
 
-def candidates(block: DynamicBlock, y: Tensor, integrators: Sequence[str]) -> list[Candidate]:
+def candidates(
+    block: DynamicBlock, y: Tensor, integrators: Sequence[str], before: Tensor | None = None
+) -> list[Candidate]:
     """Discretisations of ``block`` that take fewer evaluations than it, the cheapest first.
 
     Every integrator with 1, 2, ... steps; equal ones, and ones that share the error evenly; with the block's controls
@@ -71,8 +73,9 @@ def candidates(block: DynamicBlock, y: Tensor, integrators: Sequence[str]) -> li
         block: as it was trained.
         y: states at its begin, on which the error is estimated.
         integrators: their names.
+        before: the states before, if the block was given them.
     """
-    density = error_density(block, y)
+    density = error_density(block, y, before)
     found: dict[tuple[str, tuple[float, ...], bool], Candidate] = {}
     for name in integrators:
         method = as_integrator(name)
@@ -88,15 +91,20 @@ def candidates(block: DynamicBlock, y: Tensor, integrators: Sequence[str]) -> li
                 ("uniform", block.uniform_steps(steps)),
                 ("error", equidistributed(block.times, density, steps, method.order)),
             ):
+                if grid == "error" and method.equal_steps:
+                    continue
                 for projected in (True, False) if spares_controls(block, times) else (False,):
                     key = (name, times.points, projected)
                     found.setdefault(key, Candidate(name, times.points, projected, grid))
     best: dict[tuple[int, bool], tuple[float, Candidate]] = {}
     with torch.no_grad():
-        end = block(y)
+        end = block(y, before)
         for candidate in found.values():
             key_of = (candidate.evaluations, not candidate.projected)
-            error = float((candidate.applied(block)(y) - end).norm().nan_to_num(nan=math.inf))
+            other = candidate.applied(block)
+            error = float(
+                (other(y, before if other.integrator.takes_past else None) - end).norm().nan_to_num(nan=math.inf)
+            )
             if key_of not in best or error < best[key_of][0]:
                 best[key_of] = (error, candidate)
     return [best[key_of][1] for key_of in sorted(best)]
@@ -112,13 +120,13 @@ def halved(net: DynamicNet) -> dict[str, Candidate]:
     return found
 
 
-def error_density(block: DynamicBlock, y: Tensor) -> list[float]:
+def error_density(block: DynamicBlock, y: Tensor, before: Tensor | None = None) -> list[float]:
     """How fast the field changes along each step: |f(t_{n+1}, y_{n+1}) - f(t_n, y_n)| / h, the mean over samples.
 
     The local error of a method of order one is proportional to it.
     """
     with torch.no_grad():
-        states = block.trajectory(y)
+        states = block.trajectory(y, before)
         found = []
         for step, size in enumerate(block.times.sizes):
             stage = block.field.on_step(step)

@@ -111,9 +111,9 @@ def _search(
         return used, Compression(other, chosen, before, after, tried)
 
     alone: dict[str, list[tuple[Candidate, float]]] = {}
-    for (name, block), state in _states(net, batches[0]):
+    for (name, block), (state, past) in _states(net, batches[0]):
         alone[name] = []
-        for candidate in candidates(block, state, integrators):
+        for candidate in candidates(block, state, integrators, past):
             used, _ = measured({name: candidate})
             if used <= 1:
                 alone[name].append((candidate, used))
@@ -138,11 +138,17 @@ def _search(
     return replace(best, tried=tried)
 
 
-def _states(net: DynamicNet, images: Tensor) -> Iterable[tuple[tuple[str, DynamicBlock], Tensor]]:
-    """Each block by name, with the states at its begin."""
-    seen: dict[str, Tensor] = {}
+def _states(net: DynamicNet, images: Tensor) -> Iterable[tuple[tuple[str, DynamicBlock], tuple[Tensor, Tensor | None]]]:
+    """Each block by name, with the states at its begin and, where it is given them, those before."""
+    seen: dict[str, tuple[Tensor, Tensor | None]] = {}
+
+    def see(name: str, y: Tensor, before: Tensor | None = None) -> None:
+        seen[name] = (y, before)
+
     handles = [
-        block.register_forward_pre_hook(lambda _, inputs, name=name: seen.__setitem__(name, inputs[0]))
+        block.register_forward_pre_hook(
+            lambda _, inputs, named, name=name: see(name, *inputs, **named), with_kwargs=True
+        )
         for name, block in named_blocks(net).items()
     ]
     try:

@@ -12,13 +12,13 @@ from dynamicblocks.gradients.reversible import drift as drift_of
 from dynamicblocks.network import named_blocks
 
 
-def drift(block: DynamicBlock, y: Tensor) -> float:
+def drift(block: DynamicBlock, y: Tensor, before: Tensor | None = None) -> float:
     """How far from its input the steps of a block, taken there and back, lead: the 2-norm over that of the input.
 
-    The block may have any gradient mode. Statistics, random numbers and gradients are as if nothing had been run. A few
-    units in the last place are rounding. Where the equation contracts, which is an expansion back in time, it is more:
-    a carry holds what has decayed in its last digits only, and the gradients of ``gradient="reversible"`` are off by as
-    much.
+    The input is what a call of the block takes. The block may have any gradient mode. Statistics, random numbers and
+    gradients are as if nothing had been run. A few units in the last place are rounding. Where the equation contracts,
+    which is an expansion back in time, it is more: a carry holds what has decayed in its last digits only, and the
+    gradients of ``gradient="reversible"`` are off by as much.
 
     Raises:
         ConfigurationError: steps of its integrator, or of its layers, cannot be taken back.
@@ -34,7 +34,7 @@ def drift(block: DynamicBlock, y: Tensor) -> float:
     mode = Reversible()
     mode.check(block.controls.layers)
     mode.check_integrator(block.integrator)
-    course = block.replaced(compile=False).course()
+    course = block.replaced(compile=False).course(before=before)
     mode.check_grid(course)
     return drift_of(course, y)
 
@@ -54,11 +54,11 @@ def drifts(net: nn.Module, *inputs: object) -> dict[str, float]:
         raise ConfigurationError("the network has no dynamic block whose steps could be taken back")
     found: dict[str, float] = {}
 
-    def seen(name: str, block: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+    def seen(name: str, block: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
         assert isinstance(block, DynamicBlock)
-        found[name] = max(found.get(name, 0.0), drift(block, arguments[0]))
+        found[name] = max(found.get(name, 0.0), drift(block, *arguments, **named))
 
-    handles = [block.register_forward_pre_hook(partial(seen, name)) for name, block in blocks.items()]
+    handles = [block.register_forward_pre_hook(partial(seen, name), with_kwargs=True) for name, block in blocks.items()]
     try:
         with torch.no_grad():
             net(*inputs)

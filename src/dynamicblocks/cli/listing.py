@@ -81,7 +81,15 @@ Example: dynamicblocks methods dopri5"""
         parser.add_argument("name", nargs="?", help="a method, to see its options")
 
     def run(self, options: Namespace) -> None:
-        from dynamicblocks.integrators import METHODS, REVERSIBLE, AdaptiveMethod, GridMethod, as_method
+        from dynamicblocks.integrators import (
+            METHODS,
+            REVERSIBLE,
+            AdaptiveMethod,
+            GridMethod,
+            as_method,
+            other_methods,
+        )
+        from dynamicblocks.layers.parts import FIELD
 
         if options.name is not None:
             if options.name == REVERSIBLE:
@@ -99,6 +107,10 @@ Example: dynamicblocks methods dopri5"""
                 # An open one is made for a problem alone.
                 order = "" if method.open else str(method.make().order)
             rows.append((name, order, steps))
+        for name, integrator in other_methods().items():
+            parts = sorted({part for _, part in integrator.reads} - {FIELD})
+            of = f", of functions with the parts {' and '.join(parts)}" if parts else ""
+            rows.append((name, str(integrator.order), f"given{of}"))
         rows.append((WRAPPED, "of NAME", "as with NAME"))
         print(table("Methods of odeint and solve", ("method", "order", "steps"), rows))
         print("\nOptions of one: dynamicblocks methods NAME")

@@ -20,9 +20,11 @@ DESCRIPTION = """Train a network of dynamic blocks on images, then evaluate the 
 Without arguments: scikit-learn's digits and a small network, under two minutes on a laptop.
 Example: dynamicblocks train --model.name resnet20 --model.unit post --epochs 20
 Example: dynamicblocks train --config runs/OLD/config.yaml --seed 1
+Example: dynamicblocks train --refine.epochs 10 20 --refine.restart true --optimizer.smoothness 2e-4 --optimizer.box 1
 Example: dynamicblocks train --model ContinuousNet --scheme rk4_classic --dataset CIFAR10 --initial-time-d 1 --refine 25
 
-The last one is a command of ContinuousNet. Its flags are accepted with - or _: --model, --arch (a published name takes
+Several values are written one after the other or as a list: --refine.epochs 10 20, --refine.epochs [10,20].
+The last example is ContinuousNet's. Its flags are accepted with - or _: --model, --arch (a published name takes
 the original's defaults), --scheme, --dataset, --data-dir, --batch-size, --test-batch-size, --lr, --lr-decay,
 --lr-decay-epoch, --weight-decay, --[no-]batch-norm, --device, --alpha, --widen-factor, --initial-time-d,
 --n-time-steps-per, --time-epsilon, --use-skipinit, --refine, --refine-variance, --name, --depth-res, --depth-wide."""

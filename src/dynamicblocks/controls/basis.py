@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import ClassVar, Self
 
@@ -130,6 +131,32 @@ class Basis(ABC):
         masses = lengths[:, None] * np.abs(self.values(places))
         centres = [self.time(place) for place in places] @ masses / masses.sum(axis=0)
         return tuple(self.place(time) for time in centres.tolist())
+
+    @cached_property
+    def first_jumps(self) -> tuple[int, ...]:
+        """For each inner knot the first derivative of theta(t) that jumps there: 0 for theta itself.
+
+        One more than the degree where none does.
+
+        >>> from dynamicblocks.controls import CubicBSpline, PiecewiseLinear
+        >>> PiecewiseLinear(knots=(0, 1, 3)).first_jumps, CubicBSpline(knots=(0, 1, 3)).first_jumps
+        ((1,), (3,))
+        """
+        count = self.degree + 1
+        fractions = np.linspace(0.0, 1.0, count)
+        sizes = Grid(self.points).sizes
+
+        def taylor(interval: int, end: float) -> Matrix:
+            """Coefficients about an end of an interval, in powers of the shortest interval, (count, size)."""
+            distances = (fractions - end) * sizes[interval] / min(sizes)
+            values = self.values([Location(interval, fraction) for fraction in fractions.tolist()])
+            return np.linalg.solve(np.vander(distances, increasing=True), values).astype(np.float64)
+
+        found = []
+        for knot in range(1, len(self.points) - 1):
+            jumps = np.abs(taylor(knot - 1, 1.0) - taylor(knot, 0.0)).max(axis=1) > 1e-6
+            found.append(int(jumps.argmax()) if jumps.any() else count)
+        return tuple(found)
 
     @property
     def intervals(self) -> int | None:

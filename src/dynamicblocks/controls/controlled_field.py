@@ -70,10 +70,13 @@ class ControlledField:
         """The layer on step n."""
         return ControlledStage(self, step)
 
-    def jumps(self, step: int) -> bool:
-        """Whether theta at the begin of a step is another than at the end of the one before."""
-        before, after = dict(self.terms(step - 1, 1.0)), dict(self.terms(step, 0.0))
-        return any(abs(before.get(k, 0.0) - after.get(k, 0.0)) > SAME for k in before.keys() | after.keys())
+    def jumps(self, step: int, derivatives: int = 0) -> bool:
+        """Whether theta, or one of so many first derivatives, is another at the begin of a step than just before."""
+        if derivatives:
+            before, after = self.alignment.locate(step - 1, 1.0).interval, self.alignment.locate(step, 0.0).interval
+            return before != after and self.controls.basis.first_jumps[before] <= derivatives
+        left, right = dict(self.terms(step - 1, 1.0)), dict(self.terms(step, 0.0))
+        return any(abs(left.get(k, 0.0) - right.get(k, 0.0)) > SAME for k in left.keys() | right.keys())
 
     def controls_read(self, steps: Iterable[int], reads: Iterable[tuple[float, str]]) -> set[int]:
         """Indices of the controls that these steps read there, and for their projections."""

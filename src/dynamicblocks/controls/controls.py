@@ -164,6 +164,12 @@ class Controls(nn.Module):
         sources = [(index, weight) for index, weight in enumerate(row) if weight != 0.0] or [(0, 0.0)]
         nearest = max(range(len(row)), key=lambda index: abs(row[index]))
         layer = copy.deepcopy(self.layers[nearest])
+        # What nothing read before may be read now, and is then to learn.
+        if nearest in self._frozen_unread:
+            layer.requires_grad_(True)
+        for name, weight in layer.named_parameters():
+            if f"layers.{nearest}.{name}" in self._frozen_weights:
+                weight.requires_grad_(True)
         if sources == [(nearest, 1.0)]:
             return layer
         states = [_floating_state(self.layers[index]) for index, _ in sources]
@@ -178,9 +184,9 @@ class Controls(nn.Module):
         return layer
 
     def smoothness(self, kind: Smoothness = "l2", kernels_only: bool = False, eps: float = 1e-3) -> Tensor:
-        r"""The penalty on d theta/dt, with s_k = (theta_{k+1} - theta_k) / d_k over the *control* steps d_k.
+        """The penalty on d theta/dt, with s_k = (theta_{k+1} - theta_k) / d_k over the *control* steps d_k.
 
-        ``l2``: sum_k d_k |s_k|^2, the integral of \|theta'\|^2 for piecewise linear controls; ``l1``: sum_k d_k |s_k|,
+        ``l2``: sum_k d_k |s_k|^2, the integral of |theta'|^2 for piecewise linear controls; ``l1``: sum_k d_k |s_k|,
         the total variation, which lets theta jump at a few knots; ``smooth_l1``: sum_k d_k (sqrt(s_k^2 + eps^2) - eps),
         which is l2 / (2 eps) for slopes far below eps and l1 far above (Ruthotto & Haber 2018). All are summed over
         the entries of the weights.
@@ -198,6 +204,8 @@ class Controls(nn.Module):
         """
         if kind not in get_args(Smoothness):
             raise unknown_name("smoothness penalty", kind, get_args(Smoothness))
+        if not isinstance(kernels_only, bool):
+            raise ConfigurationError(f"kernels_only must be True or False, got {kernels_only!r}; eps is given by name")
         if kind == "smooth_l1" and not eps > 0:
             raise ConfigurationError(f"eps of smooth_l1 must be above 0, got {eps!r}; with 0 it would be 'l1'")
         first = self.layers[0]

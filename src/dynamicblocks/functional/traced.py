@@ -62,11 +62,13 @@ def _can_be_traced(
 
 
 def _explicit(method: Integrator | str | None) -> bool:
-    """Whether it is a method on a grid that reads the field alone, at a fixed cost."""
+    """Whether it is a method on a grid of any steps that reads the field alone, at a fixed cost."""
     if isinstance(method, str):
         known = METHODS.get(method)
         return isinstance(known, GridMethod) and not known.open and _explicit(known.make())
-    return isinstance(method, Integrator) and method.fixed_cost and all(part == FIELD for _, part in method.reads)
+    if not isinstance(method, Integrator) or method.equal_steps:
+        return False
+    return method.fixed_cost and all(part == FIELD for _, part in method.reads)
 
 
 def _traced(func: Func, y0: State, t: Tensor, method: Integrator | str) -> Any:
@@ -103,7 +105,7 @@ class TracedSteps:
         """The field on one step."""
         return TracedStage(self._field, self._points[step], self._points[step + 1], self._kind)
 
-    def jumps(self, step: int) -> bool:
+    def jumps(self, step: int, derivatives: int = 0) -> bool:
         """A caller's field is smooth as far as anybody knows."""
         return False
 

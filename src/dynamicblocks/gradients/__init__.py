@@ -4,6 +4,18 @@ from dynamicblocks.gradients.adjoint import Adjoint
 from dynamicblocks.gradients.backprop import Backprop
 from dynamicblocks.gradients.checkpoint import Checkpoint
 from dynamicblocks.gradients.gradient import Course, Gradient, as_gradient, gradients
-from dynamicblocks.gradients.reversible import Reversible
+from dynamicblocks.gradients.inverse import inverse
+from dynamicblocks.gradients.reversible import DriftError, Reversible
 
-__all__ = ["Adjoint", "Backprop", "Checkpoint", "Course", "Gradient", "Reversible", "as_gradient", "gradients"]
+__all__ = [
+    "Adjoint",
+    "Backprop",
+    "Checkpoint",
+    "Course",
+    "DriftError",
+    "Gradient",
+    "Reversible",
+    "as_gradient",
+    "gradients",
+    "inverse",
+]

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients.adjoint_block import run_in_block
-from dynamicblocks.gradients.adjoint_checks import back_integrator, check_equation_of, settings_of
+from dynamicblocks.gradients.adjoint_checks import back_integrator, check_equation_of, check_first_order, settings_of
 from dynamicblocks.gradients.adjoint_equation import StoredSteps, adjoint_norm, solve_back
 from dynamicblocks.gradients.gradient import Course, Gradient, ProblemCourse, gradients
 from dynamicblocks.gradients.graph import OutsideTransforms, described, each_once, unlisted_leaves
-from dynamicblocks.integrators import AdaptiveMethod, Integrator, as_method, foreign_options
+from dynamicblocks.integrators import METHODS, AdaptiveMethod, Integrator, as_method, foreign_options
 from dynamicblocks.layers.parts import FIELD
 from dynamicblocks.solving.adaptive_course import AdaptiveCourse
 from dynamicblocks.solving.events import event_found
@@ -198,6 +198,8 @@ def check_continuous(course: ProblemCourse, *, interpolant: bool) -> None:
             f"the adjoint equation is that of the field alone, and {course.name} reads other parts, or has weights of "
             "its own; use gradient='backprop' or 'checkpoint'"
         )
+    if course.scheme.method not in METHODS.values() and not course.scheme.method.open:
+        check_first_order(course.integrator)
 
 
 @dataclass(frozen=True)

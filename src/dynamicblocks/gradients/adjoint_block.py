@@ -138,7 +138,7 @@ class _OnGrid:
             stage, h = _BackStage(self.field.on_step(n), system), -float(self.course.size(n))
             if n == last - 1:
                 carry = integrator.begin(stage, h, carry)
-            elif integrator.restarts and self.field.jumps(n + 1):
+            elif integrator.restarts and self.field.jumps(n + 1, integrator.restart_derivatives):
                 carry = integrator.restart(stage, h, carry)
             carry = integrator.advance(stage, h, carry)
         return integrator.finish(carry)

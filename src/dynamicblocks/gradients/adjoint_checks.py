@@ -50,8 +50,15 @@ def check_grid_method(integrator: Integrator) -> None:
         )
     if integrator.takes_past:
         raise ConfigurationError(f"the adjoint equation begins from one state, and {name} from two; {OTHERS}")
-    # y and its gradient are laid out as one vector and solved back in time: one step of y' = 1 tells whether they can.
-    h = -0.25
+    check_first_order(integrator)
+
+
+def check_first_order(integrator: Integrator) -> None:
+    """Raise a ConfigurationError for a method of another equation than y' = f(t, y), or of states of one form alone.
+
+    y and its gradient are laid out as one vector and solved back in time: one step of y' = 1 tells whether they can.
+    """
+    name, h = integrator.name, -0.25
     try:
         with torch.no_grad():
             start = torch.zeros(6, dtype=torch.float64)

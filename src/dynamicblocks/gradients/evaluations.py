@@ -298,9 +298,12 @@ def _distance(kept: Kept, arguments: Arguments) -> Tensor:
             numbers = torch.finfo(one.dtype) if one.is_floating_point() or one.is_complex() else None
             least = 0.0 if numbers is None else min(ROUNDING * numbers.eps, numbers.eps**0.5)
             wide = one.double() if numbers is None else one
-            size = torch.linalg.vector_norm(wide, torch.inf)
-            off = torch.linalg.vector_norm(two - wide, torch.inf)
+            # The norm of that name takes fifty times as long on a CPU.
+            size = wide.abs().amax()
+            off = (two - wide).abs().amax()
             found.append(off / (least * size).clamp_min(torch.finfo(size.dtype).tiny))
+    if not found:  # empty states are alike
+        return torch.zeros((), dtype=torch.float64)
     return torch.stack([each.double() for each in found]).amax() if len(found) > 1 else found[0]
 
 

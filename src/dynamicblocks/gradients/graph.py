@@ -49,13 +49,12 @@ class Listed:
 
     def __init__(self, tensors: Sequence[Tensor | None]) -> None:
         self.tensors = tensors
-        self._leaves: dict[int, int] = {}
         self._nodes: dict[Any, list[int]] = {}
         for place, tensor in enumerate(tensors):
-            if tensor is not None and tensor.grad_fn is not None:
-                self._nodes.setdefault(tensor.grad_fn, []).append(place)
-            elif tensor is not None and tensor.requires_grad:
-                self._leaves[id(tensor)] = place
+            if tensor is not None and tensor.requires_grad:
+                # By its node: where hooks handle what is saved (checkpoints, offloading), a leaf comes back as another
+                # tensor of the same node.
+                self._nodes.setdefault(torch.autograd.graph.get_gradient_edge(tensor).node, []).append(place)
 
     def met(self, results: Sequence[Tensor], begins: Sequence[Tensor]) -> tuple[list[int], list[Tensor]]:
         """Places of those that results depend on, and the leaves besides that are none of ``begins`` either."""
@@ -75,11 +74,8 @@ class Listed:
                 places.update(self._nodes[node])
                 continue
             leaf = getattr(node, "variable", None)
-            if isinstance(leaf, Tensor):
-                if id(leaf) in self._leaves:
-                    places.add(self._leaves[id(leaf)])
-                elif id(leaf) not in usual:
-                    lost[id(leaf)] = leaf
+            if isinstance(leaf, Tensor) and id(leaf) not in usual:
+                lost[id(leaf)] = leaf
             nodes.extend(following for following, _ in node.next_functions)
         return sorted(places), list(lost.values())
 

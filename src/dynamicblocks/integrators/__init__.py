@@ -4,6 +4,7 @@ from dynamicblocks.integrators.adams import Adams
 from dynamicblocks.integrators.adams_bashforth import AdamsBashforth
 from dynamicblocks.integrators.adaptive import Adaptive
 from dynamicblocks.integrators.algebraic import ReversiblePair, ReversibleRungeKutta
+from dynamicblocks.integrators.coupling import AdditiveStep, AffineStep, Coupling
 from dynamicblocks.integrators.embedded import Embedded, Paired, Trial
 from dynamicblocks.integrators.esdirk import ESDIRKS, Esdirk
 from dynamicblocks.integrators.imex import Imex
@@ -22,13 +23,16 @@ from dynamicblocks.integrators.methods import (
     foreign_options,
     integrators,
     list_integrators,
+    other_methods,
     reversible,
 )
+from dynamicblocks.integrators.momentum import Momentum, momentum_steps
 from dynamicblocks.integrators.pairs import PAIRS, Pair
 from dynamicblocks.integrators.partitioned import SymplecticEuler, Verlet
 from dynamicblocks.integrators.reversible import AsynchronousLeapfrog, ReversibleHeun
 from dynamicblocks.integrators.runge_kutta import RungeKutta
 from dynamicblocks.integrators.second_order import Leapfrog
+from dynamicblocks.integrators.stability import contractive_step, longest_step
 from dynamicblocks.integrators.tableaus import TABLEAUS, Tableau
 from dynamicblocks.integrators.tolerance import Norm, Tolerance, rms_norm
 from dynamicblocks.integrators.two_step_midpoint import TwoStepMidpoint
@@ -45,8 +49,11 @@ __all__ = [
     "AdamsBashforth",
     "Adaptive",
     "AdaptiveMethod",
+    "AdditiveStep",
+    "AffineStep",
     "AsynchronousLeapfrog",
     "Carry",
+    "Coupling",
     "Embedded",
     "Esdirk",
     "FieldStage",
@@ -57,6 +64,7 @@ __all__ = [
     "Leapfrog",
     "LinearMultistep",
     "Method",
+    "Momentum",
     "Norm",
     "Pair",
     "Paired",
@@ -76,9 +84,13 @@ __all__ = [
     "as_integrator",
     "as_method",
     "check_steps",
+    "contractive_step",
     "foreign_options",
     "integrators",
     "list_integrators",
+    "longest_step",
+    "momentum_steps",
+    "other_methods",
     "reversible",
     "rms_norm",
 ]

@@ -15,7 +15,7 @@ from dynamicblocks.integrators.tableaus import TABLEAUS
 from dynamicblocks.integrators.unsolved import Unsolved, tell, where_not_finite
 from dynamicblocks.times import check_count
 
-_START = RungeKutta(next(tableau for tableau in TABLEAUS if tableau.name == "rk4"))
+START = RungeKutta(next(tableau for tableau in TABLEAUS if tableau.name == "rk4"))
 _LARGEST_ORDER = 12
 # Largest orders after a start by rk4, which leaves an error of order h^5 whatever follows: higher ones have no higher
 # order of convergence, and blow up. On uniform grids the explicit formula is stable for h lambda > -0.30 at order 4,
@@ -119,7 +119,7 @@ class Adams(Integrator):
         if check_count(self.max_order, "max_order") > _LARGEST_ORDER:
             raise ConfigurationError(f"max_order must be at most {_LARGEST_ORDER}, got {self.max_order}")
         check_count(self.max_iters, "max_iters")
-        if self.max_order < _START.order:
+        if self.max_order < START.order:
             warnings.warn("max_order is below 4, so the solver reduces to `rk4`.", stacklevel=3)
 
     @property
@@ -128,11 +128,11 @@ class Adams(Integrator):
 
     @property
     def order(self) -> int:
-        return min(max(self.max_order, _START.order), _START.order + 1)
+        return min(max(self.max_order, START.order), START.order + 1)
 
     @property
     def reads(self) -> Reads:
-        return _START.reads
+        return START.reads
 
     @property
     def fixed_cost(self) -> bool:
@@ -155,8 +155,8 @@ class Adams(Integrator):
     @property
     def evaluations(self) -> int:
         """Evaluations of the field in one step, at most, once the order is reached."""
-        if self.max_order < _START.order:
-            return _START.evaluations
+        if self.max_order < START.order:
+            return START.evaluations
         return 1 + self.max_iters if self.implicit else 1
 
     def begin(self, stage: Stage, h: Size, y: Tensor) -> History:
@@ -193,8 +193,8 @@ class Adams(Integrator):
         slopes, behind = all_slopes[:known], all_behind[:known]
         # An implicit formula has one slope more, and so has one order more.
         reached = min(len(slopes) + int(self.implicit), self.max_order)
-        if not carry.given and reached < _START.order:
-            y1 = _START.advance(FieldStage(lambda c, at: slope if c == 0 else stage(c, at)), h, y)
+        if not carry.given and reached < START.order:
+            y1 = START.advance(FieldStage(lambda c, at: slope if c == 0 else stage(c, at)), h, y)
         else:
             y1 = self._multistep(stage, h, y, slopes, [-(far / h) for far in behind], self_started=not carry.given)
         return History(y1, all_slopes, tuple(far + h for far in all_behind), known, carry.given)

@@ -41,9 +41,10 @@ class AdamsBashforth(Integrator):
 
         y(t + h) = y + h sum_i w_i f_{n - i},    i = 0, ..., p - 1
 
-    The weights integrate the polynomial through the last p slopes, at their real distances. The first p - 1 steps, and
-    as many after each jump of theta, are those of an explicit Runge-Kutta method of order p - 1 (Euler's, the midpoint
-    method, Kutta's).
+    The weights integrate the polynomial through the last p slopes, at their real distances. The first p - 1 steps are
+    those of an explicit Runge-Kutta method of order p - 1 (Euler's, the midpoint method, Kutta's), and so are as many
+    after each knot at which theta jumps, or bends so sharply that the order would fall: a polynomial through slopes
+    from both sides is none of the field. Where every step begins at such a knot, there are no others.
 
     ``explicit_adams`` is another method of the family: it starts with rk4, has order four or five, and serves solves as
     torchdiffeq's of that name does. This one has the order that it is given from a start that costs little, which is
@@ -84,6 +85,11 @@ class AdamsBashforth(Integrator):
     @property
     def evaluations(self) -> int:
         return 1
+
+    @property
+    def restart_derivatives(self) -> int:  # type: ignore[override]
+        """A step across a jump of the d-th derivative has an error of order h^(d + 1); there are few of them."""
+        return self.order - 2
 
     @property
     def fixed_cost(self) -> bool:

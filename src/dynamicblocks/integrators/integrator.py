@@ -73,6 +73,8 @@ class Integrator(ABC):
     """Whether a step depends on the size of the one before, so that ``unstep`` is told that size as well."""
     irreversible: ClassVar[str] = "none was written"
     """Why steps cannot be taken back, where they cannot: a clause."""
+    restart_derivatives: int = 0
+    """Up to which derivative in time of the field a jump concerns it, if it ``restarts``; 0: of the field alone."""
     takes_past: bool = False
     """Whether it begins from two states, the second one step before the first: by ``begin_after``, not ``begin``."""
 
@@ -121,6 +123,11 @@ class Integrator(ABC):
         return False
 
     @property
+    def drifts(self) -> bool:
+        """Whether errors grow on the way back whatever the field is, so that it is measured where that led."""
+        return False
+
+    @property
     def shorthand(self) -> str:
         """What :func:`as_integrator` makes it from: the name, with arguments where there are any."""
         return self.name
@@ -132,6 +139,12 @@ class Integrator(ABC):
     def begin_after(self, stage: Stage, h: Size, y: Tensor, before: Tensor) -> Carry:
         """The carry before the first step, where ``before`` is the state one step earlier; if it ``takes_past``."""
         raise ConfigurationError(f"{self.name} begins from one state and takes none from before it")
+
+    def resumed(self, y: Tensor) -> Carry:
+        """The carry after a step that ended in ``y``, where the state says it all."""
+        if self.begins:
+            raise ConfigurationError(f"{self.name} carries more than the state, and the state alone does not say what")
+        return y
 
     @abstractmethod
     def advance(self, stage: Stage, h: Size, carry: Carry) -> Carry:

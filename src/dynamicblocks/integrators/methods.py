@@ -9,17 +9,19 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from dynamicblocks.errors import ConfigurationError, unknown_name
+from dynamicblocks.errors import ConfigurationError, DynamicBlocksError, unknown_name
 from dynamicblocks.integrators.adams import Adams
 from dynamicblocks.integrators.adams_bashforth import AdamsBashforth
 from dynamicblocks.integrators.adaptive import BEYOND, Adaptive
 from dynamicblocks.integrators.algebraic import COUPLING, ReversiblePair, ReversibleRungeKutta
+from dynamicblocks.integrators.coupling import AdditiveStep, AffineStep
 from dynamicblocks.integrators.embedded import Embedded
 from dynamicblocks.integrators.esdirk import ESDIRKS, Esdirk
 from dynamicblocks.integrators.imex import Imex
 from dynamicblocks.integrators.implicit import IMPLICIT, ImplicitRungeKutta, ImplicitTableau
 from dynamicblocks.integrators.integrator import Integrator
 from dynamicblocks.integrators.linear_multistep import LinearMultistep
+from dynamicblocks.integrators.momentum import Momentum
 from dynamicblocks.integrators.pairs import PAIRS, Pair
 from dynamicblocks.integrators.partitioned import SymplecticEuler, Verlet
 from dynamicblocks.integrators.reversible import AsynchronousLeapfrog, ReversibleHeun
@@ -141,6 +143,10 @@ for _name, _method in METHODS.items():
 # They read parts of a layer, which a function of a caller's has if it declares them.
 integrators.register("symplectic_euler")(SymplecticEuler)
 integrators.register("verlet")(Verlet)
+integrators.register("additive_coupling")(AdditiveStep)
+integrators.register("affine_coupling")(AffineStep)
+# Made for networks rather than for equations.
+integrators.register("momentum")(Momentum)
 # What it solves depends on its coefficients.
 integrators.register("lm")(LinearMultistep)
 integrators.register("imex")(Imex)
@@ -153,8 +159,8 @@ def leapfrog(start: str = REST) -> Integrator:
 
 
 OF_OTHER_EQUATIONS = {
-    "leapfrog": "it solves y'' = func(t, y) from rest, not y' = func(t, y); method=\"leapfrog('rest')\" says that this "
-    "is meant, and 'two_step_midpoint' is its like for y' = func(t, y)"
+    "leapfrog": "it solves an equation of second order, y'' = func(t, y) from rest, not y' = func(t, y); "
+    "method=\"leapfrog('rest')\" says that this is meant, and 'two_step_midpoint' is its like for y' = func(t, y)"
 }
 """What solves refuse under a bare name, by which a method for y' = func(t, y) would be expected."""
 
@@ -282,3 +288,19 @@ def list_integrators() -> list[str]:
     True
     """
     return [name for name in integrators if name != REVERSIBLE]
+
+
+def other_methods() -> dict[str, Integrator]:
+    """The integrators that are no methods of the catalogue, and that solves know under their bare names.
+
+    >>> "verlet" in other_methods()
+    True
+    """
+    found = {}
+    for name in integrators:
+        if name not in METHODS and name not in OF_OTHER_EQUATIONS and name != REVERSIBLE:
+            try:
+                found[name] = integrators.create(name)
+            except (DynamicBlocksError, TypeError):  # it takes arguments
+                continue
+    return found

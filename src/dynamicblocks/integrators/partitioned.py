@@ -68,6 +68,9 @@ class Partitioned(Integrator):
     def begin(self, stage: Stage, h: Size, y: Tensor) -> Halves:
         return split(y, self.name)
 
+    def resumed(self, y: Tensor) -> Halves:
+        return split(y, self.name)
+
     def finish(self, carry: Halves) -> Tensor:
         return join(carry)
 

@@ -23,6 +23,7 @@ from dynamicblocks.layers.registry import layers
 from dynamicblocks.layers.residual_unit import UNITS, ResidualUnit, UnitOrder, unit_order
 from dynamicblocks.layers.semi_implicit import SemiImplicit
 from dynamicblocks.layers.skipinit import SkipInit
+from dynamicblocks.layers.spectrum import Spectrum
 from dynamicblocks.layers.symmetric import Symmetric
 from dynamicblocks.layers.twist import TwistConv1d, TwistConv2d, TwistConv3d
 
@@ -53,6 +54,7 @@ __all__ = [
     "ResidualUnit",
     "SemiImplicit",
     "SkipInit",
+    "Spectrum",
     "Style",
     "Symmetric",
     "TVNorm",

@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from dynamicblocks.layers.activations import ActivationSpec, make_activation
+from dynamicblocks.layers.activations import ActivationSpec, make_activation, slopes_of
 from dynamicblocks.layers.boundary import conv, conv_adjoint
-from dynamicblocks.layers.norms import NormSpec, make_norm
-from dynamicblocks.layers.one_kernel import OneKernel
+from dynamicblocks.layers.norms import NormSpec, left_out, make_norm
+from dynamicblocks.layers.one_kernel import OneKernel, widened
+from dynamicblocks.layers.spectrum import Spectrum
 from dynamicblocks.times import check_amount
 
 
@@ -69,21 +70,38 @@ class Antisymmetric(OneKernel):
         self.reset_parameters()
 
     def forward(self, y: Tensor) -> Tensor:
-        changed = self.activation(self.norm(self.operator(y, self.bias_inside)))
+        changed = self.activation(self.norm(self._operator(y, self.weight, self.bias_inside)))
         return torch.add(changed, y, alpha=-self.damping) if self.damping else changed
 
-    def operator(self, y: Tensor, bias: Tensor | None = None) -> Tensor:
+    def _operator(self, y: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
         """(K - K^T) y + b."""
-        kernel = self.weight
-        if self.boundary in ("zeros", "circular") or kernel.shape[-1] == 1:
-            # There the adjoint is a convolution too, so that both are one.
-            return conv(y, self.kernel, bias, self.boundary, self.groups)
-        adjoint = conv_adjoint(y, kernel, None, self.boundary, self.groups)
-        return conv(y, kernel, bias, self.boundary, self.groups) - adjoint
+        boundary, groups = self.boundary, self.groups
+        if boundary in ("zeros", "circular") or kernel.shape[-1] == 1:
+            # There the adjoint is a convolution too, and both together take a third to a half of the time of two.
+            return conv(y, antisymmetrised(kernel, groups), bias, boundary, groups)
+        return conv(y, kernel, bias, boundary, groups) - conv_adjoint(y, kernel, None, boundary, groups)
 
     @property
     def kernel(self) -> Tensor:
         """The kernel of K - K^T, which away from the boundary is a convolution."""
-        parts = torch.unflatten(self.weight, 0, (self.groups, -1))
-        adjoint = parts.transpose(1, 2).flip(tuple(range(3, parts.ndim)))
-        return (parts - adjoint).flatten(0, 1)
+        return antisymmetrised(self.weight, self.groups)
+
+    def spectrum(self, size: tuple[int, ...]) -> Spectrum:
+        """Imaginary eigenvalues up to s |A|, with s the greatest slope of the activation, moved by the damping."""
+        kernel = widened(self.weight)
+        norm = self._stretch(size, kernel, lambda y: self._operator(y, kernel), lambda z: -self._operator(z, kernel))
+        slopes = slopes_of(self.activation, self.width)
+        damped = f" - {self.damping:g}" if self.damping else ""
+        return Spectrum(
+            (-self.damping, -self.damping),
+            (slopes.greatest * norm,),
+            about=f"D A{damped} with A = K - K^T, |A| = {norm:.6g} and slopes D up to {slopes.greatest:.4g}",
+            notes=tuple(filter(None, (slopes.note, left_out(self.norm)))),
+        )
+
+
+def antisymmetrised(kernel: Tensor, groups: int) -> Tensor:
+    """The kernel of K - K^T: from each the same with the channels of its group exchanged, mirrored at its centre."""
+    parts = torch.unflatten(kernel, 0, (groups, -1))
+    adjoint = parts.transpose(1, 2).flip(tuple(range(3, parts.ndim)))
+    return (parts - adjoint).flatten(0, 1)

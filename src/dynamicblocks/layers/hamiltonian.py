@@ -1,5 +1,6 @@
 """Two halves of the channels that drive each other."""
 
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ from dynamicblocks.layers.dimensions import check_dims
 from dynamicblocks.layers.norms import NormSpec
 from dynamicblocks.layers.protocol import takes_time
 from dynamicblocks.layers.registry import layers
+from dynamicblocks.layers.spectrum import Spectrum, spectrum_of
 from dynamicblocks.times import check_count
 
 Unit = str | Callable[[int], nn.Module]
@@ -95,6 +97,31 @@ class HamiltonianPair(nn.Module):
     def second(self, y: Tensor) -> Tensor:
         """dz/dt = -F2(y)."""
         return -self.f2(y)
+
+    def spectrum(self, size: tuple[int, ...]) -> Spectrum:
+        """Imaginary eigenvalues up to |K1| |K2|, for units of one sign; real ones of both signs for units of two."""
+        units = [spectrum_of(unit, size) for unit in (self.f1, self.f2)]
+        names = " and ".join(dict.fromkeys(type(unit).__name__ for unit in (self.f1, self.f2)))
+        if any(unit.imaginary or (unit.real[0] < 0 < unit.real[1]) for unit in units):
+            raise ConfigurationError(
+                f"no limit of the step is known for a pair of {names}: the eigenvalues of each unit have to be real "
+                "and of one sign, as those of symmetric layers are"
+            )
+        factors = tuple(math.sqrt(max(map(abs, unit.real))) for unit in units)
+        product = math.prod(factors)
+        opposed = product > 0 and units[0].real[0] * units[1].real[0] == 0 != units[0].real[0] + units[1].real[0]
+        notes = [note for unit in units for note in unit.notes]
+        if not opposed and not all(unit.gradient for unit in units):
+            notes.append(
+                "a unit is not the gradient of a convex function, so the pair may grow in places, whatever the step"
+            )
+        return Spectrum(
+            (-product, product) if opposed else (0.0, 0.0),
+            () if opposed else factors,
+            about=f"frequencies of up to |K1| |K2| = {factors[0]:.6g} x {factors[1]:.6g}, slopes included; of a linear "
+            "pair the fastest is |K1 K2^T|, which may be slower",
+            notes=tuple(dict.fromkeys(notes)),
+        )
 
 
 def _unit(unit: Unit, width: int, dims: int, options: dict[str, Any], lead: bool = True) -> nn.Module:

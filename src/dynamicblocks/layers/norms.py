@@ -113,3 +113,11 @@ def make_norm(spec: NormSpec, width: int, *, dims: int = 2) -> nn.Module:
             f"norm must be a name or a function of the number of channels that makes a module, got {spec!r:.80}"
         )
     return made
+
+
+def left_out(*normalisations: nn.Module) -> str:
+    """What a bound that is none of normalised layers says of them; nothing where there are none."""
+    names = dict.fromkeys(type(each).__name__ for each in normalisations if not isinstance(each, nn.Identity))
+    return (
+        f"the normalisation ({', '.join(names)}) is left out: with it the layer has another Jacobian" if names else ""
+    )

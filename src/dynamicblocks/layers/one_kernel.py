@@ -12,7 +12,8 @@ from dynamicblocks.layers.boundary import (
     conv_adjoint,
     init_like_convolution,
 )
-from dynamicblocks.layers.dimensions import check_dims
+from dynamicblocks.layers.dimensions import AXES, check_dims, extent
+from dynamicblocks.layers.operator_norm import Linear, operator_norm
 from dynamicblocks.times import check_count
 
 
@@ -71,6 +72,31 @@ class OneKernel(nn.Module):
     def back(self, z: Tensor, kernel: Tensor) -> Tensor:
         """K^T z + b2, of the exact adjoint under the boundary condition."""
         return conv_adjoint(z, kernel, self.bias_outside, self.boundary, self.groups)
+
+    def _norm_of(self, size: tuple[int, ...], kernel: Tensor) -> float:
+        """|K| on states of a size, without the biases."""
+        boundary, groups = self.boundary, self.groups
+        return self._stretch(
+            size,
+            kernel,
+            lambda y: conv(y, kernel, None, boundary, groups),
+            lambda z: conv_adjoint(z, kernel, None, boundary, groups),
+        )
+
+    def _stretch(self, size: tuple[int, ...], kernel: Tensor, apply: Linear, adjoint: Linear) -> float:
+        """The norm of a map of states of a size that a kernel in double precision makes."""
+        least = kernel.shape[-1] // 2 + (self.boundary == "reflect")
+        if len(size) != self.dims or (self.boundary in ("reflect", "circular") and min(size) < least):
+            raise ConfigurationError(
+                f"{type(self).__name__} with boundary={self.boundary!r} takes {AXES[self.dims]} of at least {least} "
+                f"pixels, got {extent(size)}"
+            )
+        return operator_norm(apply, adjoint, (1, self.width, *size), kernel.device)
+
+
+def widened(kernel: Tensor) -> Tensor:
+    """A copy in double precision, on the CPU where its device has none."""
+    return kernel.detach().to("cpu" if kernel.device.type == "mps" else kernel.device, torch.float64)
 
 
 def check_sign(sign: int) -> int:

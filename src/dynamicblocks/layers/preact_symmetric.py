@@ -2,9 +2,10 @@
 
 from torch import Tensor, nn
 
-from dynamicblocks.layers.activations import ActivationSpec, make_activation
-from dynamicblocks.layers.norms import NormSpec, make_norm
-from dynamicblocks.layers.one_kernel import OneKernel, check_sign
+from dynamicblocks.layers.activations import ActivationSpec, make_activation, slopes_of
+from dynamicblocks.layers.norms import NormSpec, left_out, make_norm
+from dynamicblocks.layers.one_kernel import OneKernel, check_sign, widened
+from dynamicblocks.layers.spectrum import Spectrum
 
 
 class PreactSymmetric(OneKernel):
@@ -74,3 +75,16 @@ class PreactSymmetric(OneKernel):
         kernel = self.kernel
         inside = self.activation2(self.norm2(self.there(self.activation1(self.norm1(y)), kernel)))
         return self.back(inside, kernel if self.sign > 0 else -kernel)
+
+    def spectrum(self, size: tuple[int, ...]) -> Spectrum:
+        """Real eigenvalues of the sign of the layer up to s1 s2 |K|^2, with s1 and s2 the greatest slopes."""
+        norm = self._norm_of(size, widened(self.kernel))
+        outer, inner = slopes_of(self.activation1, self.width), slopes_of(self.activation2, self.hidden)
+        bound = outer.greatest * inner.greatest * norm**2
+        return Spectrum(
+            (-bound, 0.0) if self.sign < 0 else (0.0, bound),
+            gradient=inner.least >= 0 and outer.least == outer.greatest,
+            about=f"{'-' if self.sign < 0 else ''}K^T D2 K D1 with |K| = {norm:.6g} and slopes D1 up to "
+            f"{outer.greatest:.4g}, D2 up to {inner.greatest:.4g}",
+            notes=tuple(dict.fromkeys(filter(None, (outer.note, inner.note, left_out(self.norm1, self.norm2))))),
+        )

@@ -13,6 +13,7 @@ from dynamicblocks.layers.norms import NormSpec
 from dynamicblocks.layers.parts import PROJECTION, parts_of
 from dynamicblocks.layers.protocol import takes_time
 from dynamicblocks.layers.registry import layers
+from dynamicblocks.layers.spectrum import Spectrum, spectrum_of
 from dynamicblocks.layers.symmetric import Symmetric
 from dynamicblocks.times import check_count
 
@@ -94,6 +95,10 @@ class SemiImplicit(nn.Module):
     def solve(self, y: Tensor, h: Step) -> Tensor:
         """(I + h A)^-1 y."""
         return self.operator.solve(y, h)
+
+    def spectrum(self, size: tuple[int, ...]) -> Spectrum:
+        """That of f, which is all that explicit methods read."""
+        return spectrum_of(self.explicit, size)
 
     def normalised(self, y: Tensor) -> Tensor:
         """The state under the normalisation of f."""

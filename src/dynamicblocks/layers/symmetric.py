@@ -2,9 +2,10 @@
 
 from torch import Tensor
 
-from dynamicblocks.layers.activations import ActivationSpec, make_activation
-from dynamicblocks.layers.norms import NormSpec, make_norm
-from dynamicblocks.layers.one_kernel import OneKernel, check_sign
+from dynamicblocks.layers.activations import ActivationSpec, make_activation, slopes_of
+from dynamicblocks.layers.norms import NormSpec, left_out, make_norm
+from dynamicblocks.layers.one_kernel import OneKernel, check_sign, widened
+from dynamicblocks.layers.spectrum import Spectrum
 
 
 class Symmetric(OneKernel):
@@ -75,3 +76,15 @@ class Symmetric(OneKernel):
         kernel = self.kernel
         inside = self.activation(self.norm(self.there(y, kernel)))
         return self.back(inside, kernel if self.sign > 0 else -kernel)
+
+    def spectrum(self, size: tuple[int, ...]) -> Spectrum:
+        """Eigenvalues between 0 and -s |K|^2, with s the greatest slope of the activation; up to s |K|^2 for sign 1."""
+        norm = self._norm_of(size, widened(self.kernel))
+        slopes = slopes_of(self.activation, self.hidden)
+        bound, sign = slopes.greatest * norm**2, "-" if self.sign < 0 else ""
+        return Spectrum(
+            (-bound, 0.0) if self.sign < 0 else (0.0, bound),
+            gradient=slopes.least >= 0,
+            about=f"{sign}K^T D K with |K| = {norm:.6g} and slopes D up to {slopes.greatest:.4g}",
+            notes=tuple(filter(None, (slopes.note, left_out(self.norm)))),
+        )

@@ -17,7 +17,7 @@ def along(matrix: Tensor, y: Tensor, axis: int) -> Tensor:
     """The product of a matrix with one axis, -1 for the last, of a tensor."""
     if axis == -1:
         return y @ matrix.mT
-    return (matrix @ y.flatten(axis + 1)).view(*y.shape[:axis], len(matrix), *y.shape[axis + 1 :])
+    return (matrix @ y.flatten(axis + 1)).reshape(*y.shape[:axis], len(matrix), *y.shape[axis + 1 :])
 
 
 def fourier(rows: int, size: int, offsets: int, like: Tensor) -> Tensor:

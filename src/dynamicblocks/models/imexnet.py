@@ -28,8 +28,8 @@ SPREAD = 1e-3
 
 @models.register("imexnet")
 def imexnet(
-    in_channels: int = 1,
-    num_classes: int = 4,
+    in_channels: int = 3,
+    num_classes: int = 10,
     *,
     widths: Sequence[int] = (64, 128, 256),
     units: int = 3,
@@ -43,7 +43,7 @@ def imexnet(
     boundary: str = "zeros",
     integrator: Integrator | str | None = None,
     gradient: Gradient | str = "backprop",
-    initial: str = PUBLISHED,
+    initial: str = "torch",
     dims: int = 2,
 ) -> DynamicNet:
     """The semi-implicit network of Haber, Lensink, Treister & Ruthotto 2019, or its explicit partner.
@@ -68,13 +68,13 @@ def imexnet(
         integrator: None for ``imex(norm=True)``, as published, or ``euler`` for the explicit partner;
             ``imex`` leaves out the second norm, ``imex(balanced=True)`` takes away what the operator adds.
         gradient: see :class:`~dynamicblocks.DynamicBlock`.
-        initial: ``published`` (kernels and classifier uniform in (0, 1e-3)), ``torch`` (PyTorch's own draw) or ``he``
-            (by fan-out).
+        initial: ``torch`` (PyTorch's own draw), ``he`` (by fan-out) or ``published``: kernels and classifier uniform in
+            (0, 1e-3), so that all channels of a block are alike at first.
         dims: 1 for signals, 2 for images, 3 for volumes.
 
     >>> def weights(net):  # all but those of norms and classifier
     ...     return sum(weight.numel() for weight in net.parameters() if weight.ndim > 2)
-    >>> weights(imexnet()), weights(imexnet(operator=None))
+    >>> weights(imexnet(in_channels=1)), weights(imexnet(in_channels=1, operator=None))
     (2703744, 2691648)
     """
     widths = check_counts(widths, "widths")

@@ -46,8 +46,11 @@ class SteppedField(Protocol):
     def apart(self, places: Places) -> Self:
         """The same with other buffers, without a change of the modules."""
 
-    def jumps(self, step: int) -> bool:
-        """Whether the field at the begin of a step is another than at the end of the one before."""
+    def jumps(self, step: int, derivatives: int = 0) -> bool:
+        """Whether the field at the begin of a step is another than at the end of the one before.
+
+        Or has another derivative in time, of so many first ones.
+        """
 
     def layers_read(self, steps: Iterable[int], reads: Reads) -> Sequence[nn.Module]:
         """The modules that steps evaluate which read these fractions and parts."""
@@ -120,13 +123,14 @@ class GridCourse:
         """The carry after each of the steps ``first, ..., last - 1``."""
         field, integrator = self.field, self.integrator
         projects, restarts, between = self.projects, integrator.restarts, self.between
+        derivatives = integrator.restart_derivatives
         for step in range(first, last):
             stage, h = field.on_step(step), self.size(step)
             if between is not None:
                 stage = between(step, stage)
             if step == 0:
                 carry = self._begun(stage, h, carry)
-            elif restarts and field.jumps(step):
+            elif restarts and field.jumps(step, derivatives):
                 carry = integrator.restart(stage, h, carry)
             carry = integrator.advance(stage, h, carry)
             if projects:

@@ -88,7 +88,7 @@ class TimedSteps:
         """The same with other buffers, without a change of the modules."""
         return self.moved(self.problem.apart(places), self.grid)
 
-    def jumps(self, step: int) -> bool:
+    def jumps(self, step: int, derivatives: int = 0) -> bool:
         """A caller's field is smooth as far as anybody knows."""
         return False
 

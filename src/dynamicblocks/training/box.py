@@ -18,8 +18,8 @@ class Box:
 
     The bound of a tensor is B = ``config.box``, divided by what ``config.box_scale`` names:
 
-    - ``step``: the longest step h of those that read the control, so h |theta(t)| <= B at all of them, and after a
-      refinement as before it;
+    - ``step``: the longest step h of those that read the control, so h |theta| <= B at all of them (of controls whose
+      blends stay among them, which polynomials do not), and after a refinement as before it;
     - ``pixels``: the k^dims entries that a kernel has for each input channel;
     - ``channels``: the input channels of a group.
 

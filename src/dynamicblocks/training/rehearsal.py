@@ -1,7 +1,7 @@
 """What a training is going to do, tried before anything is downloaded or written."""
 
 import copy
-import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,18 +53,23 @@ def check_plan(config: TrainConfig) -> None:
 
 
 def check_constraints(net: DynamicNet, options: OptimizerConfig) -> None:
-    """Raise where a penalty or a box has nothing to act on, and warn of choices for one that there is not."""
+    """Raise where a penalty or a box has nothing to act on."""
     if options.smoothness:
         SmoothnessPenalty(net, options)
     if options.box:
         Box(net, options)
-    elif options.box_scale or options.box_kernels_only:
-        warnings.warn("optimizer.box_scale and box_kernels_only do nothing without optimizer.box", stacklevel=2)
+
+
+def idle_choices(net: DynamicNet, config: TrainConfig) -> Iterator[str]:
+    """What was asked for and does nothing."""
+    options = config.optimizer
+    if not options.box and (options.box_scale or options.box_kernels_only):
+        yield "optimizer.box_scale and box_kernels_only do nothing without optimizer.box"
     if not options.smoothness and (options.smoothness_kind != "l2" or options.smoothness_kernels_only):
-        warnings.warn(
-            "optimizer.smoothness_kind and smoothness_kernels_only do nothing without optimizer.smoothness",
-            stacklevel=2,
-        )
+        yield "optimizer.smoothness_kind and smoothness_kernels_only do nothing without optimizer.smoothness"
+    grows = config.refine.epochs or config.rediscretise.controls
+    if options.smoothness and not grows and all(len(block.controls) == 1 for block in net.blocks):
+        yield "optimizer.smoothness does nothing: every block has a single control, so weights are constant in time"
 
 
 def rehearse(net: DynamicNet, config: TrainConfig, batches: Batches, fabric: Fabric) -> None:

@@ -1,11 +1,11 @@
 """The penalty on the change of weights in time."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.layers.kernels import kernels_of
-from dynamicblocks.network import DynamicNet
+from dynamicblocks.network import named_blocks
 from dynamicblocks.training.config import OptimizerConfig
 
 
@@ -20,8 +20,8 @@ class SmoothnessPenalty:
         ConfigurationError: the network has nothing that could vary in time, or a basis no slopes.
     """
 
-    def __init__(self, net: DynamicNet, config: OptimizerConfig) -> None:
-        self.controls = [block.controls for block in net.blocks]
+    def __init__(self, net: nn.Module, config: OptimizerConfig) -> None:
+        self.controls = [block.controls for block in named_blocks(net).values()]
         self.weight, self.kind = config.smoothness, config.smoothness_kind
         self.kernels_only = config.smoothness_kernels_only
         if not any(_acts(controls, self.kernels_only) for controls in self.controls):
@@ -40,5 +40,5 @@ class SmoothnessPenalty:
         return self.weight * torch.stack(parts).sum()
 
 
-def _acts(controls: torch.nn.Module, kernels_only: bool) -> bool:
+def _acts(controls: nn.Module, kernels_only: bool) -> bool:
     return bool(kernels_of(controls)) if kernels_only else any(True for _ in controls.parameters())

@@ -24,7 +24,7 @@ from dynamicblocks.training.network_changes import NetworkChange, changes_before
 from dynamicblocks.training.optimizer import learning_rate, set_learning_rate
 from dynamicblocks.training.outcome import Outcome, conclude
 from dynamicblocks.training.progress import TrainingBar, training_bar
-from dynamicblocks.training.rehearsal import check_plan, rehearse
+from dynamicblocks.training.rehearsal import check_plan, idle_choices, rehearse
 from dynamicblocks.training.run_folder import RunFolder
 from dynamicblocks.training.runs import begin_run
 from dynamicblocks.training.training_state import TrainingState
@@ -68,6 +68,8 @@ class Training:
             self._restore(net)
         else:
             rehearse(net, self.config, self.batches, self.fabric)
+            for idle in idle_choices(net, self.config):
+                self.console.print(f"Note: {idle}", highlight=False)
             self.folder = begin_run(self.config, net, self.data, self.fabric, measured)
             self._set_up(net)
             self._save(self.sums)

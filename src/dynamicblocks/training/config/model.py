@@ -23,7 +23,7 @@ class ModelConfig:
         steps: time steps of each block.
         step: length of each time step of a network of partial differential equations, or a reversible one.
         integrator: one of `dynamicblocks integrators`.
-        gradient: backward pass (backprop, checkpoint, adjoint; with alf, reversible_heun, reversible('rk4') also
+        gradient: backward pass (backprop, checkpoint, adjoint; with alf, verlet, leapfrog, reversible('rk4') also
             reversible).
         connector: between blocks (pooled, residual).
         pool: of pooled connectors (average, max, none).
@@ -40,6 +40,7 @@ class ModelConfig:
             of a Hamiltonian one (preact_symmetric, symmetric).
         shortcut: of strided residual units (padding, convolution, convolution_norm).
         bias: whether convolutions, or layers, have biases.
+        per_channel: whether an LM-ResNet has coefficients of its own for each channel.
         stages: which of the four stages of a twist_resnet are twisted, for example TTTF.
         parametrisation: of the twist of a twist_resnet (vector, independent, full).
         degree: of its coefficients, 1 or 2.
@@ -71,6 +72,7 @@ class ModelConfig:
     unit: str | None = None
     shortcut: str | None = None
     bias: bool | None = None
+    per_channel: bool | None = None
     stages: str | None = None
     parametrisation: str | None = None
     degree: int | None = None
