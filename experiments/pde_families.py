@@ -38,8 +38,10 @@ from dynamicblocks.training.config import (
 from dynamicblocks.training.environment import environment
 from dynamicblocks.training.run_folder import RunFolder
 
-RESULT = Path(__file__).parent / "results" / "pde_families.json"
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+HERE = Path(__file__).parent
+RESULT, README = HERE / "results" / "pde_families.json", HERE / "README.md"
+BEGIN, END = "<!-- table: python experiments/pde_families.py --table -->", "<!-- end of families -->"
+BENCHMARKS = HERE.parent / "benchmarks"
 BATCH = 128
 # The learning rate was tried with two of the networks, see the README.
 OPTIMIZER = OptimizerConfig(lr=0.05, momentum=0.9, weight_decay=5e-4, schedule="cosine", warmup=0.15)
@@ -276,7 +278,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output", default="runs", help="where the runs are written (default runs)")
     parser.add_argument("--note", default="", help="what else ran on the machine; kept with the rows")
     parser.add_argument("--speed", type=int, default=0, help="rounds in which steps are timed, instead of trainings")
-    parser.add_argument("--table", action="store_true", help="print the results so far, instead of trainings")
+    parser.add_argument("--table", action="store_true", help="print the results so far, and write them to README.md")
     parser.add_argument("--memory", choices=[*FAMILIES], help=argparse.SUPPRESS)
     parser.add_argument("--one", choices=names, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -290,6 +292,8 @@ def main() -> None:
         print(json.dumps(train(options.one, *options.seeds, options.data_dir, options.output, options.note)))
     elif options.table:
         print(table())
+        before, rest = README.read_text().split(BEGIN)
+        README.write_text(f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}")
     elif options.speed:
         measured = {"date": f"{date.today()}", "note": options.note, **environment(), "networks": speeds(options.speed)}
         keep(lambda found: found.update(speed=measured))

@@ -148,7 +148,7 @@ def test_every_flag_of_the_originals_has_a_place(cifar, tmp_path):
     optimizer = config["optimizer"]
     assert (optimizer["lr"], optimizer["decay"], optimizer["decay_epochs"]) == (0.05, 0.2, [1])
     assert (optimizer["weight_decay"], config["seed"], config["hardware"]["accelerator"]) == (1e-3, 4, "cpu")
-    assert config["refine"] == {"epochs": [1], "factor": 2, "variance": 0.1}
+    assert config["refine"] == {"epochs": [1], "factor": 2, "variance": 0.1, "restart": False}
 
 
 def test_presets_hold_the_programs_own_defaults_and_give_way_to_everything():
