@@ -73,14 +73,15 @@ class ReversibleSequential(nn.Module):
         dim: along which couplings split the state; its size there is even.
         gradient: ``"reversible"``; ``"backprop"``, which keeps everything and can be differentiated again;
             ``"checkpoint"``. With momentum, where errors grow on the way back, ``"reversible"`` measures how far from
-            the input that led, and raises a :class:`~dynamicblocks.gradients.DriftError` beyond half of the digits of the
-            state (float32: 3.5e-4, float64: 1.5e-8), or beyond the ``max_drift`` that it is given:
+            the input that led, and raises a :class:`~dynamicblocks.gradients.DriftError` beyond half of the digits of
+            the state (float32: 3.5e-4, float64: 1.5e-8), or beyond the ``max_drift`` that it is given:
             ``"reversible(max_drift=1e-3)"``.
 
         wide: whether the state is carried from module to module with the digits of the next wider type (float32:
             float64), of which modules take those of their own. What comes back is then what there was, to the last
             digit that a module sees, so that gradients are those of backpropagation also where modules round to half
-            precision, and momentum may take some more steps. What comes out has the type of what came in. Not on devices that have no float64.
+            precision, and momentum may take some more steps. What comes out has the type of what came in. Not on
+            devices that have no float64.
 
     Shapes:
         y, of any dimensions -> the same; under autocast in float32. What follows ``y`` in a call,
