@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.integrators import Integrator, Momentum, Reads, Size, Stage
+from dynamicblocks.integrators import Carry, Integrator, Reads, Size, Stage
 from dynamicblocks.integrators.partitioned import FIRST, SECOND
 from dynamicblocks.layers.inputs import no_tensor
 from dynamicblocks.layers.lending import Lender
@@ -23,7 +23,7 @@ class Entry(nn.Module):
     """Modules that make one step.
 
     Args:
-        method: makes the step of them; it carries the state alone.
+        method: makes the step of them.
     """
 
     parts: ClassVar[Mapping[str, str]]
@@ -98,28 +98,11 @@ class OwnStep(Integrator):
 
 
 @dataclass(frozen=True)
-class JoinedMomentum(Integrator):
-    """Momentum that carries place and velocity as one tensor, which is its state: so nothing else leads back."""
-
-    momentum: Momentum
-
-    name, order, reads = "momentum", 1, ((0.0, FIELD),)
-
-    def advance(self, stage: Stage, h: Size, carry: Tensor) -> Tensor:
-        x, v = carry.unbind()
-        return torch.stack(self.momentum.advance(stage, h, (x, v)))
-
-    def unstep(self, stage: Stage, h: Size, carry: Tensor) -> Tensor:
-        x, v = carry.unbind()
-        return torch.stack(self.momentum.unstep(stage, h, (x, v)))
-
-
-@dataclass(frozen=True)
 class EachItsOwn(Integrator):
     """Each step as the method of its entry makes it.
 
     Args:
-        momentum: whether these have a velocity.
+        momentum: whether these have a velocity, which is part of the state: place and velocity, one upon the other.
     """
 
     momentum: bool
@@ -130,13 +113,22 @@ class EachItsOwn(Integrator):
     def drifts(self) -> bool:
         return self.momentum
 
-    def advance(self, stage: Any, h: Size, carry: Tensor) -> Tensor:
+    def begin(self, stage: Stage, h: Size, y: Tensor) -> Carry:
+        return self.resumed(y)
+
+    def resumed(self, y: Tensor) -> Carry:
+        return y.unbind() if self.momentum else y
+
+    def finish(self, carry: Carry) -> Tensor:
+        return torch.stack(carry) if self.momentum else carry
+
+    def advance(self, stage: Any, h: Size, carry: Carry) -> Carry:
         try:
             return stage.entry.method.advance(stage, h, carry)
         except ConfigurationError as error:
             raise _named(error, stage) from error
 
-    def unstep(self, stage: Any, h: Size, carry: Tensor) -> Tensor:
+    def unstep(self, stage: Any, h: Size, carry: Carry) -> Carry:
         try:
             return stage.entry.method.unstep(stage, h, carry)
         except ConfigurationError as error:

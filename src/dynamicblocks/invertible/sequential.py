@@ -15,7 +15,7 @@ from dynamicblocks.gradients import Reversible as ReversibleMode
 from dynamicblocks.gradients.reversible import usual_drift
 from dynamicblocks.integrators import AdditiveStep, AffineStep, Integrator, Momentum
 from dynamicblocks.integrators.half import HALF
-from dynamicblocks.invertible.entries import EachItsOwn, EntryField, JoinedMomentum, Own, Pair, Residual
+from dynamicblocks.invertible.entries import EachItsOwn, EntryField, Own, Pair, Residual
 from dynamicblocks.layers.inputs import no_tensor, telling_causes
 from dynamicblocks.registry import Registry
 from dynamicblocks.solving.grid_loop import GridCourse
@@ -45,7 +45,7 @@ def _affine(dim: int = 1, gamma: float | None = None, *, bound: float = 0.1) -> 
 
 @couplings.register("momentum")
 def _momentum(dim: int = 1, gamma: float = 0.9) -> Integrator:
-    return JoinedMomentum(Momentum(gamma))
+    return Momentum(gamma)
 
 
 class ReversibleSequential(nn.Module):
@@ -76,7 +76,6 @@ class ReversibleSequential(nn.Module):
             the input that led, and raises a :class:`~dynamicblocks.gradients.DriftError` beyond half of the digits of
             the state (float32: 3.5e-4, float64: 1.5e-8), or beyond the ``max_drift`` that it is given:
             ``"reversible(max_drift=1e-3)"``.
-
         wide: whether the state is carried from module to module with the digits of the next wider type (float32:
             float64), of which modules take those of their own. What comes back is then what there was, to the last
             digit that a module sees, so that gradients are those of backpropagation also where modules round to half
@@ -109,7 +108,7 @@ class ReversibleSequential(nn.Module):
         if not isinstance(coupling, str):
             raise ConfigurationError(f"coupling must be one of {', '.join(couplings)}, got {coupling!r:.80}")
         method = couplings.create(coupling, dim=dim, gamma=gamma)
-        self.has_velocity = isinstance(method, JoinedMomentum)
+        self.has_velocity = isinstance(method, Momentum)
         if isinstance(modules, nn.Module) and not isinstance(modules, nn.ModuleList | nn.Sequential):
             modules = [modules]
         self.entries = nn.ModuleList(_entry(n, each, method) for n, each in enumerate(modules))
@@ -296,7 +295,7 @@ class MomentumNet(ReversibleSequential):
 
 def _entry(n: int, given: Any, method: Integrator) -> nn.Module:
     """The entry that a module or two make."""
-    momentum = isinstance(method, JoinedMomentum)
+    momentum = isinstance(method, Momentum)
     if isinstance(given, nn.Module) and not isinstance(given, nn.ModuleList):
         if momentum:
             return Residual(method, given)
