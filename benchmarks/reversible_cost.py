@@ -86,6 +86,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=32, help="(default: %(default)s)")
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="(default: %(default)s)")
     parser.add_argument("--integrators", nargs="+", default=list(ROWS), choices=list(ROWS), help="(default: all)")
+    parser.add_argument("--name", default="reversible_cost", help="of the file of results (default: %(default)s)")
     add_device(parser)
     return parser.parse_args()
 
@@ -106,7 +107,7 @@ def main() -> None:
     }
     for row in rows:
         row |= {kind: vars(row[kind]) for kind in ("time", "processor")}
-    print(save("reversible_cost", payload | {"rows": rows}, options.device))
+    print(save(options.name, payload | {"rows": rows}, options.device))
 
 
 if __name__ == "__main__":

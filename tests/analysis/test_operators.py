@@ -266,3 +266,32 @@ def test_the_command_on_networks_without_such_kernels(monkeypatch, capsys):
 def test_many_kernels_are_shown_in_one_line():
     found = operators(torch.randn(16, 8, 3, 3))
     assert repr(found) == "Operators(coefficients: float32 (16, 8, 9))"
+
+
+def test_layers_of_one_kernel_are_read_as_they_are_applied():
+    torch.manual_seed(0)
+    projected = db.layers.Symmetric(2, zero_mean=True)
+    kernel = projected.weight.detach() - projected.weight.detach().mean((2, 3), keepdim=True)
+    torch.testing.assert_close(db.analysis.operators(projected).kernel(), kernel)
+    layer = db.layers.Antisymmetric(2)
+    found = db.analysis.operators(layer)
+    # The response to an impulse, away from the boundary: of even orders what is antisymmetric in the channels.
+    impulse = torch.zeros(1, 2, 5, 5)
+    impulse[0, 1, 2, 2] = 1.0
+    with torch.no_grad():
+        response = layer._operator(impulse, layer.weight)[0, 0, 1:-1, 1:-1]
+    torch.testing.assert_close(found.kernel()[0, 1], response.flip(0, 1))
+    for name, order in (("1", 0), ("dx", 1), ("dy", 1), ("dxx", 2), ("dxy", 2)):
+        sign = -1.0 if order % 2 == 0 else 1.0
+        torch.testing.assert_close(found[name], sign * found[name].T)
+
+
+def test_they_are_found_in_networks():
+    net = db.create_model("dynamicnet", layer="hamiltonian", widths=(4,), units=1)
+    names = list(db.analysis.network_operators(net))
+    assert names == ["opening.conv1", "body.0.controls.layers.0.f1", "body.0.controls.layers.0.f2"]
+    assert list(db.analysis.network_operators(db.layers.Double(2))) == ["conv1", "conv2"]
+    with pytest.raises(db.ConfigurationError, match="has only of 5x5"):
+        db.analysis.network_operators(db.layers.Symmetric(2, kernel_size=5))
+    with pytest.raises(db.ConfigurationError, match="operators expects a tensor"):
+        db.analysis.operators(db.layers.Symmetric(2, dims=1))

@@ -34,9 +34,11 @@ def examples(dims, count=8):
 
 
 def network(layer, dims, **options):
+    if layer.startswith("semi_implicit"):  # others do not read its operator
+        options = {"integrator": "imex", **options}
     block = db.DynamicBlock(layer.format(dims=dims), "constant(2)", **options)
     connector = db.PooledConnector if dims == 1 else db.ResidualConnector
-    last = db.DynamicBlock(layer.format(dims=dims), 1)
+    last = db.DynamicBlock(layer.format(dims=dims), 1, **options)
     return db.DynamicNet(
         db.Opening(1, 8, dims=dims), [block, connector(8, 8, dims=dims), last], db.Head(8, 2, dims=dims)
     )

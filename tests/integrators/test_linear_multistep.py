@@ -157,7 +157,9 @@ def test_without_it_the_equation_of_the_limit_is_another(float64):
 
 def test_a_solve_by_its_name_is_eulers():
     y, t = torch.ones(2), torch.linspace(0, 1, 6)
-    assert torch.equal(db.odeint(lambda t, y: -y, y, t, method="lm"), db.odeint(lambda t, y: -y, y, t, method="euler"))
+    found = db.odeint(lambda t, y: -y, y, t, method="lm")
+    assert torch.equal(found, db.odeint(lambda t, y: -y, y, t, method="euler"))
+    assert not found.requires_grad
     with pytest.raises(db.ConfigurationError, match="made for 3 steps, and there are more"):
         db.odeint(lambda t, y: -y, y, t, method=LinearMultistep(0.1).for_block(3, None))
     with pytest.raises(db.ConfigurationError, match="begins from two states, and only a block can be given both"):

@@ -78,13 +78,36 @@ def assert_as_backprop(net, x, *context, tolerance, amp=False):
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize(
     ("dtype", "amp", "tolerance"),
-    [(torch.float64, False, 1e-9), (torch.float32, False, 1e-3), (torch.float32, True, 1e-3)],
+    # Backpropagation adds the gradients of modules that are shared in half precision.
+    [(torch.float64, False, 1e-9), (torch.float32, False, 1e-6), (torch.float32, True, 1e-3)],
     ids=["float64", "float32", "autocast"],
 )
 def test_gradients_and_statistics_are_those_of_backpropagation(name, dtype, amp, tolerance):
     torch.manual_seed(0)
     net = MAKERS[name](dropout=0.2).to(dtype)
     assert_as_backprop(net, torch.randn(3, 4, 5, 5, dtype=dtype), tolerance=tolerance, amp=amp)
+
+
+@pytest.mark.parametrize("kind", ["additive", "affine", "momentum"])
+@pytest.mark.parametrize("amp", [False, True])
+def test_states_that_are_carried_wide_come_back_to_the_last_digit(kind, amp):
+    torch.manual_seed(0)
+    width, out = (8, 8) if kind == "momentum" else (4, 8 if kind == "affine" else 4)
+    modules = [conv(width, out) for _ in range(24)]
+    net, x = db.ReversibleSequential(modules, kind), torch.randn(4, 8, 8, 8)
+    assert_as_backprop(net, x, tolerance=1e-6, amp=amp)
+    narrow = db.ReversibleSequential(modules, kind, wide=False, gradient="reversible(max_drift=10.0)")
+    torch.testing.assert_close(narrow(x), net(x), rtol=1e-4, atol=1e-4)
+    if not amp:
+        assert_as_backprop(narrow, x, tolerance=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(dtype):
+    net = db.ReversibleSequential([(nn.Linear(2, 2), nn.Tanh()), nn.Linear(2, 2)]).to(dtype)
+    x = torch.randn(3, 4, dtype=dtype)
+    assert net(x).dtype == dtype
+    assert_as_backprop(net, x, tolerance=1e-2)
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -161,7 +184,7 @@ def test_memory_does_not_grow_with_the_number_of_modules(kind):
 
     few, many = kept(made(8), x), kept(made(128), x)
     assert many <= 1.1 * few
-    assert kept(made(8, gradient="backprop"), x) > 2 * few
+    assert kept(made(32, gradient="backprop"), x) > 4 * many
 
 
 @pytest.mark.parametrize("kind", ["additive", "affine"])

@@ -6,6 +6,7 @@ import torch
 from scipy import fft, ndimage
 
 import dynamicblocks as db
+from dynamicblocks.layers import transforms
 from dynamicblocks.layers.implicit_operators import Depthwise, Diagonal, Laplacian, Pointwise, make_operator, operators
 from dynamicblocks.layers.transforms import cosine_transform
 from tests.layer_tools import double, random_state
@@ -115,6 +116,28 @@ def test_the_cosine_transform_is_scipys(dims):
     for axis in range(dims):
         found = torch.tensordot(cosine_transform(y.shape[axis], y), found, ([1], [axis])).movedim(0, axis)
     torch.testing.assert_close(found, torch.from_numpy(fft.dctn(y.numpy(), type=2, norm="ortho")))
+
+
+@each_dims
+def test_long_axes_are_transformed_alike(dims, monkeypatch):
+    operator, y = made("depthwise(boundary='reflecting')", dims), random_state(2, 2, *(4, 5, 6)[:dims]).requires_grad_()
+    expected = operator.solve(y, 0.7)
+    slopes = torch.autograd.grad(expected.square().sum(), (y, operator.weight))
+    monkeypatch.setattr(transforms, "LONGEST", 0)
+    found = operator.solve(y, 0.7)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    again = torch.autograd.grad(found.square().sum(), (y, operator.weight))
+    torch.testing.assert_close(again, slopes, rtol=0, atol=1e-11)
+
+
+def test_a_long_signal():
+    """A matrix of its cosines would not fit into memory."""
+    y, operator = torch.randn(1, 2, 100_001) + 1, made("depthwise(boundary='reflecting')", 1, dtype=torch.float32)
+    for h in (0.5, 1e4):
+        after = operator.solve(y, h)
+        torch.testing.assert_close(after + h * operator(after), y, rtol=0, atol=1e-5 * h)
+        torch.testing.assert_close(after.mean(2), y.mean(2), rtol=0, atol=1e-5)
+        assert after.norm() <= (1 + 1e-6) * y.norm()
 
 
 def test_transforms_are_as_exact_as_single_precision_allows():

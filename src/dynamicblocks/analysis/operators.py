@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dynamicblocks.errors import ConfigurationError, unknown_name
 from dynamicblocks.layers import TwistConv2d
 from dynamicblocks.layers.coordinates import monomials
+from dynamicblocks.layers.one_kernel import OneKernel
 from dynamicblocks.solving.summary import described
 
 NAMES = ("1", "dx", "dy", "dxx", "dxy", "dyy", "dxxy", "dxyy", "dxxyy")
@@ -161,8 +162,8 @@ class TwistOperators:
 @overload
 def operators(kernel: TwistConv2d) -> TwistOperators: ...  # type: ignore[overload-overlap]  # the narrower comes first
 @overload
-def operators(kernel: Tensor | nn.Conv2d) -> Operators: ...
-def operators(kernel: Tensor | nn.Conv2d) -> Operators | TwistOperators:
+def operators(kernel: Tensor | nn.Conv2d | OneKernel) -> Operators: ...
+def operators(kernel: Tensor | nn.Conv2d | OneKernel) -> Operators | TwistOperators:
     r"""Take 3x3 kernels apart into differential operators: 1, dx, dy, dxx, dxy, dyy, dxxy, dxyy, dxxyy.
 
     The coefficients are moments of the kernel, c_ab = sum_ij m_b[i] K[i, j] m_a[j] with m_0 = (1, 1, 1),
@@ -171,7 +172,9 @@ def operators(kernel: Tensor | nn.Conv2d) -> Operators | TwistOperators:
     dilation. Ruthotto & Haber 2018 (arXiv:1804.04272) read kernels in one dimension so.
 
     Args:
-        kernel: a tensor (..., 3, 3), or a convolution. Of a module weights are taken without their gradients.
+        kernel: a tensor (..., 3, 3), a convolution, or a layer of one kernel, which is read as it is applied: K of a
+            symmetric layer, also projected to mean zero, and K - K^T of an antisymmetric one, which away from the
+            boundary is a convolution. Of a module weights are taken without their gradients.
 
     Returns:
         :class:`Operators`, or :class:`TwistOperators` of a twisted convolution.
@@ -201,6 +204,8 @@ def operators(kernel: Tensor | nn.Conv2d) -> Operators | TwistOperators:
         return TwistOperators(plain, dict(zip(TERMS, twisted, strict=False)))
     if isinstance(kernel, nn.Conv2d):
         return _operators(kernel.weight.detach())
+    if isinstance(kernel, OneKernel) and kernel.dims == 2:
+        return _operators(kernel.kernel.detach())
     if not isinstance(kernel, Tensor):
         raise ConfigurationError(
             f"operators expects a tensor (..., 3, 3) or a Conv2d, of two dimensions, but a {type(kernel).__name__} "
@@ -210,7 +215,7 @@ def operators(kernel: Tensor | nn.Conv2d) -> Operators | TwistOperators:
 
 
 def network_operators(net: nn.Module) -> dict[str, Operators | TwistOperators]:
-    """The operators of every 3x3 convolution of a network, by the name of the module.
+    """The operators of every 3x3 convolution of a network, and of every layer of one kernel, by the name of the module.
 
     Raises:
         ConfigurationError: there is none.
@@ -218,15 +223,23 @@ def network_operators(net: nn.Module) -> dict[str, Operators | TwistOperators]:
     >>> list(network_operators(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), TwistConv2d(8, 8, 3))))
     ['0', '2']
     """
-    convolutions = [(name, module) for name, module in net.named_modules() if isinstance(module, nn.Conv2d)]
+    convolutions = {
+        name: (module, _size(module))
+        for name, module in net.named_modules()
+        if isinstance(module, nn.Conv2d) or (isinstance(module, OneKernel) and module.dims == 2)
+    }
     found: dict[str, Operators | TwistOperators] = {
-        name: operators(module) for name, module in convolutions if module.kernel_size == (3, 3)
+        name: operators(module) for name, (module, size) in convolutions.items() if size == (3, 3)
     }
     if not found:
-        sizes = sorted({"x".join(map(str, module.kernel_size)) for _, module in convolutions})
+        sizes = sorted({"x".join(map(str, size)) for _, size in convolutions.values()})
         have = f"only of {', '.join(sizes)}" if sizes else "no Conv2d at all"
         raise ConfigurationError(f"expected a network with 3x3 convolutions, but {type(net).__name__} has {have}")
     return found
+
+
+def _size(module: nn.Conv2d | OneKernel) -> tuple[int, ...]:
+    return tuple(module.weight.shape[-2:])
 
 
 def plain_part(found: Operators | TwistOperators) -> Operators:

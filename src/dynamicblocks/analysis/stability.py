@@ -62,9 +62,9 @@ def step_limit(layer: nn.Module, integrator: Integrator | str, shape: Sequence[i
     =======================================  ==============================  ==========================================
 
     It holds for weights that do not change in time, without the normalisation of the layer, and is exact for a linear
-    layer (for a linear pair \|K1 K2^T\| may be smaller than the product). Where the activation is nonlinear it is the
-    limit of every linearisation; what that means for two states is in ``reason``. Other layers tell of themselves by a
-    method ``spectrum``, see :class:`~dynamicblocks.layers.Spectrum`.
+    layer (of a linear pair it is \|K1 K2^T\|, which may be smaller, that stands in the place of the product). Where
+    the activation is nonlinear it is the limit of every linearisation; what that means for two states is in
+    ``reason``. Other layers tell of themselves by a method ``spectrum``, see :class:`~dynamicblocks.layers.Spectrum`.
 
     Args:
         layer: a layer, or a block, for which the least over its controls is taken.

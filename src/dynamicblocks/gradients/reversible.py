@@ -157,8 +157,13 @@ class Reversible(Gradient):
     def _bound(self, course: Course, y: Tensor) -> float | None:
         """The largest drift that is let pass; None where it is not measured."""
         if self.max_drift is None and isinstance(course, GridCourse) and course.integrator.drifts:
-            return torch.finfo(y.dtype).eps ** 0.5
+            return usual_drift(y.dtype)
         return None if self.max_drift == math.inf else self.max_drift
+
+
+def usual_drift(dtype: torch.dtype) -> float:
+    """The largest drift that is let pass where nobody says which: half of the digits."""
+    return float(torch.finfo(dtype).eps ** 0.5)
 
 
 def _sees_times_twice(course: Course) -> bool:

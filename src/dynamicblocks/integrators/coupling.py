@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.integrators.half import HALF
 from dynamicblocks.integrators.integrator import Integrator, Reads, Size, Stage
 from dynamicblocks.integrators.partitioned import FIRST, SECOND
 from dynamicblocks.integrators.runge_kutta import add_scaled
@@ -158,13 +159,14 @@ class AffineStep(Coupling):
         return f"{self.name}({', '.join(own)})" if own else self.name
 
     def moved(self, half: Tensor, by: Tensor, h: Size) -> Tensor:
-        scale, shift = self._read(by, half, h)
-        return add_scaled(half * scale.exp(), [shift], [1.0], h)
+        scale, shift = self._read(by, h)
+        return add_scaled(half * scale, [shift], [1.0], h)
 
     def moved_back(self, half: Tensor, by: Tensor, h: Size) -> Tensor:
-        scale, shift = self._read(by, half, h)
-        return add_scaled(half, [shift], [-1.0], h) * (-scale).exp()
+        scale, shift = self._read(by, h)
+        # Divided by the same number: the state may have more digits than that.
+        return add_scaled(half, [shift], [-1.0], h) / scale
 
-    def _read(self, by: Tensor, half: Tensor, h: Size) -> tuple[Tensor, Tensor]:
-        raw, shift = by.to(half.dtype).chunk(2, self.dim)  # narrow under autocast
-        return raw.tanh() * (self.bound * h), shift
+    def _read(self, by: Tensor, h: Size) -> tuple[Tensor, Tensor]:
+        raw, shift = (by.float() if by.dtype in HALF else by).chunk(2, self.dim)
+        return (raw.tanh() * (self.bound * h)).exp(), shift

@@ -145,11 +145,11 @@ integrators.register("symplectic_euler")(SymplecticEuler)
 integrators.register("verlet")(Verlet)
 integrators.register("additive_coupling")(AdditiveStep)
 integrators.register("affine_coupling")(AffineStep)
+integrators.register("imex")(Imex)
 # Made for networks rather than for equations.
 integrators.register("momentum")(Momentum)
 # What it solves depends on its coefficients.
 integrators.register("lm")(LinearMultistep)
-integrators.register("imex")(Imex)
 
 
 @integrators.register("leapfrog")
@@ -202,7 +202,7 @@ def reversible(method: Integrator | str | None = None, coupling: float = COUPLIN
     elif made.reversible or (isinstance(made, Adaptive) and isinstance(made.embedded, ReversiblePair)):
         why = "reversible already"
     elif isinstance(made, Adams | AdamsBashforth | LinearMultistep):
-        why = "a multistep method: its steps need slopes of those before"
+        why = "a multistep method: its steps need slopes or states of those before"
     else:
         why = f"a {type(made).__name__}; write it as RungeKutta(Tableau(...))"
     raise _not_wrapped(made.name, why)

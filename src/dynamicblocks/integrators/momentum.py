@@ -93,7 +93,8 @@ def momentum_steps(gamma: float, drift: float, dtype: torch.dtype = torch.float3
     Args:
         gamma: of the momentum.
         drift: that is let pass; a gradient is off by about as much.
-        dtype: of the state.
+        dtype: of the state. :class:`~dynamicblocks.invertible.MomentumNet` carries it with more digits, which allows
+            some more steps, until an error of the last of these makes a module see another number.
 
     >>> momentum_steps(0.9, 1e-3), momentum_steps(0.9, 1e-3, torch.float64), momentum_steps(0.99, 1e-3)
     (63, 254, 441)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.integrators import Integrator, Momentum, Reads, Size, Stage
+from dynamicblocks.integrators import Carry, Integrator, Reads, Size, Stage
 from dynamicblocks.integrators.partitioned import FIRST, SECOND
 from dynamicblocks.layers.inputs import no_tensor
 from dynamicblocks.layers.lending import Lender
@@ -23,7 +23,7 @@ class Entry(nn.Module):
     """Modules that make one step.
 
     Args:
-        method: makes the step of them; it carries the state alone.
+        method: makes the step of them.
     """
 
     parts: ClassVar[Mapping[str, str]]
@@ -32,6 +32,11 @@ class Entry(nn.Module):
     def __init__(self, method: Integrator) -> None:
         super().__init__()
         self.method = method
+
+    @property
+    def types(self) -> bool:
+        """Whether its modules take states of their own type only."""
+        return True
 
     def part(self, name: str) -> Callable[..., Any]:
         """What computes a part."""
@@ -74,6 +79,10 @@ class Own(Entry):
         super().__init__(OwnStep())
         self.f = f
 
+    @property
+    def types(self) -> bool:
+        return any(True for _ in self.f.parameters())
+
 
 @dataclass(frozen=True)
 class OwnStep(Integrator):
@@ -82,27 +91,10 @@ class OwnStep(Integrator):
     name, order, reads = "inverse of its own", 1, ((0.0, WHOLE), (1.0, BACK))
 
     def advance(self, stage: Stage, h: Size, carry: Tensor) -> Tensor:
-        return stage.part(WHOLE, 0.0, carry)
+        return stage.part(WHOLE, 0.0, carry).to(carry.dtype)
 
     def unstep(self, stage: Stage, h: Size, carry: Tensor) -> Tensor:
-        return stage.part(BACK, 1.0, carry)
-
-
-@dataclass(frozen=True)
-class JoinedMomentum(Integrator):
-    """Momentum that carries place and velocity as one tensor, which is its state: so nothing else leads back."""
-
-    momentum: Momentum
-
-    name, order, reads = "momentum", 1, ((0.0, FIELD),)
-
-    def advance(self, stage: Stage, h: Size, carry: Tensor) -> Tensor:
-        x, v = carry.unbind()
-        return torch.stack(self.momentum.advance(stage, h, (x, v)))
-
-    def unstep(self, stage: Stage, h: Size, carry: Tensor) -> Tensor:
-        x, v = carry.unbind()
-        return torch.stack(self.momentum.unstep(stage, h, (x, v)))
+        return stage.part(BACK, 1.0, carry).to(carry.dtype)
 
 
 @dataclass(frozen=True)
@@ -110,7 +102,7 @@ class EachItsOwn(Integrator):
     """Each step as the method of its entry makes it.
 
     Args:
-        momentum: whether these have a velocity.
+        momentum: whether these have a velocity, which is part of the state: place and velocity, one upon the other.
     """
 
     momentum: bool
@@ -121,13 +113,22 @@ class EachItsOwn(Integrator):
     def drifts(self) -> bool:
         return self.momentum
 
-    def advance(self, stage: Any, h: Size, carry: Tensor) -> Tensor:
+    def begin(self, stage: Stage, h: Size, y: Tensor) -> Carry:
+        return self.resumed(y)
+
+    def resumed(self, y: Tensor) -> Carry:
+        return y.unbind() if self.momentum else y
+
+    def finish(self, carry: Carry) -> Tensor:
+        return torch.stack(carry) if self.momentum else carry
+
+    def advance(self, stage: Any, h: Size, carry: Carry) -> Carry:
         try:
             return stage.entry.method.advance(stage, h, carry)
         except ConfigurationError as error:
             raise _named(error, stage) from error
 
-    def unstep(self, stage: Any, h: Size, carry: Tensor) -> Tensor:
+    def unstep(self, stage: Any, h: Size, carry: Carry) -> Carry:
         try:
             return stage.entry.method.unstep(stage, h, carry)
         except ConfigurationError as error:
@@ -147,11 +148,13 @@ class EntryField:
     Args:
         entries: one for each step.
         context: what modules take behind the state.
+        dtype: of the state that modules take, which may be carried with more digits.
         lenders: hand the state to each module, which may change it in place.
     """
 
     entries: nn.ModuleList
     context: tuple[Any, ...] = ()
+    dtype: torch.dtype | None = None
     lenders: dict[tuple[int, str], Lender] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -208,12 +211,16 @@ class EntryStage:
         """What a module of the entry makes of a state."""
         field, entry = self._field, self.entry
         module = entry.part(name)
+        narrow = field.dtype is not None and y.dtype != field.dtype and entry.types
         if torch.compiler.is_compiling():
-            return module(y.clone(), *field.context)
-        key = (self.step, name)
-        if key not in field.lenders:
-            field.lenders[key] = Lender(f"{entry.title(name)} of entry {self.step}")
-        value = field.lenders[key](lambda y: module(y, *field.context), y)
+            return module(y.to(field.dtype, copy=True) if narrow else y.clone(), *field.context)
+        if narrow:
+            value = module(y.to(field.dtype), *field.context)
+        else:
+            key = (self.step, name)
+            if key not in field.lenders:
+                field.lenders[key] = Lender(f"{entry.title(name)} of entry {self.step}")
+            value = field.lenders[key](lambda y: module(y, *field.context), y)
         if not isinstance(value, Tensor):
             raise ConfigurationError(f"{entry.title(name)} must return a tensor, {no_tensor(value)}")
         if name == FIELD and value.shape != y.shape:
@@ -221,8 +228,9 @@ class EntryStage:
                 f"{entry.title(name)} must keep the shape of the state, but it took {tuple(y.shape)} to "
                 f"{tuple(value.shape)}"
             )
-        if value.dtype != y.dtype and torch.promote_types(value.dtype, y.dtype) != y.dtype:
+        given = y.dtype if not narrow or field.dtype is None else field.dtype
+        if value.dtype != given and torch.promote_types(value.dtype, given) != given:
             raise ConfigurationError(
-                f"{entry.title(name)} took a state of {y.dtype} to {value.dtype}, which is wider; let both be alike"
+                f"{entry.title(name)} took a state of {given} to {value.dtype}, which is wider; let both be alike"
             )
         return value

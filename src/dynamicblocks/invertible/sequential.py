@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from types import NoneType
 from typing import Any
 
@@ -10,13 +11,23 @@ from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients import Gradient, as_gradient, inverse
+from dynamicblocks.gradients import Reversible as ReversibleMode
+from dynamicblocks.gradients.reversible import usual_drift
 from dynamicblocks.integrators import AdditiveStep, AffineStep, Integrator, Momentum
 from dynamicblocks.integrators.half import HALF
-from dynamicblocks.invertible.entries import EachItsOwn, EntryField, JoinedMomentum, Own, Pair, Residual
+from dynamicblocks.invertible.entries import EachItsOwn, EntryField, Own, Pair, Residual
 from dynamicblocks.layers.inputs import no_tensor, telling_causes
 from dynamicblocks.registry import Registry
 from dynamicblocks.solving.grid_loop import GridCourse
 from dynamicblocks.tracing import untraced
+
+# What a state is carried in, of which modules take fewer digits.
+WIDER = {
+    torch.float16: torch.float32,
+    torch.bfloat16: torch.float32,
+    torch.float32: torch.float64,
+    torch.complex64: torch.complex128,
+}
 
 couplings: Registry[Integrator] = Registry("coupling")
 """How modules change the state, by name."""
@@ -34,7 +45,7 @@ def _affine(dim: int = 1, gamma: float | None = None, *, bound: float = 0.1) -> 
 
 @couplings.register("momentum")
 def _momentum(dim: int = 1, gamma: float = 0.9) -> Integrator:
-    return JoinedMomentum(Momentum(gamma))
+    return Momentum(gamma)
 
 
 class ReversibleSequential(nn.Module):
@@ -62,12 +73,17 @@ class ReversibleSequential(nn.Module):
         dim: along which couplings split the state; its size there is even.
         gradient: ``"reversible"``; ``"backprop"``, which keeps everything and can be differentiated again;
             ``"checkpoint"``. With momentum, where errors grow on the way back, ``"reversible"`` measures how far from
-            the input that led, and raises a :class:`~dynamicblocks.gradients.DriftError` beyond the square root of the
-            precision (float32: 3.5e-4, float64: 1.5e-8), or beyond the ``max_drift`` that it is given:
+            the input that led, and raises a :class:`~dynamicblocks.gradients.DriftError` beyond half of the digits of
+            the state (float32: 3.5e-4, float64: 1.5e-8), or beyond the ``max_drift`` that it is given:
             ``"reversible(max_drift=1e-3)"``.
+        wide: whether the state is carried from module to module with the digits of the next wider type (float32:
+            float64), of which modules take those of their own. What comes back is then what there was, to the last
+            digit that a module sees, so that gradients are those of backpropagation also where modules round to half
+            precision, and momentum may take some more steps. What comes out has the type of what came in. Not on
+            devices that have no float64.
 
     Shapes:
-        y, of any dimensions -> the same; under autocast the state is kept in float32. What follows ``y`` in a call,
+        y, of any dimensions -> the same; under autocast in float32. What follows ``y`` in a call,
         such as a mask, is handed on to all modules.
 
     Raises:
@@ -86,18 +102,19 @@ class ReversibleSequential(nn.Module):
         gamma: float = 0.9,
         dim: int = 1,
         gradient: Gradient | str = "reversible",
+        wide: bool = True,
     ) -> None:
         super().__init__()
         if not isinstance(coupling, str):
             raise ConfigurationError(f"coupling must be one of {', '.join(couplings)}, got {coupling!r:.80}")
         method = couplings.create(coupling, dim=dim, gamma=gamma)
-        self.has_velocity = isinstance(method, JoinedMomentum)
+        self.has_velocity = isinstance(method, Momentum)
         if isinstance(modules, nn.Module) and not isinstance(modules, nn.ModuleList | nn.Sequential):
             modules = [modules]
         self.entries = nn.ModuleList(_entry(n, each, method) for n, each in enumerate(modules))
         if not len(self.entries):
             raise ConfigurationError(f"{type(self).__name__} needs at least one module, got none")
-        self.gradient = gradient
+        self.gradient, self.wide = gradient, wide
 
     @property
     def gradient(self) -> Gradient:
@@ -117,7 +134,8 @@ class ReversibleSequential(nn.Module):
 
     def forward(self, y: Tensor, *context: Any, velocity: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """The state behind the last module; of momentum, where a velocity is given, with the velocity there."""
-        after = self._there(self._joined(self._state(y), velocity), context)
+        y = self._state(y)
+        after = self._there(self._joined(y, velocity), context, y.dtype).to(y.dtype)
         if not self.has_velocity:
             return after
         state, speed = after.unbind()
@@ -139,7 +157,8 @@ class ReversibleSequential(nn.Module):
                 "the way back from the state alone is not known: momentum needs the velocity at the end. Call "
                 "y, v = net(x, velocity=torch.zeros_like(x)), then net.inverse(y, velocity=v)"
             )
-        before = self._back(self._joined(self._state(y), velocity), context)
+        y = self._state(y)
+        before = self._back(self._joined(y, velocity), context, y.dtype).to(y.dtype)
         if not self.has_velocity:
             return before
         state, speed = before.unbind()
@@ -158,31 +177,35 @@ class ReversibleSequential(nn.Module):
         return len(self.entries)
 
     @telling_causes
-    def _there(self, y: Tensor, context: tuple[Any, ...]) -> Tensor:
-        return self._run(y, context) if self.gradient.traced else self._untraced(y, context)
+    def _there(self, y: Tensor, context: tuple[Any, ...], dtype: torch.dtype) -> Tensor:
+        return self._run(y, context, dtype) if self.gradient.traced else self._untraced(y, context, dtype)
 
-    def _run(self, y: Tensor, context: tuple[Any, ...]) -> Tensor:
-        return self.gradient.run(self._course(context), y).states[-1]
+    def _run(self, y: Tensor, context: tuple[Any, ...], dtype: torch.dtype) -> Tensor:
+        return self._mode(dtype).run(self._course(context, dtype), y).states[-1]
 
     # A backward pass that takes steps again is no part of a graph.
     _untraced = untraced(_run)
 
     @untraced
     @telling_causes
-    def _back(self, y: Tensor, context: tuple[Any, ...]) -> Tensor:
-        return inverse(self._course(context), y, self.gradient)
+    def _back(self, y: Tensor, context: tuple[Any, ...], dtype: torch.dtype) -> Tensor:
+        return inverse(self._course(context, dtype), y, self._mode(dtype))
 
-    def _course(self, context: tuple[Any, ...]) -> GridCourse:
+    def _course(self, context: tuple[Any, ...], dtype: torch.dtype) -> GridCourse:
         steps = self.steps()
-        return GridCourse(
-            EntryField(steps, context), EachItsOwn(self.has_velocity), [float(n) for n in range(len(steps) + 1)]
-        )
+        points = [float(n) for n in range(len(steps) + 1)]
+        return GridCourse(EntryField(steps, context, dtype), EachItsOwn(self.has_velocity), points)
+
+    def _mode(self, dtype: torch.dtype) -> Gradient:
+        mode = self.gradient
+        if self.has_velocity and isinstance(mode, ReversibleMode) and mode.max_drift is None:
+            return replace(mode, max_drift=usual_drift(dtype))
+        return mode
 
     def _state(self, y: Tensor) -> Tensor:
         if not isinstance(y, Tensor) or not (y.is_floating_point() or y.is_complex()):
             what = f"got {y.dtype}; use y.float()" if isinstance(y, Tensor) else no_tensor(y)
             raise ConfigurationError(f"the state must be a floating-point tensor, {what}")
-        # What comes back is exact to the digits of the state alone.
         return y.float() if y.dtype in HALF and torch.is_autocast_enabled(y.device.type) else y
 
     def _joined(self, y: Tensor, velocity: Tensor | None) -> Tensor:
@@ -190,15 +213,19 @@ class ReversibleSequential(nn.Module):
         if not self.has_velocity:
             if velocity is not None:
                 raise ConfigurationError("couplings have no velocity; leave it out, or take coupling='momentum'")
-            return y
+            return self._widened(y)
         if velocity is None:
-            return torch.stack((y, torch.zeros_like(y)))
+            return self._widened(torch.stack((y, torch.zeros_like(y))))
         if not isinstance(velocity, Tensor) or velocity.shape != y.shape:
             got = tuple(velocity.shape) if isinstance(velocity, Tensor) else type(velocity).__name__
             raise ConfigurationError(
                 f"velocity must be a tensor of the shape of the state, {tuple(y.shape)}, got {got}"
             )
-        return torch.stack((y, velocity.to(y.dtype)))
+        return self._widened(torch.stack((y, velocity.to(y.dtype))))
+
+    def _widened(self, y: Tensor) -> Tensor:
+        """What is carried."""
+        return y.to(WIDER.get(y.dtype, y.dtype)) if self.wide and y.device.type != "mps" else y
 
     def extra_repr(self) -> str:
         return f"gradient={self.gradient!r}"
@@ -268,7 +295,7 @@ class MomentumNet(ReversibleSequential):
 
 def _entry(n: int, given: Any, method: Integrator) -> nn.Module:
     """The entry that a module or two make."""
-    momentum = isinstance(method, JoinedMomentum)
+    momentum = isinstance(method, Momentum)
     if isinstance(given, nn.Module) and not isinstance(given, nn.ModuleList):
         if momentum:
             return Residual(method, given)

@@ -14,6 +14,7 @@ from dynamicblocks.layers.norms import NormSpec
 from dynamicblocks.layers.protocol import takes_time
 from dynamicblocks.layers.registry import layers
 from dynamicblocks.layers.spectrum import Spectrum, spectrum_of
+from dynamicblocks.layers.symmetric import Symmetric, linear_frequency
 from dynamicblocks.times import check_count
 
 Unit = str | Callable[[int], nn.Module]
@@ -99,7 +100,10 @@ class HamiltonianPair(nn.Module):
         return -self.f2(y)
 
     def spectrum(self, size: tuple[int, ...]) -> Spectrum:
-        """Imaginary eigenvalues up to |K1| |K2|, for units of one sign; real ones of both signs for units of two."""
+        """Imaginary eigenvalues up to |K1| |K2|, for units of one sign; real ones of both signs for units of two.
+
+        Those of linear symmetric units go up to |K1 K2^T|.
+        """
         units = [spectrum_of(unit, size) for unit in (self.f1, self.f2)]
         names = " and ".join(dict.fromkeys(type(unit).__name__ for unit in (self.f1, self.f2)))
         if any(unit.imaginary or (unit.real[0] < 0 < unit.real[1]) for unit in units):
@@ -115,11 +119,15 @@ class HamiltonianPair(nn.Module):
             notes.append(
                 "a unit is not the gradient of a convex function, so the pair may grow in places, whatever the step"
             )
+        alone = None
+        if not opposed and isinstance(self.f1, Symmetric) and isinstance(self.f2, Symmetric):
+            alone = linear_frequency(self.f1, self.f2, size)
+        about = f"frequencies of up to |K1| |K2| = {factors[0]:.6g} x {factors[1]:.6g}, slopes included"
         return Spectrum(
             (-product, product) if opposed else (0.0, 0.0),
             () if opposed else factors,
-            about=f"frequencies of up to |K1| |K2| = {factors[0]:.6g} x {factors[1]:.6g}, slopes included; of a linear "
-            "pair the fastest is |K1 K2^T|, which may be slower",
+            alone=alone,
+            about=about if alone is None else f"frequencies of up to |K1 K2^T| = {alone:.6g}, for the pair is linear",
             notes=tuple(dict.fromkeys(notes)),
         )
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dynamicblocks.errors import ConfigurationError
 
@@ -18,6 +18,7 @@ class Spectrum:
         real: bounds of the real parts.
         factors: their product bounds the imaginary parts; each of them is a seminorm of the weights, so that for a
             blend it is at most the largest of those that are blended.
+        alone: a sharper bound of the imaginary parts, which holds for these weights but not for a blend with others.
         gradient: whether the layer is plus or minus the gradient of a convex function.
         about: how they come about, in one clause.
         notes: what else has to be known, a sentence each.
@@ -28,6 +29,7 @@ class Spectrum:
 
     real: tuple[float, float] = (0.0, 0.0)
     factors: tuple[float, ...] = ()
+    alone: float | None = field(default=None, kw_only=True)
     gradient: bool = False
     about: str = ""
     notes: tuple[str, ...] = ()
@@ -35,7 +37,8 @@ class Spectrum:
     @property
     def imaginary(self) -> float:
         """The bound of the imaginary parts."""
-        return math.prod(self.factors) if self.factors else 0.0
+        product = math.prod(self.factors) if self.factors else 0.0
+        return product if self.alone is None else min(self.alone, product)
 
 
 def widest(spectra: Sequence[Spectrum]) -> Spectrum:

@@ -1,10 +1,14 @@
 """The symmetric layer of parabolic networks."""
 
+import math
+
 from torch import Tensor
 
 from dynamicblocks.layers.activations import ActivationSpec, make_activation, slopes_of
+from dynamicblocks.layers.boundary import conv, conv_adjoint
 from dynamicblocks.layers.norms import NormSpec, left_out, make_norm
 from dynamicblocks.layers.one_kernel import OneKernel, check_sign, widened
+from dynamicblocks.layers.operator_norm import operator_norm
 from dynamicblocks.layers.spectrum import Spectrum
 
 
@@ -88,3 +92,25 @@ class Symmetric(OneKernel):
             about=f"{sign}K^T D K with |K| = {norm:.6g} and slopes D up to {slopes.greatest:.4g}",
             notes=tuple(filter(None, (slopes.note, left_out(self.norm)))),
         )
+
+
+def linear_frequency(first: Symmetric, second: Symmetric, size: tuple[int, ...]) -> float | None:
+    """|K1 K2^T| with slopes: the fastest oscillation of two symmetric layers that drive each other, if both are linear.
+
+    The layers have the same number of channels; ``size`` is that of the state behind them. None where one bends.
+    """
+    slopes = [slopes_of(layer.activation, layer.hidden) for layer in (first, second)]
+    if any(each.greatest != each.least for each in slopes):
+        return None
+    one, other = widened(first.kernel), widened(second.kernel)
+
+    def apply(z: Tensor) -> Tensor:
+        shared = conv_adjoint(z, other, None, second.boundary, second.groups)
+        return conv(shared, one, None, first.boundary, first.groups)
+
+    def adjoint(z: Tensor) -> Tensor:
+        shared = conv_adjoint(z, one, None, first.boundary, first.groups)
+        return conv(shared, other, None, second.boundary, second.groups)
+
+    found = operator_norm(apply, adjoint, (1, second.hidden, *size), one.device)
+    return found * math.sqrt(abs(slopes[0].greatest * slopes[1].greatest))

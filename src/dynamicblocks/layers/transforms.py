@@ -3,7 +3,7 @@
 On a torus (periodic boundary) waves are those of the Fourier transform. Between mirrors half a pixel outside the image
 (reflecting boundary) they are the cosines of the DCT-II, here orthonormal, so the plain inner product is kept; a kernel
 that is even in each axis turns each of them into a multiple of itself. The cosine transform is a product with a matrix
-for each axis: at the sizes of states that is faster than a transform by FFT, and needs no complex numbers.
+for each axis, which at the usual sizes of states is faster than a transform by FFT; longer axes go by that.
 """
 
 import math
@@ -11,6 +11,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+# The longest axis that is transformed by a matrix.
+LONGEST = 512
 
 
 def along(matrix: Tensor, y: Tensor, axis: int) -> Tensor:
@@ -94,11 +97,29 @@ def circular_product(y: Tensor, factor: Tensor, dims: int) -> Tensor:
 
 def reflecting_product(y: Tensor, factor: Tensor, dims: int) -> Tensor:
     """``y`` with each of its cosines multiplied, between mirrors."""
-    sizes = y.shape[-dims:]
-    matrices = {size: cosine_transform(size, y) for size in set(sizes)}
-    for axis, size in zip(range(-dims, 0), sizes, strict=True):
-        y = along(matrices[size], y, axis)
+    axes = range(-dims, 0)
+    matrices = {size: cosine_transform(size, y) for size in set(y.shape[-dims:]) if size <= LONGEST}
+    for axis in axes:
+        matrix = matrices.get(y.shape[axis])
+        y = long_cosine_transform(y, axis) if matrix is None else along(matrix, y, axis)
     y = y * factor
-    for axis, size in zip(range(-dims, 0), sizes, strict=True):
-        y = along(matrices[size].mT, y, axis)
+    for axis in axes:
+        matrix = matrices.get(y.shape[axis])
+        y = long_cosine_transform(y, axis, back=True) if matrix is None else along(matrix.mT, y, axis)
     return y
+
+
+def long_cosine_transform(y: Tensor, axis: int, back: bool = False) -> Tensor:
+    """The transform of :func:`cosine_transform` along an axis, or its inverse, by the FFT of twice the length."""
+    y = y.movedim(axis, -1)
+    size = y.shape[-1]
+    waves = torch.arange(size, device=y.device)
+    angle = waves.to(y.dtype) * (math.pi / (2 * size))
+    # Of a half and its mirror image all waves are real but for this turn, and the constant is there once, not twice.
+    turn = torch.complex(torch.cos(angle), torch.sin(angle)) * (2 / size) ** 0.5
+    once = 2.0 ** (-0.5 * (waves == 0).to(y.dtype))
+    if back:
+        spectrum = torch.nn.functional.pad(y / once * turn, (0, 1))
+        return (torch.fft.irfft(spectrum, n=2 * size)[..., :size] * size).movedim(-1, axis)
+    wave = torch.fft.rfft(torch.cat((y, y.flip(-1)), -1))[..., :size]
+    return ((wave * turn.conj()).real * (once / 2)).movedim(-1, axis)

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dynamicblocks.errors import ArgumentError, ConfigurationError, unknown_name
 from dynamicblocks.integrators import AdaptiveMethod, GridMethod, Tolerance, check_steps
@@ -79,6 +79,8 @@ def make_course(
         opt.watch_steps(problem.field, sum(sizes), max(sizes))
     if not method.given:
         integrator = integrator.for_block(len(points) - 1, None)
+        if isinstance(integrator, nn.Module):
+            integrator.requires_grad_(False)  # nobody has it but this solve
     perturb, fractions = inside_steps(scheme.options), [c for c, _ in integrator.reads]
     return ProblemOnGrid(
         integrator,
