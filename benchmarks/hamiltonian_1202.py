@@ -3,7 +3,8 @@
 Each figure is one training step (forward, backward, SGD with momentum; float32, 32 images of 32 x 32 pixels) in a fresh
 process, after a step on two small images that makes gradients and momenta and loads the kernels. Bytes are the peak of
 that process as the operating system has it (``VmHWM``), as a whole and beyond what it held before the step: weights,
-gradients and momenta are in the first figure alone.
+gradients and momenta are in the first figure alone. Bytes of living tensors (``live_bytes``) are those of another step;
+what they leave of the second figure is the heap, with holes that many small kernels leave, and Python's own objects.
 
 What backpropagation would need at 1202 layers is not measured but extrapolated: it keeps as much of each unit, so its
 bytes are a straight line through those of a few shallow networks of the same widths. The deepest of them is left out of
@@ -26,6 +27,7 @@ import torch
 from depth_worker import status
 from gradient_depth import ENVIRONMENT
 from harness import make_parser, save, show
+from live_bytes import peak_bytes
 from torch.nn import functional as F
 
 import dynamicblocks as db
@@ -56,7 +58,13 @@ def measured(depth: int, gradient: str) -> dict[str, float]:
     before = status("VmRSS")
     seconds = step(images, labels)
     peak = status("VmHWM")
-    return {"process_bytes": peak, "bytes": peak - before, "seconds": seconds, "weights": net.num_weights}
+    return {
+        "process_bytes": peak,
+        "bytes": peak - before,
+        "tensor_bytes": peak_bytes(lambda: step(images, labels)),
+        "seconds": seconds,
+        "weights": net.num_weights,
+    }
 
 
 def fresh(depth: int, gradient: str, threads: int) -> dict[str, object]:
@@ -68,9 +76,9 @@ def fresh(depth: int, gradient: str, threads: int) -> dict[str, object]:
     return found
 
 
-def line(rows: Sequence[dict[str, object]], depth: int) -> float:
+def line(rows: Sequence[dict[str, object]], depth: int, kind: str = "bytes") -> float:
     """Bytes at a depth on the least-squares line through measured ones."""
-    slope, start = np.polyfit([row["depth"] for row in rows], [row["bytes"] for row in rows], 1)
+    slope, start = np.polyfit([row["depth"] for row in rows], [row[kind] for row in rows], 1)
     return float(slope * depth + start)
 
 
@@ -94,15 +102,18 @@ def main() -> None:
     back = [fresh(depth, "reversible", threads) for depth in (*FITTED, CHECKED, DEPTH)]
     fitted = [row for row in plain if row["depth"] in FITTED]
     check = {"predicted": line(fitted, CHECKED), "measured": plain[-1]["bytes"]}
-    estimate = line(plain, DEPTH)
+    estimate = {kind: line(plain, DEPTH, kind) for kind in ("bytes", "tensor_bytes")}
     rows = [
         {
             "depth": mine["depth"],
             "weights": f"{mine['weights']:,}",
             "reversible MiB": f"{mine['bytes'] / 2**20:.0f}",
+            "tensors MiB": f"{mine['tensor_bytes'] / 2**20:.0f}",
             "process MiB": f"{mine['process_bytes'] / 2**20:.0f}",
             "s": f"{mine['seconds']:.1f}",
-            "backprop MiB": f"{theirs['bytes'] / 2**20:.0f}" if theirs else f"{estimate / 2**20:.0f}, extrapolated",
+            "backprop MiB": f"{theirs['bytes'] / 2**20:.0f}"
+            if theirs
+            else f"{estimate['bytes'] / 2**20:.0f}, extrapolated",
             "backprop s": f"{theirs['seconds']:.1f}" if theirs else "not measured",
         }
         for mine, theirs in zip(back, [*plain, None], strict=True)
@@ -112,7 +123,7 @@ def main() -> None:
         f"backprop at {CHECKED} layers: {check['predicted'] / check['measured']:.3f} of what was measured is predicted"
     )
     setting = {"batch": BATCH, "widths": WIDTHS, "dtype": "float32"}
-    result = {"backprop": plain, "reversible": back, "backprop_check": check, "backprop_extrapolated_bytes": estimate}
+    result = {"backprop": plain, "reversible": back, "backprop_check": check, "backprop_extrapolated": estimate}
     print(save("hamiltonian_1202", {"setting": setting, **result}))
 
 
