@@ -39,7 +39,8 @@ from dynamicblocks.training.environment import environment
 from dynamicblocks.training.run_folder import RunFolder
 
 HERE = Path(__file__).parent
-RESULT, README = HERE / "results" / "pde_families.json", HERE / "README.md"
+RESULT = HERE / "results" / "pde_families.json"
+DOCUMENTS = (HERE / "README.md", HERE.parent / "docs" / "pde-networks.md")
 BEGIN, END = "<!-- table: python experiments/pde_families.py --table -->", "<!-- end of families -->"
 BENCHMARKS = HERE.parent / "benchmarks"
 BATCH = 128
@@ -278,7 +279,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output", default="runs", help="where the runs are written (default runs)")
     parser.add_argument("--note", default="", help="what else ran on the machine; kept with the rows")
     parser.add_argument("--speed", type=int, default=0, help="rounds in which steps are timed, instead of trainings")
-    parser.add_argument("--table", action="store_true", help="print the results so far, and write them to README.md")
+    parser.add_argument("--table", action="store_true", help="print the results so far, and write them to the documents")
     parser.add_argument("--memory", choices=[*FAMILIES], help=argparse.SUPPRESS)
     parser.add_argument("--one", choices=names, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -292,8 +293,9 @@ def main() -> None:
         print(json.dumps(train(options.one, *options.seeds, options.data_dir, options.output, options.note)))
     elif options.table:
         print(table())
-        before, rest = README.read_text().split(BEGIN)
-        README.write_text(f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}")
+        for document in DOCUMENTS:
+            before, rest = document.read_text().split(BEGIN)
+            document.write_text(f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}")
     elif options.speed:
         measured = {"date": f"{date.today()}", "note": options.note, **environment(), "networks": speeds(options.speed)}
         keep(lambda found: found.update(speed=measured))
