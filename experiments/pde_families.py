@@ -11,7 +11,6 @@ import argparse
 import gc
 import json
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -123,7 +122,7 @@ def train(name: str, seed: int, data_dir: str | None, output: str, note: str) ->
         "images_per_second": median(epoch["images_per_second"] for epoch in epochs),
         "processor_seconds": seconds,
         "resumed": resume is not None,
-        "process_peak_bytes": process_peak(),
+        "process_peak_bytes": status("VmHWM"),
         "data": folder.record()["data"].replace(f"local copy in {data_dir}", "local copy in the official layout"),
         "note": note,
         "configuration": used,
@@ -132,9 +131,13 @@ def train(name: str, seed: int, data_dir: str | None, output: str, note: str) ->
     }
 
 
-def process_peak() -> int:
-    """The most bytes that this process had in memory."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def status(name: str) -> int:
+    """Bytes that Linux tells of this process: ``VmRSS`` in memory now, ``VmHWM`` at most.
+
+    The peak of ``getrusage`` would do, were it not that of the process that started this one, where that is larger.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def build(name: str) -> DynamicNet:
@@ -169,9 +172,9 @@ def memory(name: str) -> dict[str, int]:
     training_step(net, 2)()  # loads the kernels
     step = training_step(net)
     gc.collect()
-    before = process_peak()
+    before = status("VmRSS")
     step()
-    of_process = process_peak() - before
+    of_process = status("VmHWM") - before
     return {"process_bytes": of_process, "tensor_bytes": peak_bytes(step)}
 
 
