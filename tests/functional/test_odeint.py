@@ -36,6 +36,10 @@ def test_adaptive_methods_reach_the_exact_solution(problem, method, ends, float6
     assert (found - exact).abs().max() < 100 * tolerance * growth * (10 if method == "fehlberg2" else 1)
 
 
+# Errors of the first step, of Euler's method, stay, and the midpoint rule's grow where solutions decay.
+LARGER = {"adams_bashforth": 15, "two_step_midpoint": 60}
+
+
 @pytest.mark.parametrize("problem", PROBLEMS)
 @pytest.mark.parametrize("method", ON_GRID)
 @pytest.mark.parametrize("ends", [(0.0, 3.0), (3.0, 0.0)], ids=["forward", "back"])
@@ -46,9 +50,7 @@ def test_methods_on_a_grid_reach_the_exact_solution(problem, method, ends, float
     options = {"step_size": 0.01}
     found = db.odeint(chosen.field, exact[0], t, method=method, options=options)
     order = 1 if "euler" in method else 2
-    # What Euler's method does in the first step of two_step_midpoint stays.
-    constant = 15 if method == "two_step_midpoint" else 5
-    assert (found - exact).abs().max() < constant * 0.01**order
+    assert (found - exact).abs().max() < LARGER.get(method, 5) * 0.01**order
 
 
 @pytest.mark.parametrize("method", [*ADAPTIVE, "scipy_solver"])

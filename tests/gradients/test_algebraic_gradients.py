@@ -175,7 +175,7 @@ def test_memory_is_flat(method):
 
 @pytest.mark.parametrize("method", ["rk4", "dopri5"])
 def test_the_mode_names_the_method_that_it_can_take(method):
-    with pytest.raises(db.ConfigurationError, match=rf"got {method}\. The method \"reversible\('{method}'\)\""):
+    with pytest.raises(db.ConfigurationError, match=rf"got {method}\b.*The method \"reversible\('{method}'\)\""):
         db.odeint(lambda t, y: -y, torch.ones(1), torch.tensor([0.0, 1.0]), method=method, gradient="reversible")
-    with pytest.raises(db.ConfigurationError, match=r"got gl4\. The method \"reversible\('rk4'\)\""):
+    with pytest.raises(db.ConfigurationError, match=r"got gl4, whose .*The method \"reversible\('rk4'\)\""):
         db.odeint(lambda t, y: -y, torch.ones(1), torch.tensor([0.0, 1.0]), method="gl4", gradient="reversible")

@@ -66,8 +66,9 @@ class LinearMultistep(nn.Module, Integrator):
         self.k: nn.Parameter | None = nn.Parameter(self._drawn(()))
 
     def _drawn(self, shape: tuple[int, ...]) -> Tensor:
-        low, high = self.initial if isinstance(self.initial, tuple) else (self.initial, self.initial)
-        return torch.empty(shape).uniform_(low, high)
+        if isinstance(self.initial, tuple):
+            return torch.empty(shape).uniform_(*self.initial)
+        return torch.full(shape, self.initial)
 
     @property
     def shorthand(self) -> str:

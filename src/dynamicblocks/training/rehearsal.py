@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 
+from dynamicblocks.block import DynamicBlock
 from dynamicblocks.data import Batches
 from dynamicblocks.data.augmentation import resized
 from dynamicblocks.errors import ConfigurationError, DynamicBlocksError
@@ -53,7 +54,7 @@ def check_plan(config: TrainConfig) -> None:
 
 
 def check_constraints(net: DynamicNet, options: OptimizerConfig) -> None:
-    """Raise where a penalty or a box has nothing to act on."""
+    """Raise where a box has nothing to act on, or a basis has no slopes that could be penalised."""
     if options.smoothness:
         SmoothnessPenalty(net, options)
     if options.box:
@@ -68,8 +69,14 @@ def idle_choices(net: DynamicNet, config: TrainConfig) -> Iterator[str]:
     if not options.smoothness and (options.smoothness_kind != "l2" or options.smoothness_kernels_only):
         yield "optimizer.smoothness_kind and smoothness_kernels_only do nothing without optimizer.smoothness"
     grows = config.refine.epochs or config.rediscretise.controls
-    if options.smoothness and not grows and all(len(block.controls) == 1 for block in net.blocks):
+    if options.smoothness and not any(map(_in_time, net.blocks)):
+        yield "optimizer.smoothness does nothing: no dynamic block of the network has weights in its controls"
+    elif options.smoothness and not grows and all(len(block.controls) == 1 for block in net.blocks):
         yield "optimizer.smoothness does nothing: every block has a single control, so weights are constant in time"
+
+
+def _in_time(block: DynamicBlock) -> bool:
+    return next(block.controls.parameters(), None) is not None
 
 
 def rehearse(net: DynamicNet, config: TrainConfig, batches: Batches, fabric: Fabric) -> None:
