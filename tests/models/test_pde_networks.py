@@ -1,6 +1,7 @@
 """Parabolic, Hamiltonian, second-order and reversible networks, and the connector without weights."""
 
 import json
+import math
 from itertools import pairwise
 
 import pytest
@@ -125,6 +126,10 @@ def tv(y, weight, bias):
     return y * (torch.rsqrt(y.square().sum(1, keepdim=True) + 1e-4) * weight[:, None, None]) + bias[:, None, None]
 
 
+def normalised(y, scale, shift):
+    return torch.relu(F.batch_norm(y, None, None, scale, shift, training=True))
+
+
 def test_the_parabolic_network_written_out(float64):
     net = small("parabolic_cnn", units=3)
     for weight in net.parameters():
@@ -132,20 +137,90 @@ def test_the_parabolic_network_written_out(float64):
     images = torch.randn(2, 3, 8, 8)
     weights = iter(net.parameters())
     take = lambda: next(weights)  # noqa: E731
-    y = torch.relu(tv(F.conv2d(images, take(), padding=1), take(), take()))
+    y = normalised(F.conv2d(images, take(), padding=1), take(), take())
     for stage in range(2):
         for _ in range(3):
             kernel, scale, shift = take(), take(), take()
             y = y - F.conv_transpose2d(torch.relu(tv(F.conv2d(y, kernel, padding=1), scale, shift)), kernel, padding=1)
-        y = torch.relu(tv(F.conv2d(y, take()), take(), take()))
+        y = normalised(F.conv2d(y, take()), take(), take())
         y = F.avg_pool2d(y, 2) if stage == 0 else y
     logits = F.linear(y.mean((2, 3)), take(), take())
     assert next(weights, None) is None
     assert torch.equal(net(images), logits)
 
 
-def normalised(y, scale, shift):
-    return torch.relu(F.batch_norm(y, None, None, scale, shift, training=True))
+@pytest.mark.parametrize(
+    ("options", "inside", "around"),
+    [
+        ({}, "TVNorm", "BatchNorm2d"),
+        ({"norm": "tv(weight=False)"}, "TVNorm", "BatchNorm2d"),
+        ({"norm": "group"}, "GroupNorm", "GroupNorm"),
+        ({"norm": "none"}, None, None),
+        ({"norm": "tv", "connector_norm": "tv"}, "TVNorm", "TVNorm"),
+        ({"norm": "none", "connector_norm": "batch"}, None, "BatchNorm2d"),
+    ],
+)
+@pytest.mark.parametrize("name", ["parabolic_cnn", "hamiltonian_cnn"])
+def test_norms_of_layers_and_around_them(name, options, inside, around):
+    net = small(name, **options)
+
+    def kinds(*parts):
+        modules = [module for part in parts for module in part.modules()]
+        return {type(module).__name__ for module in modules if "Norm" in type(module).__name__}
+
+    connectors = [part for part in net.body if not isinstance(part, db.DynamicBlock)]
+    assert kinds(*net.blocks) == {inside} - {None}
+    assert kinds(net.opening, *connectors) == {around} - {None}
+    assert kinds(net) == {inside, around} - {None}
+
+
+@pytest.mark.parametrize("name", ["parabolic_cnn", "hamiltonian_cnn", "second_order_cnn"])
+def test_published_draw(name):
+    torch.manual_seed(0)
+    net = db.create_model(name, initial="published", num_classes=100)
+    with torch.device("meta"):
+        assert net.num_weights == db.create_model(name, num_classes=100).num_weights
+    classifier = torch.cat([weight.detach().flatten() for weight in net.head.linear.parameters()]).double()
+    check_drawn(classifier, 0.1, 0.2, at_bound=BEYOND, within=WITHIN)
+    first = [block.controls.layers[0] for block in net.blocks]
+    for block, layer in zip(net.blocks, first, strict=True):
+        assert len(block.controls.layers) == 3
+        for other in block.controls.layers:
+            for mine, theirs in zip(other.parameters(), layer.parameters(), strict=True):
+                assert torch.equal(mine, theirs)
+                assert mine is theirs or other is not layer
+    kernels = [weight for part in (net.opening, *net.body) for weight in part.parameters() if weight.ndim > 1]
+    assert len({kernel.data_ptr() for kernel in kernels}) == len(kernels)
+    for kernel in kernels:
+        deviation = (2 / (kernel.shape[1] * kernel.shape[2])) ** 0.5
+        # What lies beyond two deviations is drawn again from N(0, 1), and clipped where it lies there still.
+        at_bound = BEYOND * (1 - math.erf(2 * deviation / math.sqrt(2)))
+        within = WITHIN + BEYOND * math.erf(deviation / math.sqrt(2))
+        check_drawn(kernel.detach().flatten().double(), deviation, 2 * deviation, at_bound, within)
+
+
+# Shares of a normal draw within one deviation, and beyond two.
+WITHIN, BEYOND = math.erf(math.sqrt(0.5)), 1 - math.erf(math.sqrt(2))
+
+
+def check_drawn(drawn, deviation, bound, at_bound, within):
+    """The shares at the bound and within one deviation, and the mean, to five deviations of what so many draws give."""
+    size = drawn.abs()
+    assert size.max() <= bound * (1 + 1e-6)
+    for found, expected in ((size > bound * (1 - 1e-6), at_bound), (size < deviation, within)):
+        assert abs(found.double().mean() - expected) < 5 * math.sqrt(expected * (1 - expected) / len(drawn))
+    assert abs(drawn.mean()) < 5 * deviation / math.sqrt(len(drawn))
+
+
+def test_behind_batch_norm_the_classifier_tells_images_apart():
+    torch.manual_seed(0)
+    images = torch.randn(16, 3, 16, 16)
+    spreads = {}
+    for around in ("batch", "tv"):
+        net = db.create_model("parabolic_cnn", widths=(8, 16, 16), initial="published", connector_norm=around)
+        features = net.body(net.opening(images)).mean((2, 3))
+        spreads[around] = features.std(0).mean().item()
+    assert spreads["batch"] > 5 * spreads["tv"]
 
 
 def test_the_first_stages_of_the_hamiltonian_network_written_out(float64):
@@ -231,6 +306,7 @@ def test_depth_widths_and_steps_are_those_asked_for():
         ("parabolic_cnn", {"widths": (4,)}, "the one before the head"),
         ("parabolic_cnn", {"step": 0}, "must be positive"),
         ("second_order_cnn", {"units": 0}, "units"),
+        ("parabolic_cnn", {"initial": "publishd"}, "did you mean 'published'"),
         ("parabolic_cnn", {"layer": "symetric"}, "did you mean 'symmetric'"),
         ("midpoint_resnet", {"integrator": "rk4"}, "reversible"),
     ],

@@ -16,6 +16,7 @@ class ModelConfig:
         widths: channels of each block, for example [16,32].
         layer: layer function, for example preact_double, symmetric.
         norm: normalisation (batch, group, tv, none).
+        connector_norm: normalisation of opening and connectors of a network of partial differential equations.
         activation: activation (relu, tanh, silu, ...).
         boundary: boundary condition (zeros, replicate, reflect, circular).
         controls: basis of the weights in time (constant, linear, or with a size: linear(5)).
@@ -34,7 +35,7 @@ class ModelConfig:
         skipinit: whether branches of a ContinuousNet end with a trainable scalar, zero at first.
         activation_first: whether a ContinuousNet normalises and activates before it convolves.
         stitch: whether a ContinuousNet has residual units between blocks (else plain convolutions).
-        initial: how convolutions are drawn (he, torch).
+        initial: how weights are drawn (torch, he; published for networks of partial differential equations).
         depth: layers of a plain or two-step residual network, 6 n + 2 (wide: 6 n + 4; Hamiltonian: 12 n + 2).
         unit: residual unit of a plain or twisted residual network (a, b, c, d, e, post, bottleneck_a, bottleneck_e), or
             of a Hamiltonian one (preact_symmetric, symmetric).
@@ -50,6 +51,7 @@ class ModelConfig:
     widths: tuple[int, ...] | None = None
     layer: str | None = None
     norm: str | None = None
+    connector_norm: str | None = None
     activation: str | None = None
     boundary: str | None = None
     controls: str | None = None
