@@ -2,7 +2,7 @@
 
 Both take the same steps with the same integrator and weights. A step is taken back by one evaluation for each of the
 forward pass, which also serves the gradient: 4/3 of the evaluations of backpropagation, where a backward evaluation
-counts as two.
+counts as two. With ``--networks`` a training step of whole networks, with what they have besides blocks.
 """
 
 import argparse
@@ -14,8 +14,10 @@ from statistics import median
 import torch
 from harness import Spread, add_device, make_parser, save, settle, show
 from torch import Tensor
+from torch.nn import functional as F
 
 import dynamicblocks as db
+from dynamicblocks.models import models
 
 TARGET = 1.6
 STEPS = (16, 64)
@@ -33,6 +35,16 @@ ROWS: dict[str, tuple[str, float]] = {
 }
 
 
+# By their names in the registry: options, batch and precision, each with its channels last.
+NETWORKS: tuple[tuple[str, dict[str, object], int, torch.dtype], ...] = (
+    ("hamiltonian_resnet", {"depth": 50, "widths": (16, 48, 128)}, 128, torch.bfloat16),
+    ("midpoint_resnet", {"depth": 26, "widths": (16, 32, 88)}, 128, torch.bfloat16),
+    ("leapfrog_resnet", {"depth": 26, "widths": (16, 32, 88)}, 128, torch.bfloat16),
+    ("hamiltonian_resnet", {"depth": 218}, 32, torch.float32),
+    ("hamiltonian_resnet", {"depth": 218}, 4, torch.float32),
+)
+
+
 def training_step(block: db.DynamicBlock, y: Tensor) -> Callable[[], Tensor]:
     """Forward and backward; gives the gradient of the state."""
 
@@ -42,6 +54,19 @@ def training_step(block: db.DynamicBlock, y: Tensor) -> Callable[[], Tensor]:
         block(start).square().mean().backward()
         assert start.grad is not None
         return start.grad
+
+    return step
+
+
+def step_of_network(net: torch.nn.Module, images: Tensor, labels: Tensor, dtype: torch.dtype) -> Callable[[], Tensor]:
+    """Forward and backward; gives the gradients of all weights, behind each other."""
+
+    def step() -> Tensor:
+        net.zero_grad()
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            logits = net(images)
+        F.cross_entropy(logits.float(), labels).backward()
+        return torch.cat([weight.grad.flatten() for weight in net.parameters() if weight.grad is not None])
 
     return step
 
@@ -66,17 +91,45 @@ def compared(name: str, steps: int, options: argparse.Namespace) -> dict[str, ob
     b = training_step(block, y)
     a = training_step(db.with_gradient(block, "reversible"), y)
     torch.testing.assert_close(a(), b(), rtol=1e-2, atol=1e-5)
-    rounds = [[seconds(run) for run in (a, b, b, a)] for _ in range(options.repeats)]
+    return {"integrator": name, "layer": layer, "steps": steps, **ratios(a, b, options.repeats)}
+
+
+def ratios(a: Callable[[], Tensor], b: Callable[[], Tensor], repeats: int) -> dict[str, object]:
+    """Of the times of two callables in rounds A B B A, after one that is not counted."""
+    for run in (a, b):
+        run()
+    rounds = [[seconds(run) for run in (a, b, b, a)] for _ in range(repeats)]
     clock, processor = (
         Spread.of([(r[0][kind] + r[3][kind]) / (r[1][kind] + r[2][kind]) for r in rounds]) for kind in (0, 1)
     )
     return {
-        "integrator": name,
-        "layer": layer,
-        "steps": steps,
         "time": clock,
         "processor": processor,
         "backprop_seconds": median(each for r in rounds for each in (r[1][0], r[2][0])),
+    }
+
+
+def compared_networks(
+    name: str, given: dict[str, object], batch: int, dtype: torch.dtype, options: argparse.Namespace
+) -> dict[str, object]:
+    """The ratios of a network, whose gradients must be alike in both modes."""
+    torch.manual_seed(0)
+    net = models.create(name, **given).to(options.device, memory_format=torch.channels_last)
+    images = torch.randn(batch, 3, SIDE, SIDE, device=options.device).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(10, (batch,), device=options.device)
+    a, b = (step_of_network(db.with_gradient(net, mode), images, labels, dtype) for mode in ("reversible", "backprop"))
+    found, exact = a(), b()
+    off = float(torch.linalg.vector_norm(found - exact) / torch.linalg.vector_norm(exact))
+    # An untrained deep network: rounding errors of its input alone move the gradients by a few hundredths.
+    if not off < 0.2:
+        raise RuntimeError(f"the gradients of {name} differ by {off:.2g}")
+    description = ", ".join(f"{key} {value}" for key, value in given.items())
+    return {
+        "network": f"{name}, {description}",
+        "batch": batch,
+        "precision": str(dtype).removeprefix("torch."),
+        "gradients_differ": off,
+        **ratios(a, b, options.repeats),
     }
 
 
@@ -86,7 +139,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=32, help="(default: %(default)s)")
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="(default: %(default)s)")
     parser.add_argument("--integrators", nargs="+", default=list(ROWS), choices=list(ROWS), help="(default: all)")
-    parser.add_argument("--name", default="reversible_cost", help="of the file of results (default: %(default)s)")
+    parser.add_argument("--networks", action="store_true", help="whole networks, in the place of blocks")
+    parser.add_argument("--name", help="of the file of results (default: reversible_cost, reversible_training)")
     add_device(parser)
     return parser.parse_args()
 
@@ -96,18 +150,19 @@ def main() -> None:
     options = parse()
     if options.threads:
         torch.set_num_threads(options.threads)
-    rows = [compared(name, steps, options) for steps in options.steps for name in options.integrators]
-    show(f"reversible over backprop, batch {options.batch}, {WIDTH} channels, {SIDE} x {SIDE}; target {TARGET}", rows)
-    payload = {
-        "batch": options.batch,
-        "width": WIDTH,
-        "side": SIDE,
-        "target": TARGET,
-        "threads": torch.get_num_threads(),
-    }
+    if options.networks:
+        rows = [compared_networks(*each, options) for each in NETWORKS]
+        about, payload = f"{SIDE} x {SIDE}", {}
+    else:
+        rows = [compared(name, steps, options) for steps in options.steps for name in options.integrators]
+        about = f"batch {options.batch}, {WIDTH} channels, {SIDE} x {SIDE}"
+        payload = {"batch": options.batch, "width": WIDTH}
+    show(f"reversible over backprop, {about}; target {TARGET}", rows)
+    payload |= {"side": SIDE, "target": TARGET, "threads": torch.get_num_threads()}
     for row in rows:
         row |= {kind: vars(row[kind]) for kind in ("time", "processor")}
-    print(save(options.name, payload | {"rows": rows}, options.device))
+    name = options.name or ("reversible_training" if options.networks else "reversible_cost")
+    print(save(name, payload | {"rows": rows}, options.device))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from torch import nn
 
 import dynamicblocks as db
 from dynamicblocks.analysis import drift, drifts
+from dynamicblocks.gradients import evaluations
 from dynamicblocks.gradients.evaluations import Shared
 from dynamicblocks.gradients.reversible import DriftError
 from dynamicblocks.integrators import Integrator
@@ -55,6 +56,31 @@ class Pair(Integrator):
         y, z = carry
         z = z - h * stage(0.0, y)
         return y - h * stage(0.0, z), z
+
+
+class Reusing(Leapfrog):
+    """Evaluates in a memory that it writes to again."""
+
+    def unstep(self, stage, h, carry):
+        after, y = carry
+        scratch = y.clone()
+        slope = stage(0.0, scratch)
+        scratch.zero_().copy_(y)
+        return scratch, after - 2 * h * slope
+
+
+class Layouts(nn.Conv2d):
+    """Takes down whether gradients of what it returns have their channels last."""
+
+    def __init__(self):
+        super().__init__(4, 4, 3, padding=1)
+        self.seen = []
+
+    def forward(self, y):
+        value = torch.tanh(super().forward(y))
+        if value.requires_grad:
+            value.register_hook(lambda by: self.seen.append(by.is_contiguous(memory_format=torch.channels_last)))
+        return value
 
 
 class Spectral(nn.Module):
@@ -152,6 +178,36 @@ def test_a_trajectory_frozen_layers_and_a_block_called_twice(integrator, float64
         results.append([weight.grad for weight in each.parameters() if weight.requires_grad])
         assert all(weight.grad is None for weight in each.controls.layers[1].parameters())
     assert relative(results[1], results[0]) < 1e-12
+
+
+@pytest.mark.parametrize("trajectory", [False, True])
+def test_gradients_keep_the_layout_of_states(trajectory):
+    """Operations on two layouts take several times as long."""
+    layer = Layouts()
+    block = db.DynamicBlock(lambda: layer, "constant(1)", db.uniform(0, 3, steps=3), "two_step_midpoint", "reversible")
+    y = torch.randn(2, 4, 6, 6).contiguous(memory_format=torch.channels_last).requires_grad_()
+    states = block.trajectory(y) if trajectory else block(y)
+    layer.seen.clear()
+    states.backward(torch.randn(states.shape))
+    assert layer.seen == [True] * 3
+    assert y.grad.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_an_evaluation_whose_memory_was_written_to_is_made_again(float64):
+    block, other = pair_of("preact_single(4)", "linear(3)", db.uniform(0, 2, steps=6), Reusing())
+    y = torch.randn(3, 4, 6, 6)
+    found, expected = run(other, y), run(block, y)
+    assert relative([found[1], *found[2].values()], [expected[1], *expected[2].values()]) < 1e-10
+
+
+def test_a_state_in_the_same_memory_is_not_compared(monkeypatch):
+    """The way back of leapfrog and midpoint ends in the state that it evaluated."""
+    compared = []
+    monkeypatch.setattr(evaluations, "_distance", lambda *_: compared.append(1) or torch.zeros(()))
+    for layer, integrator in (("symmetric(4)", "leapfrog"), ("antisymmetric(4)", "two_step_midpoint")):
+        block = db.DynamicBlock(layer, "constant(4)", db.uniform(0, 2, steps=4), integrator, "reversible")
+        block(torch.randn(2, 4, 6, 6, requires_grad=True)).sum().backward()
+    assert not compared
 
 
 def test_memory_does_not_depend_on_the_steps():

@@ -79,7 +79,7 @@ def taped(course: Replayable, y0: Tensor, keeper: Keeper, mode: str) -> Outputs:
     actions, before = recording.actions, found.states
     ended, outputs = found.event_state, before[1:]
     if isinstance(outputs, list):
-        outputs = torch.stack(outputs) if outputs else y0.new_empty((0, *y0.shape))
+        outputs = _stacked(outputs) if outputs else y0.new_empty((0, *y0.shape))
     if ended is not None:
         outputs = torch.cat([outputs, ended[None]])
     if notes is not None:
@@ -94,11 +94,11 @@ def taped(course: Replayable, y0: Tensor, keeper: Keeper, mode: str) -> Outputs:
             still, keeper, actions, len(inputs), mode, autocast, begun if steady else None, draws, kept, outputs
         )
         outputs = _Taped.apply(tape, y0, t, grid, *inputs)  # type: ignore[no-untyped-call]
-        states = outputs[: len(before) - 1]
+        states = outputs if ended is None else outputs[:-1]
         if isinstance(before, list):
             # Few large states are not copied into one tensor. A single one is no part of several, so what comes behind
             # may change it in place.
-            found.states = [y0, *(states.unbind() if len(states) > 1 else [states[0]])]
+            found.states = [y0, *(states.unbind() if len(states) > 1 else [states.squeeze(0)])]
         else:
             found.states = torch.cat([y0[None], states])
     else:
@@ -109,6 +109,11 @@ def taped(course: Replayable, y0: Tensor, keeper: Keeper, mode: str) -> Outputs:
         failure.circumstances.states = list(found.states)
         raise failure
     return found
+
+
+def _stacked(states: Sequence[Tensor]) -> Tensor:
+    """States behind each other; a single one, as of images with their channels last, keeps its layout."""
+    return torch.stack(tuple(states)) if len(states) > 1 else states[0][None].clone()
 
 
 def _inputs(course: Replayable, y0: Tensor) -> list[Tensor]:
@@ -248,6 +253,11 @@ def _backward(
     return by_carry[0] if by_carry else None, *totals
 
 
+def _laid_out(gradient: Tensor, like: Tensor) -> Tensor:
+    """A gradient in the layout of what it is of: operations on two layouts take several times as long on a CPU."""
+    return gradient if gradient.stride() == like.stride() else torch.empty_like(like).copy_(gradient)
+
+
 def _add(totals: list[Tensor | None], found: Sequence[tuple[int, Tensor]]) -> None:
     for place, gradient in found:
         total = totals[place]
@@ -275,7 +285,11 @@ def _pulled(
     after, outputs = replay.around(n, run)
     results = [*split_carry(after)[0], *outputs]
     given = [*(by_carry or [None] * (len(results) - len(outputs))), *by_outputs]
-    pairs = [(one, by) for one, by in zip(results, given, strict=True) if by is not None and one.requires_grad]
+    pairs = [
+        (one, _laid_out(by, one))
+        for one, by in zip(results, given, strict=True)
+        if by is not None and one.requires_grad
+    ]
     places, lost = listed.met([result for result, _ in pairs], leaves)
     check_none_lost(lost, tape.mode)
     begins = [each for each in leaves if each.requires_grad]

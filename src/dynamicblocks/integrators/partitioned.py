@@ -41,7 +41,8 @@ def split(state: Tensor, name: str) -> Halves:
             f"{name} moves two halves of the channels by each other, and a state of shape {tuple(state.shape)} has an "
             "odd number of them; take an even width"
         )
-    return Halves(*state.chunk(2, dim=_axis(state)))
+    # Of a view, whose channels have gaps, normalisations and their gradients take several times as long on a CPU.
+    return Halves(*(half.clone() for half in state.chunk(2, dim=_axis(state))))
 
 
 def join(halves: Halves) -> Tensor:

@@ -214,7 +214,7 @@ class GridCourse:
     def run(self, n: int, action: Action, carry: Carry) -> tuple[Carry, list[Tensor]]:
         """The carry after the action ``n``, and the states that are wanted of it."""
         after = self.advance(carry, n, n + 1)
-        return after, [self.state(after)[None]] * len(action.places)
+        return after, [self.state(after)[None] for _ in action.places]
 
     @property
     def reversible(self) -> bool:
