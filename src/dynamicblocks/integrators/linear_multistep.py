@@ -66,8 +66,9 @@ class LinearMultistep(nn.Module, Integrator):
         self.k: nn.Parameter | None = nn.Parameter(self._drawn(()))
 
     def _drawn(self, shape: tuple[int, ...]) -> Tensor:
-        low, high = self.initial if isinstance(self.initial, tuple) else (self.initial, self.initial)
-        return torch.empty(shape).uniform_(low, high)
+        if not isinstance(self.initial, tuple):  # no random number of the caller's is used up
+            return torch.full(shape, self.initial)
+        return torch.empty(shape).uniform_(*self.initial)
 
     @property
     def shorthand(self) -> str:
