@@ -282,7 +282,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output", default="runs", help="where the runs are written (default runs)")
     parser.add_argument("--note", default="", help="what else ran on the machine; kept with the rows")
     parser.add_argument("--speed", type=int, default=0, help="rounds in which steps are timed, instead of trainings")
-    parser.add_argument("--table", action="store_true", help="print the results so far, and write them to the documents")
+    parser.add_argument(
+        "--table", action="store_true", help="print the results so far, and write them to the documents"
+    )
     parser.add_argument("--memory", choices=[*FAMILIES], help=argparse.SUPPRESS)
     parser.add_argument("--one", choices=names, help=argparse.SUPPRESS)
     return parser.parse_args()
