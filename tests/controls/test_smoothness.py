@@ -222,9 +222,10 @@ def test_a_training_is_penalised_by_kind_and_blocks_without_weights_are_refused(
     options = OptimizerConfig(smoothness=0.5, smoothness_kind="l1", smoothness_kernels_only=True)
     expected = 0.5 * sum(block.controls.smoothness("l1", True) for block in net.blocks)
     torch.testing.assert_close(SmoothnessPenalty(net, options)(torch.device("cpu")), expected)
-    for empty in (nn.Sequential(nn.Linear(2, 2)), db.DynamicBlock(lambda: nn.ReLU(), 2)):
-        with pytest.raises(db.ConfigurationError, match=r"optimizer.smoothness is a penalty on weights that vary"):
-            SmoothnessPenalty(empty, OptimizerConfig(smoothness=0.5))
+    with pytest.raises(db.ConfigurationError, match=r"optimizer.smoothness is a penalty on weights that vary"):
+        SmoothnessPenalty(db.DynamicBlock(lambda: nn.ReLU(), 2), OptimizerConfig(smoothness=0.5))
+    plain = SmoothnessPenalty(nn.Sequential(nn.Linear(2, 2)), OptimizerConfig(smoothness=0.5))
+    assert plain(torch.device("cpu")) == 0
 
 
 class ValueAndSlope(db.Basis):

@@ -17,14 +17,15 @@ class SmoothnessPenalty:
         config: weight alpha, kind, and whether of kernels only.
 
     Raises:
-        ConfigurationError: the network has nothing that could vary in time, or a basis no slopes.
+        ConfigurationError: the blocks have nothing that could vary in time, or a basis no slopes.
     """
 
     def __init__(self, net: nn.Module, config: OptimizerConfig) -> None:
         self.controls = [block.controls for block in named_blocks(net).values()]
         self.weight, self.kind = config.smoothness, config.smoothness_kind
         self.kernels_only = config.smoothness_kernels_only
-        if not any(_acts(controls, self.kernels_only) for controls in self.controls):
+        # A network without blocks is trained by any recipe, as the plain one beside others.
+        if self.controls and not any(_acts(controls, self.kernels_only) for controls in self.controls):
             what = "a kernel" if self.kernels_only else "weights"
             raise ConfigurationError(
                 f"optimizer.smoothness is a penalty on weights that vary in time, but no dynamic block of the network "
@@ -37,7 +38,7 @@ class SmoothnessPenalty:
         """The penalty as it is now."""
         # Of controls without weights it is on no device in particular.
         parts = [controls.smoothness(self.kind, self.kernels_only).to(device) for controls in self.controls]
-        return self.weight * torch.stack(parts).sum()
+        return self.weight * torch.stack(parts).sum() if parts else torch.zeros((), device=device)
 
 
 def _acts(controls: nn.Module, kernels_only: bool) -> bool:
