@@ -59,8 +59,8 @@ def with_integrator(
 ) -> Net:
     """The same weights under another integrator or grid: another manifestation of the same differential equation.
 
-    Integrators of another :attr:`~dynamicblocks.Integrator.equation` (``leapfrog``, ``lm``, ``imex``, ``momentum``) make
-    another function of them. Blocks whose gradient mode cannot run the new integrator get ``"backprop"``, with a warning.
+    Integrators of another ``equation`` (``leapfrog``, ``lm``, ``imex``, ``momentum``) make another function of them.
+    Blocks whose gradient mode cannot run the new integrator get ``"backprop"``, with a warning.
 
     Args:
         net: a network or block.
