@@ -2,9 +2,14 @@
 
 import re
 import runpy
+import shlex
 from pathlib import Path
 
 import pytest
+
+from dynamicblocks.cli import train as cli_train
+from dynamicblocks.cli.main import main
+from dynamicblocks.errors import ConfigurationError
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,6 +32,33 @@ def test_the_examples_in_documents_run(document, capsys):
         exec(compile(block, document.name, "exec"), names)
     if document.stem == "README":
         assert "linear(9)" in capsys.readouterr().out
+
+
+SHELL = [
+    line
+    for document in sorted((ROOT / "docs").glob("*.md"))
+    for block in re.findall(r"```sh\n(.*?)```", document.read_text(), re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("dynamicblocks train ")
+]
+
+
+def test_there_are_trainings_in_documents():
+    assert len(SHELL) >= 4
+
+
+@pytest.mark.parametrize("line", SHELL)
+def test_the_trainings_in_documents_are_configured(line, monkeypatch):
+    """Everything but the training: flags, values, the network."""
+    made = []
+
+    def configured(config):
+        made.append(config.model.create(3, 10))
+        raise ConfigurationError("that is enough")
+
+    monkeypatch.setattr(cli_train, "Training", configured)
+    assert main(shlex.split(line, comments=True)[1:]) == 2
+    assert len(made) == 1
 
 
 def test_the_readme_shows_examples():

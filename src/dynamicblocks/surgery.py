@@ -59,6 +59,7 @@ def with_integrator(
 ) -> Net:
     """The same weights under another integrator or grid: another manifestation of the same differential equation.
 
+    Integrators of another ``equation`` (``leapfrog``, ``lm``, ``imex``, ``momentum``) make another function of them.
     Blocks whose gradient mode cannot run the new integrator get ``"backprop"``, with a warning.
 
     Args:

@@ -108,6 +108,15 @@ def test_what_no_coefficients_can_be_drawn_from_is_refused(initial):
         LinearMultistep(initial)
 
 
+def test_numbers_need_no_random_ones():
+    block = db.DynamicBlock("symmetric(4)", 2)
+    state = torch.get_rng_state()
+    as_integrator("lm(initial=0.2)").for_block(4, 8)
+    with pytest.raises(db.ConfigurationError, match="integrators with an unstep are"):  # asks all that there are
+        db.with_gradient(block, "reversible")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 @pytest.mark.parametrize("k", [-0.9, -0.3, 0.0, 0.4, 1.0])
 def test_errors_are_multiplied_by_the_roots(float64, k):
     """Without a field, differences of states are multiplied by -k, and a constant stays."""

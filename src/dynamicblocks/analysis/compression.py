@@ -39,6 +39,16 @@ class Compression:
     tried: int
 
 
+def integrators_for(block: DynamicBlock) -> list[str]:
+    """What is tried by default: those above, and the block's own, which may be the only one of its equation.
+
+    Not where its costs are not known, it has weights, which say nothing of fewer steps, or it solves no equation.
+    """
+    own = block.integrator
+    fits = own.fixed_cost and own.equation and not block.integrator_weights()
+    return list(dict.fromkeys((*INTEGRATORS, *((own.shorthand,) if fits else ()))))
+
+
 def changed(net: DynamicNet, chosen: Chosen, batches: Iterable[Tensor]) -> DynamicNet:
     """A copy of ``net`` with the chosen discretisations.
 
@@ -62,7 +72,7 @@ def compress(
     batches: Sequence[Tensor],
     *,
     tolerance: float | Sequence[float],
-    integrators: Sequence[str] = INTEGRATORS,
+    integrators: Sequence[str] | None = None,
     progress: Callable[[int], object] = lambda tried: None,
 ) -> Compression:
     """Find, for each block, the cheapest integrator, steps and number of controls that keep the accuracy.
@@ -78,7 +88,7 @@ def compress(
             first. The tolerance holds on each: a small set alone would be fitted by trying many networks.
         batches: training images, on which states and running statistics are measured.
         tolerance: largest loss of accuracy, as a share: 0.002 is 0.2 points. One for all sets, or one for each.
-        integrators: names of those to try.
+        integrators: names of those to try; None for :func:`integrators_for` each block.
         progress: called with the number of networks tried so far.
     """
     tolerances = list(tolerance) if isinstance(tolerance, Sequence) else [tolerance] * len(scores)
@@ -91,7 +101,7 @@ def _search(
     scores: Sequence[Callable[[DynamicNet], Score]],
     batches: Sequence[Tensor],
     tolerances: Sequence[float],
-    integrators: Sequence[str],
+    integrators: Sequence[str] | None,
     progress: Callable[[int], object],
 ) -> Compression:
     before = [score(net) for score in scores]
@@ -113,7 +123,8 @@ def _search(
     alone: dict[str, list[tuple[Candidate, float]]] = {}
     for (name, block), (state, past) in _states(net, batches[0]):
         alone[name] = []
-        for candidate in candidates(block, state, integrators, past):
+        names = integrators_for(block) if integrators is None else integrators
+        for candidate in candidates(block, state, names, past):
             used, _ = measured({name: candidate})
             if used <= 1:
                 alone[name].append((candidate, used))

@@ -54,7 +54,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--to", type=str | None, default=None, help="folder of the new run; by default RUN-compressed")
     parser.add_argument(
-        "--integrators", type=list[str], default=list(INTEGRATORS), help="see `dynamicblocks integrators`"
+        "--integrators",
+        type=list[str] | None,
+        default=None,
+        help=f"see `dynamicblocks integrators`; by default {', '.join(INTEGRATORS)} and the one of the training",
     )
     parser.add_argument("--batches", type=int, default=16, help="training batches on which statistics are measured")
     add_device_arguments(parser)
@@ -64,7 +67,7 @@ def run(options: Namespace) -> None:
     """Search, write the new run, and report both networks on the test images."""
     console = make_console()
     tolerance = share(options.tolerance)
-    for name in options.integrators:
+    for name in options.integrators or ():
         if not as_integrator(name).fixed_cost:
             raise ConfigurationError(
                 f"compression compares costs that are known beforehand, but the evaluations of {name!r} depend on the "

@@ -15,7 +15,7 @@ from dynamicblocks.cli.console import make_console
 from dynamicblocks.cli.loading import LoadedRun, add_device_arguments, load
 from dynamicblocks.integrators import as_integrator
 from dynamicblocks.training.environment import environment
-from dynamicblocks.training.evaluation import Manifestation, manifestations
+from dynamicblocks.training.evaluation import Manifestation, caveat, comparable, manifestations
 from dynamicblocks.training.storage import write_text
 
 USAGE = "dynamicblocks converge RUN [--beside RUN ...] [--integrators NAMES] [--factors NUMBERS] [--split SPLIT] ..."
@@ -37,7 +37,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--beside", type=str, nargs="+", default=[], metavar="RUN", help="folders of other runs, such as a plain ResNet"
     )
     parser.add_argument(
-        "--integrators", type=list[str], default=list(INTEGRATORS), help="see `dynamicblocks integrators`"
+        "--integrators",
+        type=list[str] | None,
+        default=None,
+        help="see `dynamicblocks integrators`; by default the one of the training, and of "
+        f"{', '.join(INTEGRATORS)} those that solve the same equation",
     )
     parser.add_argument(
         "--factors", type=list[int], default=list(FACTORS), help="multiples of the steps of the training"
@@ -51,7 +55,8 @@ def run(options: Namespace) -> None:
     console = make_console()
     runs = [load(options, path, options.split) for path in (options.run, *options.beside)]
     # An unknown name is an error before anything is evaluated; "dopri5" and "dopri5(rtol=0.001)" are one column.
-    options.integrators = list(dict.fromkeys(as_integrator(name).shorthand for name in options.integrators))
+    if options.integrators is not None:
+        options.integrators = list(dict.fromkeys(as_integrator(name).shorthand for name in options.integrators))
     folder = runs[0].folder.path
     subject = f"{options.split} images of {runs[0].config.data.name.partition(':')[0]}"
     panels: list[Panel] = []
@@ -84,16 +89,20 @@ def _record(one: LoadedRun, panel: Panel) -> dict[str, Any]:
 
 
 def _manifestations(one: LoadedRun, options: Namespace, console: Console) -> list[Manifestation]:
+    integrators, factors = options.integrators, options.factors
+    if integrators is None:
+        integrators, factors = comparable(one.net, INTEGRATORS, factors)
     with Progress(console=console) as progress:
-        task = progress.add_task(one.title, total=len(options.integrators) * len(options.factors))
+        task = progress.add_task(one.title, total=len(integrators) * len(factors))
         return manifestations(
-            one.net, one.batches, one.fabric, options.integrators, options.factors, seen=lambda: progress.advance(task)
+            one.net, one.batches, one.fabric, integrators, factors, seen=lambda: progress.advance(task)
         )
 
 
 def _table(one: LoadedRun, found: Sequence[Manifestation], split: str) -> Table:
     title = f"{one.title} ({one.folder.path.name}), {len(one.batches.split)} {split} images"
-    table = Table(title=title, title_justify="left")
+    said = caveat(one.net, [each.integrator for each in found])
+    table = Table(title=title, title_justify="left", caption=said or None, caption_justify="left")
     table.add_column("integrator")
     for column in ("steps", "evaluations", "accuracy", "change", "loss", "images/s"):
         table.add_column(column, justify="right")

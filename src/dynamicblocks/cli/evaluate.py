@@ -8,8 +8,9 @@ from rich.table import Table
 
 from dynamicblocks.cli.console import make_console
 from dynamicblocks.cli.loading import add_device_arguments, load
-from dynamicblocks.surgery import with_gradient, with_integrator
+from dynamicblocks.surgery import reintegrated, with_gradient
 from dynamicblocks.training import evaluate
+from dynamicblocks.training.evaluation import caveat
 
 USAGE = "dynamicblocks evaluate RUN [--integrator NAME] [--steps N | --steps_per_control N] [--split SPLIT] ..."
 DESCRIPTION = """Evaluate the weights of a run as they were trained, and under another integrator or number of steps.
@@ -37,10 +38,16 @@ def run(options: Namespace) -> None:
     if (options.integrator, options.steps, options.steps_per_control) != (None, None, None):
         # Nothing is differentiated here, so no integrator is asked whether it serves the mode of the training.
         plain = with_gradient(one.net, "backprop")
-        nets["as asked"] = with_integrator(
+        nets["as asked"], dropped = reintegrated(
             plain, options.integrator, steps=options.steps, steps_per_control=options.steps_per_control
         )
-    table = Table(title=f"{one.folder.path} on {len(one.batches.split)} {options.split} images", title_justify="left")
+        if dropped:
+            console.print(f"As asked, nothing reads {', '.join(dropped)}.", highlight=False, soft_wrap=True)
+    table = Table(
+        title=f"{one.folder.path} on {len(one.batches.split)} {options.split} images",
+        title_justify="left",
+        caption_justify="left",
+    )
     for column in ("", "integrator", "steps a block", "evaluations", "loss", "accuracy", "images/s"):
         table.add_column(column, justify="left" if column in ("", "integrator") else "right")
     for name, variant in nets.items():
@@ -59,5 +66,7 @@ def run(options: Namespace) -> None:
         )
         entry = {"integrator": integrators, "steps": steps, "evaluations": variant.evaluations, "split": options.split}
         one.folder.append("evaluations.jsonl", {**entry, **asdict(score)})
+    asked = {block.integrator.shorthand for variant in nets.values() for block in variant.blocks}
+    table.caption = caveat(one.net, sorted(asked)) or None
     console.print(table)
     console.print(f"Added to {one.folder.path / 'evaluations.jsonl'}", highlight=False, soft_wrap=True)

@@ -10,6 +10,7 @@ from dynamicblocks.data import Batches, ImageDataset
 from dynamicblocks.network import DynamicNet
 from dynamicblocks.training import TrainConfig, make_batches
 from dynamicblocks.training.config import HardwareConfig
+from dynamicblocks.training.evaluation import own_integrator
 from dynamicblocks.training.hardware import make_fabric
 from dynamicblocks.training.run_folder import RunFolder
 from dynamicblocks.training.runs import load_run
@@ -29,7 +30,7 @@ class LoadedRun:
     @property
     def integrator(self) -> str:
         """With which it was trained."""
-        return ", ".join(dict.fromkeys(block.integrator.shorthand for block in self.net.blocks))
+        return own_integrator(self.net)
 
     @property
     def title(self) -> str:

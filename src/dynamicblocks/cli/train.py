@@ -11,6 +11,7 @@ from rich.table import Table
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.training import Outcome, TrainConfig, Training
 from dynamicblocks.training.config import add_config_arguments, config_of, load_config
+from dynamicblocks.training.evaluation import caveat, own_integrator, solves_its_equation
 from dynamicblocks.training.run_folder import RunFolder
 
 # A list of every flag above each error would hide the error.
@@ -71,27 +72,34 @@ def show(outcome: Outcome, training: Training, console: Console) -> None:
         highlight=False,
     )
     if outcome.manifestations:
-        console.print(manifestation_table(outcome, training))
+        console.print(manifestation_table(outcome))
+    other = " --integrator rk4 --steps 16" if solves_its_equation(outcome.net, "rk4") else ""
     run = shlex.quote(str(outcome.folder))
     console.print(f"Run written to {outcome.folder}\nNext:", highlight=False, soft_wrap=True)
     for command in (
         f"dynamicblocks converge {run}",
         f"dynamicblocks compress {run}",
-        f"dynamicblocks evaluate {run} --integrator rk4 --steps 16",
+        f"dynamicblocks evaluate {run}{other}",
     ):
         console.print(f"  {command}", highlight=False, soft_wrap=True)
 
 
-def manifestation_table(outcome: Outcome, training: Training) -> Table:
+def manifestation_table(outcome: Outcome) -> Table:
     """Test accuracy by integrator and number of steps."""
     factors = sorted({other.steps_factor for other in outcome.manifestations})
-    trained = {block.integrator.shorthand for block in training.net.blocks}
-    table = Table(title="Test accuracy of the same weights, by integrator and steps", title_justify="left")
+    trained = own_integrator(outcome.net)
+    names = [other.integrator for other in outcome.manifestations]
+    table = Table(
+        title="Test accuracy of the same weights, by integrator and steps",
+        title_justify="left",
+        caption=caveat(outcome.net, names) or None,
+        caption_justify="left",
+    )
     table.add_column("integrator")
     for factor in factors:
         table.add_column("steps as trained" if factor == 1 else f"{factor} x steps", justify="right")
     found: dict[tuple[str, int], Any] = {(o.integrator, o.steps_factor): o for o in outcome.manifestations}
-    for integrator in dict.fromkeys(other.integrator for other in outcome.manifestations):
-        name = f"{integrator} (trained)" if integrator in trained else integrator
+    for integrator in dict.fromkeys(names):
+        name = f"{integrator} (trained)" if integrator == trained else integrator
         table.add_row(name, *(f"{found[integrator, factor].accuracy:.2%}" for factor in factors))
     return table

@@ -9,7 +9,16 @@ from dynamicblocks.integrators.embedded import Embedded, Paired, Trial
 from dynamicblocks.integrators.esdirk import ESDIRKS, Esdirk
 from dynamicblocks.integrators.imex import Imex
 from dynamicblocks.integrators.implicit import IMPLICIT, ImplicitRungeKutta
-from dynamicblocks.integrators.integrator import Carry, FieldStage, Integrator, Reads, Size, Stage, check_steps
+from dynamicblocks.integrators.integrator import (
+    FIRST_ORDER,
+    Carry,
+    FieldStage,
+    Integrator,
+    Reads,
+    Size,
+    Stage,
+    check_steps,
+)
 from dynamicblocks.integrators.linear_multistep import LinearMultistep
 from dynamicblocks.integrators.methods import (
     ADAPTIVE,
@@ -40,6 +49,7 @@ from dynamicblocks.integrators.two_step_midpoint import TwoStepMidpoint
 __all__ = [
     "ADAPTIVE",
     "ESDIRKS",
+    "FIRST_ORDER",
     "IMPLICIT",
     "METHODS",
     "PAIRS",

@@ -154,6 +154,10 @@ class AffineStep(Coupling):
         return "affine_coupling"
 
     @property
+    def equation(self) -> str:
+        return "a' = s(b) a + t(b), b' = s(a) b + t(a)"
+
+    @property
     def shorthand(self) -> str:
         own = ([f"dim={self.dim}"] if self.dim != 1 else []) + ([f"bound={self.bound:g}"] if self.bound != 0.1 else [])
         return f"{self.name}({', '.join(own)})" if own else self.name

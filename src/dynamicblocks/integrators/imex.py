@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.integrators.integrator import Integrator, Reads, Size, Stage
+from dynamicblocks.integrators.integrator import FIRST_ORDER, Integrator, Reads, Size, Stage
 from dynamicblocks.integrators.runge_kutta import add_scaled
 from dynamicblocks.layers.parts import FIELD
 
@@ -60,6 +60,12 @@ class Imex(Integrator):
     def shorthand(self) -> str:
         chosen = [option for option in ("balanced", "norm") if getattr(self, option)]
         return f"imex({chosen[0]}=True)" if chosen else "imex"
+
+    @property
+    def equation(self) -> str:
+        if self.norm:
+            return ""
+        return FIRST_ORDER if self.balanced else "y' = f(t, y) - A y"
 
     @property
     def order(self) -> int:

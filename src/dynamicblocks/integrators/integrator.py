@@ -25,6 +25,10 @@ Reads = tuple[tuple[float, str], ...]
 """What a step evaluates: fractions of the step, each with the part of the layer that is read there."""
 
 
+FIRST_ORDER = "y' = f(t, y)"
+"""The equation that most methods solve, f the field of the layer."""
+
+
 class Stage(Protocol):
     """A right-hand side on one step, with the weights that it has there."""
 
@@ -101,6 +105,14 @@ class Integrator(ABC):
 
         A step may read less, never more. Fractions lie between 0 and 1, both read from inside the step.
         """
+
+    @property
+    def equation(self) -> str:
+        """What it solves ever better as steps become shorter: methods with the same text solve the same equation.
+
+        Empty where there is no such equation, because with other steps it is another function.
+        """
+        return FIRST_ORDER
 
     @property
     def fractions(self) -> tuple[float, ...]:

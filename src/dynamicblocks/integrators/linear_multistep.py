@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.integrators.integrator import Carry, Integrator, Size, Stage
+from dynamicblocks.integrators.integrator import FIRST_ORDER, Carry, Integrator, Size, Stage
 from dynamicblocks.layers.parts import FIELD
 from dynamicblocks.times import check_count
 
@@ -66,9 +66,13 @@ class LinearMultistep(nn.Module, Integrator):
         self.k: nn.Parameter | None = nn.Parameter(self._drawn(()))
 
     def _drawn(self, shape: tuple[int, ...]) -> Tensor:
-        if isinstance(self.initial, tuple):
-            return torch.empty(shape).uniform_(*self.initial)
-        return torch.full(shape, self.initial)
+        if not isinstance(self.initial, tuple):  # no random number of the caller's is used up
+            return torch.full(shape, self.initial)
+        return torch.empty(shape).uniform_(*self.initial)
+
+    @property
+    def equation(self) -> str:
+        return FIRST_ORDER if self.scaled else "(1 + k) y' = f(t, y)"
 
     @property
     def shorthand(self) -> str:

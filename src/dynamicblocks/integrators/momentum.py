@@ -52,6 +52,11 @@ class Momentum(Integrator):
         return ((0.0, FIELD),)
 
     @property
+    def equation(self) -> str:
+        # With steps of any length that networks have, the velocity lags behind f.
+        return "m y'' + y' = f(t, y), m = h gamma / (1 - gamma)"
+
+    @property
     def shorthand(self) -> str:
         return f"{self.name}(gamma={self.gamma:g})"
 

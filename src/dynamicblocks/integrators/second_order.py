@@ -69,6 +69,10 @@ class Leapfrog(Integrator):
         return ((0.0, FIELD),)
 
     @property
+    def equation(self) -> str:
+        return "" if self.start_with == ZERO else "y'' = f(t, y)"
+
+    @property
     def bound_to_steps(self) -> str:
         return (
             "it begins with the velocity y0 / h, so with other steps it is another function, not the same one more "

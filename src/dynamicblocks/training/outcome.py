@@ -8,11 +8,12 @@ from lightning_fabric import Fabric
 
 from dynamicblocks.data import Batches
 from dynamicblocks.network import DynamicNet
-from dynamicblocks.training.evaluation import Manifestation, Score, evaluate, manifestations
+from dynamicblocks.training.evaluation import Manifestation, Score, comparable, evaluate, manifestations
 from dynamicblocks.training.run_folder import RunFolder
 from dynamicblocks.training.training_state import TrainingState
 
-# The integrators and multiples of the steps that a training shows at its end.
+# The integrators, beside its own and where they solve its equation, and multiples of the steps that a training shows at
+# its end.
 SHOWN_INTEGRATORS = ("euler", "midpoint", "rk4_classic")
 SHOWN_FACTORS = (1, 2, 4)
 # With more test images than this, `dynamicblocks converge` is the place for it.
@@ -59,7 +60,7 @@ def conclude(
         kept_epoch=state.kept_epoch,
         seconds=state.seconds,
         weights=net.num_weights,
-        manifestations=manifestations(net, test, fabric, SHOWN_INTEGRATORS, SHOWN_FACTORS)
-        if net.blocks and len(test.split) <= FEW_IMAGES
+        manifestations=manifestations(net, test, fabric, *comparable(net, SHOWN_INTEGRATORS, SHOWN_FACTORS))
+        if len(test.split) <= FEW_IMAGES
         else [],
     )
