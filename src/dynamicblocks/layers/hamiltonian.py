@@ -1,7 +1,7 @@
 """Two halves of the channels that drive each other."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -10,14 +10,12 @@ from torch import Tensor, nn
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.layers.activations import ActivationSpec
 from dynamicblocks.layers.dimensions import check_dims
+from dynamicblocks.layers.inner import InnerSpec, check_timeless, given, inner_layer
 from dynamicblocks.layers.norms import NormSpec
-from dynamicblocks.layers.protocol import takes_time
 from dynamicblocks.layers.registry import layers
 from dynamicblocks.layers.spectrum import Spectrum, spectrum_of
 from dynamicblocks.layers.symmetric import Symmetric, linear_frequency
 from dynamicblocks.times import check_count
-
-Unit = str | Callable[[int], nn.Module]
 
 
 class HamiltonianPair(nn.Module):
@@ -57,7 +55,7 @@ class HamiltonianPair(nn.Module):
         self,
         width: int,
         *,
-        unit: Unit = "symmetric",
+        unit: InnerSpec = "symmetric",
         norm: NormSpec | None = None,
         activation: ActivationSpec | None = None,
         boundary: str | None = None,
@@ -72,15 +70,9 @@ class HamiltonianPair(nn.Module):
         self.width = check_count(width, "width")
         if width % 2:
             raise ConfigurationError(f"width must be even, for the channels are two halves, got {width}")
-        given = {
-            "norm": norm,
-            "activation": activation,
-            "boundary": boundary,
-            "bias": bias,
-            "kernel_size": kernel_size,
-            "groups": groups,
-        }
-        options = {name: value for name, value in given.items() if value is not None}
+        options = given(
+            norm=norm, activation=activation, boundary=boundary, bias=bias, kernel_size=kernel_size, groups=groups
+        )
         self.f1 = _unit(unit, width // 2, dims, options, lead)
         self.f2 = _unit(unit, width // 2, dims, options)
 
@@ -132,32 +124,12 @@ class HamiltonianPair(nn.Module):
         )
 
 
-def _unit(unit: Unit, width: int, dims: int, options: dict[str, Any], lead: bool = True) -> nn.Module:
-    if isinstance(unit, str):
-        if not lead:
-            if not layers.takes(unit, "lead"):
-                raise ConfigurationError(
-                    f"lead=False needs a unit with that option, such as preact_symmetric, got {unit!r}"
-                )
-            options = {**options, "lead": False}
-        if layers.takes(unit, "dims"):
-            options = {**options, "dims": dims}
-        made = layers.create(unit, width, **options)
-    elif callable(unit) and not isinstance(unit, nn.Module):
-        if options or not lead:
+def _unit(unit: InnerSpec, width: int, dims: int, options: Mapping[str, Any], lead: bool = True) -> nn.Module:
+    if not lead:
+        if isinstance(unit, str) and not layers.takes(unit, "lead"):
             raise ConfigurationError(
-                f"a function for unit chooses all options of its layers, so {', '.join(options) or 'lead'} cannot be "
-                "given beside it"
+                f"lead=False needs a unit with that option, such as preact_symmetric, got {unit!r}"
             )
-        made = unit(width)
-    else:
-        made = None
-    if not isinstance(made, nn.Module):
-        raise ConfigurationError(
-            f"unit must be the name of a layer or a function of a width that makes a module, got {unit!r:.80}"
-        )
-    if takes_time(made):
-        raise ConfigurationError(
-            f"a unit is a function of one half of the state, but {type(made).__name__} takes the time"
-        )
-    return made
+        options = {**options, "lead": False}
+    made = inner_layer(unit, width, options, dims=dims, name="unit")
+    return check_timeless(made, "a unit is a function of one half of the state")

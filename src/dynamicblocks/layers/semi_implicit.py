@@ -1,23 +1,20 @@
 """The semi-implicit layer: a right-hand side, and beside it a linear operator that a step may solve for."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.layers.activations import ActivationSpec
 from dynamicblocks.layers.dimensions import check_dims
 from dynamicblocks.layers.implicit_operators import OperatorSpec, Step, make_operator
+from dynamicblocks.layers.inner import InnerSpec, check_timeless, given, inner_layer
 from dynamicblocks.layers.norms import NormSpec
 from dynamicblocks.layers.parts import PROJECTION, parts_of
-from dynamicblocks.layers.protocol import takes_time
 from dynamicblocks.layers.registry import layers
 from dynamicblocks.layers.spectrum import Spectrum, spectrum_of
 from dynamicblocks.layers.symmetric import Symmetric
 from dynamicblocks.times import check_count
-
-Explicit = str | Callable[[int], nn.Module]
 
 
 @layers.register("semi_implicit")
@@ -56,7 +53,7 @@ class SemiImplicit(nn.Module):
         self,
         width: int,
         *,
-        explicit: Explicit | None = None,
+        explicit: InnerSpec | None = None,
         operator: OperatorSpec = "depthwise",
         norm: NormSpec | None = None,
         activation: ActivationSpec | None = None,
@@ -69,15 +66,10 @@ class SemiImplicit(nn.Module):
         super().__init__()
         self.dims = check_dims(dims)
         self.width = check_count(width, "width")
-        given = {
-            "norm": norm,
-            "activation": activation,
-            "boundary": boundary,
-            "bias": bias,
-            "kernel_size": kernel_size,
-            "groups": groups,
-        }
-        self.explicit = _made(explicit, width, dims, {name: each for name, each in given.items() if each is not None})
+        options = given(
+            norm=norm, activation=activation, boundary=boundary, bias=bias, kernel_size=kernel_size, groups=groups
+        )
+        self.explicit = _made(explicit, width, dims, options)
         self.operator = make_operator(operator, width, dims=dims)
         self.parts = {"field": "forward", "operator": "operator", "solve": "solve"}
         as_wide = getattr(self.explicit, "hidden", width) == width
@@ -111,28 +103,12 @@ class SemiImplicit(nn.Module):
         return projection(y)
 
 
-def _made(explicit: Explicit | None, width: int, dims: int, options: Mapping[str, Any]) -> nn.Module:
+def _made(explicit: InnerSpec | None, width: int, dims: int, options: Mapping[str, Any]) -> nn.Module:
     if explicit is None:
         return Symmetric(width, **{"norm": "batch", "bias": False, **options}, sign=1, zero_mean=True, dims=dims)
-    if isinstance(explicit, str):
-        more = {"dims": dims} if layers.takes(explicit, "dims") else {}
-        made = layers.create(explicit, width, **options, **more)
-    elif callable(explicit) and not isinstance(explicit, nn.Module):
-        if options:
-            raise ConfigurationError(
-                f"a function for explicit chooses all options of its layers, so {', '.join(options)} cannot be given "
-                "beside it"
-            )
-        made = explicit(width)
-    else:
-        made = None
-    if not isinstance(made, nn.Module):
-        raise ConfigurationError(
-            f"explicit must be the name of a layer or a function of a width that makes a module, got {explicit!r:.80}"
-        )
-    if takes_time(made):
-        raise ConfigurationError(
-            f"the explicit half of a semi-implicit layer is a function of the state alone, but {type(made).__name__} "
-            "takes the time; write a layer that declares the parts 'field' and 'solve' itself"
-        )
-    return made
+    made = inner_layer(explicit, width, options, dims=dims, name="explicit")
+    return check_timeless(
+        made,
+        "the explicit half of a semi-implicit layer is a function of the state",
+        "; write a layer that declares the parts 'field' and 'solve' itself",
+    )
