@@ -253,6 +253,7 @@ def test_choices_that_do_nothing_are_named(tmp_path, capsys):
         "box_kernels_only do nothing without optimizer.box" in notes(optimizer=OptimizerConfig(box_scale=("step",)))[0]
     )
     assert "do nothing without optimizer.smoothness" in notes(optimizer=OptimizerConfig(smoothness_kind="l1"))[0]
+    assert notes(refine=RefineConfig(restart=True)) == ["refine.restart does nothing without refine.epochs"]
     alone = {"model": single, "optimizer": OptimizerConfig(smoothness=1.0)}
     assert "every block has a single control" in notes(**alone)[0]
     assert notes(**alone, refine=RefineConfig((1,))) == notes(optimizer=OptimizerConfig(box=1.0, smoothness=1.0)) == []

@@ -68,6 +68,10 @@ def idle_choices(net: DynamicNet, config: TrainConfig) -> Iterator[str]:
         yield "optimizer.box_scale and box_kernels_only do nothing without optimizer.box"
     if not options.smoothness and (options.smoothness_kind != "l2" or options.smoothness_kernels_only):
         yield "optimizer.smoothness_kind and smoothness_kernels_only do nothing without optimizer.smoothness"
+    for name in ("refine", "rediscretise"):
+        changes = getattr(config, name)
+        if changes.restart and not changes.epochs:
+            yield f"{name}.restart does nothing without {name}.epochs"
     grows = config.refine.epochs or config.rediscretise.controls
     if options.smoothness and not any(map(_in_time, net.blocks)):
         yield "optimizer.smoothness does nothing: no dynamic block of the network has weights in its controls"
