@@ -1,5 +1,6 @@
 """Networks of reversible equations: backpropagation's gradients, in memory that does not grow with the steps."""
 
+import gc
 from functools import partial
 
 import pytest
@@ -153,3 +154,22 @@ def test_gradients_of_two_processes_are_those_of_backpropagation_in_one(tmp_path
             assert each[integrator].keys() == gradients(net).keys()
             for name, expected in gradients(net).items():
                 torch.testing.assert_close(each[integrator][name], expected, rtol=1e-9, atol=1e-9, msg=name)
+
+
+def test_a_training_step_leaves_no_memory_to_the_collector():
+    """Memory of the state that cycles of objects keep comes back late, and a training of many steps grows."""
+    block = db.DynamicBlock("hamiltonian(4)", 2, integrator="symplectic_euler", gradient="reversible")
+    y = torch.randn(2, 4, 64, 64)
+    block(y).sum().backward()
+    gc.collect()
+    gc.disable()
+    try:
+        with benchmark_module("live_bytes").LiveBytes() as live:
+            for _ in range(3):
+                block.zero_grad()
+                block(y + 1).sum().backward()
+            kept = live.current
+    finally:
+        gc.enable()
+    # Gradients of weights, and states of the random generator.
+    assert kept < y.numel() * y.element_size()

@@ -180,7 +180,8 @@ class Surroundings:
 
     def __init__(self, modules: Iterable[nn.Module], like: Tensor) -> None:
         modules = list(modules)
-        self._like = like.detach()[..., :0] if like.ndim else like.detach()
+        # Not a view of it: what is kept until the next collection of garbage would keep the state's memory.
+        self._like = like.detach().new_empty(0)
         self._read = Buffers(modules, is_read)
         self._written = Buffers(modules, lambda module, name: not is_read(module, name))
         self._last: Snapshot | None = None
