@@ -18,7 +18,7 @@ from dynamicblocks.layers.inputs import check_input, telling_causes
 from dynamicblocks.layers.norms import NormSpec
 from dynamicblocks.models.initial import initialised
 from dynamicblocks.models.registry import models
-from dynamicblocks.models.resnet import units_of_depth
+from dynamicblocks.models.units import units_of_depth
 from dynamicblocks.network import DynamicNet
 from dynamicblocks.times import check_counts
 

@@ -15,22 +15,11 @@ from dynamicblocks.layers.activations import ActivationSpec
 from dynamicblocks.layers.norms import NormSpec
 from dynamicblocks.models.initial import initialised
 from dynamicblocks.models.registry import models
+from dynamicblocks.models.units import units_of_depth
 from dynamicblocks.network import DynamicNet
 from dynamicblocks.times import check_count, check_counts
 
 DEPTHS = (20, 32, 44, 56, 110)
-
-
-def units_of_depth(depth: int, stages: int) -> int:
-    """How many units of two layers each stage has, between the opening and the head.
-
-    >>> units_of_depth(20, stages=3)
-    3
-    """
-    units, rest = divmod(check_count(depth, "depth") - 2, 2 * stages)
-    if rest or units < 1:
-        raise ConfigurationError(f"depth must be {2 * stages} n + 2 for n = 1, 2, ..., got {depth}")
-    return units
 
 
 def resnet(

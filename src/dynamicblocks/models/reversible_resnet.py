@@ -8,18 +8,18 @@ from torch import nn
 from dynamicblocks.block import DynamicBlock
 from dynamicblocks.connectors import Head, Opening, PaddedConnector
 from dynamicblocks.controls import Basis
-from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients import Gradient
 from dynamicblocks.integrators import Integrator
 from dynamicblocks.layers import LayerFactory, Style, layers
 from dynamicblocks.layers.activations import ActivationSpec
 from dynamicblocks.layers.norms import NormSpec
 from dynamicblocks.models.registry import models
-from dynamicblocks.models.units import in_units
+from dynamicblocks.models.units import in_units, units_of_depth
 from dynamicblocks.network import DynamicNet
-from dynamicblocks.times import check_count, check_counts
+from dynamicblocks.times import check_counts
 
 # As published: the deeper networks are wider in the last stage.
+STAGES = 3  # by which depths are counted
 NARROW, WIDE = (32, 64, 112), (32, 64, 128)
 
 Block = Callable[[LayerFactory, int], DynamicBlock]
@@ -64,7 +64,7 @@ def hamiltonian_resnet(
     >>> hamiltonian_resnet(depth=74).num_weights
     432010
     """
-    units = _units(depth, 12)
+    units = units_of_depth(depth, STAGES, layers=4)
     widths = _widths(widths, wide=depth >= 110)
     style = Style(norm=norm, activation=activation, boundary=boundary, dims=dims)
     preactivated = unit == "preact_symmetric"
@@ -118,7 +118,7 @@ def two_step_resnet(
         integrator, gradient: see :class:`~dynamicblocks.DynamicBlock`.
         dims: 1 for signals, 2 for images, 3 for volumes; a function for ``layer`` makes layers that fit.
     """
-    units = _units(depth, 6)
+    units = units_of_depth(depth, STAGES)
     widths = _widths(widths, wide=depth >= 62)
     style = Style(norm=norm, activation=activation, boundary=boundary, dims=dims)
     body = _body(
@@ -134,13 +134,6 @@ def two_step_resnet(
 
 models.register("midpoint_resnet")(two_step_resnet)
 models.register("leapfrog_resnet")(partial(two_step_resnet, layer="symmetric", integrator="leapfrog"))
-
-
-def _units(depth: int, layers_of_unit: int) -> int:
-    units, rest = divmod(check_count(depth, "depth") - 2, layers_of_unit)
-    if rest or units < 1:
-        raise ConfigurationError(f"depth must be {layers_of_unit} n + 2 for n = 1, 2, ..., got {depth}")
-    return units
 
 
 def _widths(widths: Sequence[int] | None, *, wide: bool) -> Sequence[int]:

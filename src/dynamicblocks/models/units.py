@@ -1,4 +1,4 @@
-"""Blocks of so many units: their times and the basis of their weights."""
+"""Units: how many a depth has, and the times and the basis of a block of so many."""
 
 from dataclasses import replace
 
@@ -20,3 +20,15 @@ def in_units(units: int, step: float, controls: Basis | str | int) -> tuple[Basi
     if basis.size is None:
         basis = replace(basis, size=basis.size_of(units))
     return basis, uniform(0.0, units * step, steps=units)
+
+
+def units_of_depth(depth: int, stages: int, layers: int = 2) -> int:
+    """How many units of so many layers each stage has, between the opening and the head.
+
+    >>> units_of_depth(20, stages=3), units_of_depth(74, stages=3, layers=4)
+    (3, 6)
+    """
+    units, rest = divmod(check_count(depth, "depth") - 2, layers * stages)
+    if rest or units < 1:
+        raise ConfigurationError(f"depth must be {layers * stages} n + 2 for n = 1, 2, ..., got {depth}")
+    return units
