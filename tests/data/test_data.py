@@ -6,7 +6,7 @@ import torch
 
 import dynamicblocks as db
 from dynamicblocks.data import Augmentation, Batches, MemorySplit, load_dataset
-from dynamicblocks.data.augmentation import cut_out, flipped, resized, shifted, turned
+from dynamicblocks.data.images.augmentation import cut_out, flipped, resized, shifted, turned
 from dynamicblocks.training import DataConfig
 
 
@@ -143,7 +143,7 @@ def most(*_, **__):
 def test_turns_and_magnifications_are_about_the_centre(monkeypatch):
     images = torch.rand(3, 2, 8, 8)
     torch.testing.assert_close(turned(images, 0.0, 0.0, torch.Generator()), images)
-    monkeypatch.setattr("dynamicblocks.data.augmentation.torch.rand", most)
+    monkeypatch.setattr("dynamicblocks.data.images.augmentation.torch.rand", most)
     quarter = turned(images, 90.0, 0.0, torch.Generator())
     torch.testing.assert_close(quarter, torch.rot90(images, 1, (2, 3)), atol=1e-5, rtol=1e-5)
     square = torch.zeros(3, 1, 8, 8)

@@ -12,7 +12,7 @@ import torch
 
 import dynamicblocks as db
 from dynamicblocks.data import sources
-from dynamicblocks.data.catalogue import Where, read_raw
+from dynamicblocks.data.images.catalogue import Where, read_raw
 from dynamicblocks.data.download import Remote, fetch, unpack
 from tests.data_files import archive, serving, write_cifar10, write_mnist
 
@@ -122,7 +122,7 @@ def test_an_archive_is_downloaded_once_and_unpacked(mirror, monkeypatch, tmp_pat
     mirror.files["cifar-10-binary.tar.gz"] = content
     source = sources.CIFAR10
     checked = sources.Source(source.folder, source.files, (Remote(source.remotes[0].url, md5),))
-    monkeypatch.setattr(importlib.import_module("dynamicblocks.data.catalogue"), "CIFAR10", checked)
+    monkeypatch.setattr(importlib.import_module("dynamicblocks.data.images.catalogue"), "CIFAR10", checked)
     for _ in range(2):
         raw = read_raw("cifar10", Where())
     assert [name for name, _ in mirror.requests] == ["cifar-10-binary.tar.gz"]

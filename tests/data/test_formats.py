@@ -8,8 +8,8 @@ import torch
 
 import dynamicblocks as db
 from dynamicblocks.data import load_dataset
-from dynamicblocks.data.catalogue import Where, read_raw
-from dynamicblocks.data.datasets import moments
+from dynamicblocks.data.images.catalogue import Where, read_raw
+from dynamicblocks.data.images.datasets import moments
 from tests.data_files import archive, write_cifar10, write_cifar100, write_mnist, write_stl10
 
 

@@ -8,8 +8,8 @@ from PIL import Image
 import dynamicblocks as db
 from dynamicblocks.cli.main import main
 from dynamicblocks.data import load_dataset
-from dynamicblocks.data.datasets import moments
-from dynamicblocks.data.folder import FolderSplit
+from dynamicblocks.data.images.datasets import moments
+from dynamicblocks.data.images.folder import FolderSplit
 
 COLOURS = {"blue": (0, 0, 255), "red": (255, 0, 0)}
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import dynamicblocks as db
-from dynamicblocks.data.batches import generator
+from dynamicblocks.data.images.batches import generator
 from dynamicblocks.structure import discretisation, with_discretisation
 from dynamicblocks.training import ModelConfig, RefineConfig, TrainConfig, Training
 from dynamicblocks.training.network_changes import carry_momentum, changes_before, scatter_controls

@@ -3,10 +3,10 @@
 from dynamicblocks.extras import needed_for
 
 with needed_for(__name__):
-    from dynamicblocks.data.augmentation import Augmentation
-    from dynamicblocks.data.batches import Batches
-    from dynamicblocks.data.catalogue import datasets
-    from dynamicblocks.data.datasets import ImageDataset, load_dataset
-    from dynamicblocks.data.splits import MemorySplit, Split
+    from dynamicblocks.data.images.augmentation import Augmentation
+    from dynamicblocks.data.images.batches import Batches
+    from dynamicblocks.data.images.catalogue import datasets
+    from dynamicblocks.data.images.datasets import ImageDataset, load_dataset
+    from dynamicblocks.data.images.splits import MemorySplit, Split
 
 __all__ = ["Augmentation", "Batches", "ImageDataset", "MemorySplit", "Split", "datasets", "load_dataset"]

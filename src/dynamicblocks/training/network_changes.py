@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from dynamicblocks.data.batches import generator
+from dynamicblocks.data.images.batches import generator
 from dynamicblocks.network import DynamicNet
 from dynamicblocks.surgery import rediscretise, refine
 from dynamicblocks.training.config import RefineConfig, TrainConfig, TwistConfig

@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 
 from dynamicblocks.block import DynamicBlock
 from dynamicblocks.data import Batches
-from dynamicblocks.data.augmentation import resized
+from dynamicblocks.data.images.augmentation import resized
 from dynamicblocks.errors import ConfigurationError, DynamicBlocksError
 from dynamicblocks.network import DynamicNet
 from dynamicblocks.training.box import Box

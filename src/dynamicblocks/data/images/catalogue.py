@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 
-from dynamicblocks.data.augmentation import Augmentation
-from dynamicblocks.data.folder import read_folder
-from dynamicblocks.data.formats import read_cifar, read_idx_split, read_names, read_stl10
-from dynamicblocks.data.sources import CIFAR10, CIFAR100, FASHION_MNIST, MNIST, STL10, Source
-from dynamicblocks.data.splits import MemorySplit, Split, stratified
+from dynamicblocks.data.images.augmentation import Augmentation
+from dynamicblocks.data.images.folder import read_folder
+from dynamicblocks.data.images.formats import read_cifar, read_idx_split, read_names, read_stl10
+from dynamicblocks.data.images.sources import CIFAR10, CIFAR100, FASHION_MNIST, MNIST, STL10, Source
+from dynamicblocks.data.images.splits import MemorySplit, Split, stratified
 from dynamicblocks.errors import ConfigurationError, unknown_name
 from dynamicblocks.registry import Registry
 from dynamicblocks.times import check_count

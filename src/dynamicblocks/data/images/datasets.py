@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dynamicblocks.data.augmentation import Augmentation
-from dynamicblocks.data.catalogue import Where, read_raw
-from dynamicblocks.data.splits import MemorySplit, Split, stratified
+from dynamicblocks.data.images.augmentation import Augmentation
+from dynamicblocks.data.images.catalogue import Where, read_raw
+from dynamicblocks.data.images.splits import MemorySplit, Split, stratified
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.times import check_count
 

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynamicblocks.data.augmentation import Augmentation, resized
-from dynamicblocks.data.splits import Split
+from dynamicblocks.data.images.augmentation import Augmentation, resized
+from dynamicblocks.data.images.splits import Split
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.times import check_count
 
@@ -20,7 +20,7 @@ def generator(*key: int) -> torch.Generator:
 
 
 @dataclass(frozen=True)
-class Batches:
+class ImageBatches:
     """Normalised batches of a split.
 
     What a training sees is decided by (seed, epoch, step) alone, so a resumed run sees what it would have seen.

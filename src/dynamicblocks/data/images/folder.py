@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dynamicblocks.data.splits import Split
+from dynamicblocks.data.images.splits import Split
 from dynamicblocks.errors import StorageError
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dynamicblocks.data.splits import MemorySplit
+from dynamicblocks.data.images.splits import MemorySplit
 from dynamicblocks.errors import StorageError
 
 CIFAR_IMAGE = (3, 32, 32)

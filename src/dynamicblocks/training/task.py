@@ -1,0 +1,212 @@
+"""What a training is of: everything that depends on the data."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from dynamicblocks.training.config.plain import plain
+
+Batch = TypeVar("Batch")
+Yielded = TypeVar("Yielded", covariant=True)
+
+SplitName = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where batches are needed, how, and by whom.
+
+    Args:
+        device: on which they are to lie.
+        dtype: of their floating-point numbers: float64 where the network computes in it, else float32.
+        channels_last: whether images are stored channels last.
+        seed: of shuffling and of random changes.
+        workers: processes that read files; what is read does not depend on it.
+        rank, world: this process and the number of processes; each takes its share of every batch.
+    """
+
+    device: torch.device = torch.device("cpu")
+    dtype: torch.dtype = torch.float32
+    channels_last: bool = False
+    seed: int = 0
+    workers: int = 0
+    rank: int = 0
+    world: int = 1
+
+
+class Batches(Protocol[Yielded]):
+    """Batches of a split, where they are needed.
+
+    What a training sees is to be decided by (seed, epoch, step) alone: a resumed run sees what it would have seen.
+    """
+
+    @property
+    def batch_size(self) -> int:
+        """Samples in a step of training, over all processes."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Steps in an epoch of training."""
+        ...
+
+    @property
+    def samples(self) -> int:
+        """Samples of the split."""
+        ...
+
+    def training(self, epoch: int, first_step: int = 0, progress: float = 0.0) -> Iterator[Yielded]:
+        """This process's share of the batches of an epoch, in random order, from ``first_step`` on.
+
+        ``progress`` is the share of the whole training that lies before the epoch, in [0, 1).
+        """
+        ...
+
+    def evaluation(self) -> Iterator[Yielded]:
+        """This process's share of the samples, each once, in order and as they are."""
+        ...
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number that tells how good a network is.
+
+    Args:
+        name: its key in the files of a run, such as ``accuracy``.
+        form: how it is printed, as ``format`` takes it.
+        higher: whether more is better.
+        title: what it is called in text; by default its name, with spaces.
+    """
+
+    name: str
+    form: str = ".4f"
+    higher: bool = False
+    title: str = ""
+
+    @property
+    def heading(self) -> str:
+        """Its title, or else its name with spaces."""
+        return self.title or self.name.replace("_", " ")
+
+    def shown(self, value: float) -> str:
+        """The value as text.
+
+        >>> Figure("accuracy", ".1%").shown(0.5)
+        '50.0%'
+        """
+        return format(value, self.form)
+
+    def worse(self, before: float, after: float) -> float:
+        """By how much ``after`` is worse than ``before``; negative if it is better."""
+        return before - after if self.higher else after - before
+
+    def change(self, before: float, after: float) -> str:
+        """A difference as text, with its sign: of shares in points of a hundred."""
+        return f"{100 * (after - before):+.2f}" if self.form.endswith("%") else f"{after - before:+{self.form}}"
+
+
+LOSS = Figure("loss")
+
+
+class Task(ABC, Generic[Batch]):
+    """One task: its data, its network, its loss and its figures. Training, and the commands, ask it for these.
+
+    A task is a frozen dataclass: its fields are its options, in configuration files and as flags. Data are read when
+    they are first needed, and kept (``functools.cached_property``). A batch is whatever the task makes it: the loop
+    hands it from :meth:`batches` to :meth:`loss`.
+    """
+
+    name: ClassVar[str]
+    unit: ClassVar[str] = "samples"
+    """What is counted, in the plural: images, fields, series."""
+    figures: ClassVar[tuple[Figure, ...]] = (LOSS,)
+    """What is shown. The first is the loss, by which weights are kept; the second, if any, what one wants to know."""
+    source_hash: ClassVar[str | None] = None
+    """Of a task that was read from a file: the SHA-256 of that file."""
+
+    @property
+    def headline(self) -> Figure:
+        """The figure that says most."""
+        return self.figures[min(1, len(self.figures) - 1)]
+
+    @property
+    def title(self) -> str:
+        """What is trained on what, in a word or two, for the name of a run."""
+        return self.name
+
+    # Data and network
+
+    @abstractmethod
+    def load(self) -> str:
+        """Read the data, unless that is done; a note on where they come from and how they are split, for the record.
+
+        Raises:
+            ConfigurationError: an option does not fit the data.
+            StorageError: a file is missing or damaged.
+        """
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """The network for the data, freshly initialised."""
+
+    def sketch(self) -> nn.Module | None:
+        """A network like that of :meth:`build`, before data are read, so that what cannot be is said at once."""
+        return None
+
+    @abstractmethod
+    def batches(self, split: SplitName, place: Place) -> Batches[Batch]:
+        """The batches of a split."""
+
+    def rehearsal(self, batches: Batches[Batch]) -> Iterator[Batch]:
+        """Batches of all shapes that a training meets, as small as may be: they are tried before a run begins."""
+        yield next(batches.training(0))
+
+    # Numbers
+
+    @property
+    def sums(self) -> tuple[str, ...]:
+        """Names of what is summed over batches and processes. The first is the number of samples."""
+        return ("samples", "loss")
+
+    @abstractmethod
+    def loss(self, net: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The mean loss of a batch, to be lowered; and :attr:`sums` of it, a vector without gradient."""
+
+    def score(self, net: nn.Module, batch: Batch) -> Tensor:
+        """:attr:`sums` of a batch in evaluation, where that is not what :meth:`loss` gives."""
+        return self.loss(net, batch)[1]
+
+    def measured(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """All :attr:`figures`, and more if wanted, from sums; by default each sum over the number of samples."""
+        samples, *others = self.sums
+        return {name: sums[name] / sums[samples] for name in others}
+
+    # What the commands ask for
+
+    def inputs(self, batch: Batch) -> Any:
+        """What the network is called with for a batch; by default the first of its entries."""
+        return batch[0]  # type: ignore[index]
+
+    def answered(self, net: nn.Module, batch: Batch) -> Batch | None:
+        """The batch with the answers of ``net`` in the place of the true ones; None where there is no such thing."""
+        return None
+
+    def conclude(self, net: nn.Module, place: Place, folder: Path) -> list[Path]:
+        """Pictures and other files of a trained network, written into ``folder``: their paths."""
+        return []
+
+    # Configuration
+
+    @property
+    def reference(self) -> str | dict[str, str]:
+        """How the files of a run name it: of a task from a file also what it was made by, never where that lies."""
+        return self.name if self.source_hash is None else {"name": self.name, "sha256": self.source_hash}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its options as plain dictionaries and lists, as YAML and JSON hold them."""
+        return {each.name: plain(getattr(self, each.name)) for each in fields(self)}  # type: ignore[arg-type]
