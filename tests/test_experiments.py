@@ -9,7 +9,7 @@ import torch
 import yaml
 
 import dynamicblocks as db
-from dynamicblocks.training.config import load_config
+from dynamicblocks.tasks import load_config
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 PUBLISHED = yaml.safe_load((EXPERIMENTS / "published.yaml").read_text())
