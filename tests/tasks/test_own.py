@@ -117,6 +117,7 @@ def test_what_is_no_task(text, message, file):
         ("@dataclass(frozen=True)\n", "", "is no dataclass; put @dataclass(frozen=True) over it"),
         ("    def load", "    def load_all", "lacks load, which every task has"),
         (" = COUNT", "", "every option of a task has a default, but task.py:Nothing has none for size"),
+        ("size: int", "size: type", "the option 'size' of task.py:Nothing is of type <class 'type'>, which no file"),
         ("    size:", "    seed:", "the option 'seed' of task.py:Nothing is one of every training"),
         ("    size:", "    resume:", "the option 'resume' of task.py:Nothing is one of every training"),
         ("    size:", "    title:", "the option 'title' of task.py:Nothing hides Task.title"),

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from dynamicblocks.errors import ConfigurationError, StorageError, unknown_name
+from dynamicblocks.tasks.plain_options import is_plain, options_of
 from dynamicblocks.tasks.registry import named_task, tasks
 from dynamicblocks.training.config import TrainConfig
 from dynamicblocks.training.task import Figure, Task
@@ -92,7 +93,8 @@ def task_of_run(reference: Any, own: type[Task[Any]] | None, run: Path) -> type[
             raise ConfigurationError(f"{run} is of the task {reference!r}, not of {own.__name__}; leave out --task")
         return found
     if not isinstance(reference, Mapping) or not all(isinstance(reference.get(key), str) for key in ("name", "sha256")):
-        raise StorageError(f"{run} names no task that there is: {reference!r}; there are {', '.join(tasks)}")
+        known = f"known are {', '.join(tasks)}, and one of your own is given by --task {FORM} alone"
+        raise StorageError(f"{run} names no task that there is, {reference!r}: {known}")
     name = reference["name"]
     if own is None:
         raise ConfigurationError(
@@ -179,6 +181,12 @@ def _check_fields(text: str, found: type[Task[Any]]) -> None:
     taken = [name for name in names if name in common]
     if taken:
         raise ConfigurationError(f"the option {taken[0]!r} of {text} is one of every training; call it otherwise")
+    for name, hint in options_of(found).items():
+        if not is_plain(hint):
+            raise ConfigurationError(
+                f"the option {name!r} of {text} is of type {hint}, which no file of options holds; use bool, int, "
+                "float, str, tuples and lists of them, or a dataclass of such options"
+            )
     bare = [
         each.name
         for each in fields(found)  # type: ignore[arg-type]
