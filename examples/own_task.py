@@ -57,4 +57,4 @@ class NextValue(Task):
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        main(["train", "--task", f"{__file__}:NextValue", *"--epochs 4 --optimizer.lr 0.02 --output".split(), folder])
+        main(["train", f"--task={__file__}:NextValue", "--epochs=4", "--optimizer.lr=0.02", f"--output={folder}"])
