@@ -94,7 +94,7 @@ def test_a_level_is_scheduled_as_a_training_of_its_length(schedule, tmp_path, mo
 
 
 def test_levels_are_ranges_of_epochs(tmp_path):
-    both = config(
+    _, both = config(
         tmp_path,
         epochs=9,
         refine=RefineConfig((2, 7), restart=True),
@@ -391,7 +391,7 @@ def test_sequences_are_written_one_after_the_other_or_as_lists(tmp_path):
     task, read = load_config(tmp_path / "run" / "config.yaml")
     assert read.rediscretise == RediscretiseConfig((1, 2), controls=(4, 2), restart=True)
     assert read.optimizer.box_scale == ("step", "pixels")
-    assert task.model.widths == (4,)
+    assert task.model.options["widths"] == (4,)
 
 
 def test_help_shows_the_flags(capsys):

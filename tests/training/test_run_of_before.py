@@ -41,7 +41,7 @@ def lines(path):
 def test_it_is_loaded_with_its_five_choices():
     run = load_run(BEFORE)
     net = run.net
-    assert (run.config.epochs, run.task.model.units, len(run.task.images.test)) == (2, 2, 360)
+    assert (run.config.epochs, run.task.model.options["units"], len(run.task.images.test)) == (2, 2, 360)
     assert net.num_weights == 2430
     for block in net.blocks:
         assert isinstance(block.controls.basis, db.PiecewiseLinear)
