@@ -60,7 +60,6 @@ class OptimizerConfig:
         warmup: share of the steps in which the learning rate rises linearly.
         decay: factor of the learning rate at each of ``decay_epochs``, with schedule ``steps``.
         decay_epochs: those epochs.
-        label_smoothing: share of the target spread evenly over the classes.
         smoothness: weight alpha of a penalty on the change of the weights in time, d theta/dt, of all blocks:
             alpha times the sum over control steps d of d |(theta_next - theta) / d|^2; 0 for none.
         smoothness_kind: l2 (squares), l1 (absolute values, which let weights jump at a few knots) or smooth_l1
@@ -97,7 +96,6 @@ class OptimizerConfig:
     warmup: float = 0.15
     decay: float = 0.1
     decay_epochs: tuple[int, ...] = ()
-    label_smoothing: float = 0.0
     smoothness: float = 0.0
     smoothness_kind: Literal["l2", "l1", "smooth_l1"] = "l2"
     smoothness_kernels_only: bool = False
@@ -123,7 +121,6 @@ class OptimizerConfig:
             "kernel_decay",
             "warmup",
             "decay",
-            "label_smoothing",
             "smoothness",
             "box",
             "clip",
@@ -140,7 +137,7 @@ class OptimizerConfig:
         for beta in self.betas:
             if check_amount(beta, "each of optimizer.betas") >= 1:
                 raise ConfigurationError(f"each of optimizer.betas must be below 1, got {beta}")
-        for name in ("momentum", "warmup", "label_smoothing", "ema"):
+        for name in ("momentum", "warmup", "ema"):
             if getattr(self, name) >= 1:
                 raise ConfigurationError(f"optimizer.{name} must be below 1, got {getattr(self, name)}")
         if self.smoothness_kind not in SMOOTHNESS:
