@@ -35,6 +35,11 @@ def evaluations_of(net: nn.Module) -> int:
     return sum(evaluations_of(module) for module in net._modules.values() if module is not None)
 
 
+def num_weights(net: nn.Module) -> int:
+    """Number of weights."""
+    return sum(weight.numel() for weight in net.parameters())
+
+
 class DynamicNet(nn.Module):
     """image -> opening -> [dynamic block -> connector]* -> head -> logits.
 
@@ -71,7 +76,7 @@ class DynamicNet(nn.Module):
     @property
     def num_weights(self) -> int:
         """Number of weights."""
-        return sum(weight.numel() for weight in self.parameters())
+        return num_weights(self)
 
     @property
     def evaluations(self) -> int:

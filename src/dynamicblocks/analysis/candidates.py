@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dynamicblocks.block import DynamicBlock
 from dynamicblocks.controls import Basis
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.integrators import as_integrator
-from dynamicblocks.network import DynamicNet, named_blocks
+from dynamicblocks.network import named_blocks
 from dynamicblocks.times import Grid
 
 
@@ -110,7 +110,7 @@ def candidates(
     return [best[key_of][1] for key_of in sorted(best)]
 
 
-def halved(net: DynamicNet) -> dict[str, Candidate]:
+def halved(net: nn.Module) -> dict[str, Candidate]:
     """Half the steps in every block that has more than one, for comparison; weights projected onto as many controls."""
     found = {}
     for name, block in named_blocks(net).items():

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dynamicblocks.analysis.candidates import Candidate, candidates
 from dynamicblocks.block import DynamicBlock
-from dynamicblocks.network import DynamicNet, named_blocks
+from dynamicblocks.network import named_blocks
 from dynamicblocks.surgery import map_blocks, recalibrate
 from dynamicblocks.training.evaluation import Score, evaluation_mode
 
@@ -32,7 +32,7 @@ class Compression:
         tried: number of networks that were evaluated.
     """
 
-    net: DynamicNet
+    net: nn.Module
     chosen: Chosen
     before: Sequence[Score]
     after: Sequence[Score]
@@ -49,7 +49,7 @@ def integrators_for(block: DynamicBlock) -> list[str]:
     return list(dict.fromkeys((*INTEGRATORS, *((own.shorthand,) if fits else ()))))
 
 
-def changed(net: DynamicNet, chosen: Chosen, batches: Iterable[Tensor]) -> DynamicNet:
+def changed(net: nn.Module, chosen: Chosen, batches: Iterable[Tensor]) -> nn.Module:
     """A copy of ``net`` with the chosen discretisations.
 
     Where weights are projected, running statistics are measured anew on ``batches``. Another integrator or grid alone
@@ -67,8 +67,8 @@ def changed(net: DynamicNet, chosen: Chosen, batches: Iterable[Tensor]) -> Dynam
 
 
 def compress(
-    net: DynamicNet,
-    scores: Sequence[Callable[[DynamicNet], Score]],
+    net: nn.Module,
+    scores: Sequence[Callable[[nn.Module], Score]],
     batches: Sequence[Tensor],
     *,
     tolerance: float | Sequence[float],
@@ -97,8 +97,8 @@ def compress(
 
 
 def _search(
-    net: DynamicNet,
-    scores: Sequence[Callable[[DynamicNet], Score]],
+    net: nn.Module,
+    scores: Sequence[Callable[[nn.Module], Score]],
     batches: Sequence[Tensor],
     tolerances: Sequence[float],
     integrators: Sequence[str] | None,
@@ -115,7 +115,7 @@ def _search(
         other, after, used = changed(net, chosen, batches), [], 0.0
         for score, old, allowed in zip(scores, before, tolerances, strict=True):
             after.append(score(other))
-            used = max(used, (old.accuracy - after[-1].accuracy) / max(allowed, LEAST_TOLERANCE))
+            used = max(used, (old["accuracy"] - after[-1]["accuracy"]) / max(allowed, LEAST_TOLERANCE))
             if used > 1:
                 break
         return used, Compression(other, chosen, before, after, tried)
@@ -149,7 +149,7 @@ def _search(
     return replace(best, tried=tried)
 
 
-def _states(net: DynamicNet, images: Tensor) -> Iterable[tuple[tuple[str, DynamicBlock], tuple[Tensor, Tensor | None]]]:
+def _states(net: nn.Module, images: Tensor) -> Iterable[tuple[tuple[str, DynamicBlock], tuple[Tensor, Tensor | None]]]:
     """Each block by name, with the states at its begin and, where it is given them, those before."""
     seen: dict[str, tuple[Tensor, Tensor | None]] = {}
 

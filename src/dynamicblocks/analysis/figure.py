@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dynamicblocks.training.evaluation import Manifestation
+from dynamicblocks.training.manifestations import Manifestation
 
 COLOURS = ("#d1495b", "#00798c", "#edae49", "#30638e", "#7a5195", "#4f772d", "#bc6c25", "#6c757d", "#003d5b")
 
@@ -40,7 +40,7 @@ def draw_manifestations(panels: Sequence[Panel], path: Path, *, subject: str) ->
     drawn = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     integrators = list(dict.fromkeys(each.integrator for panel in panels for each in panel.found))
     # Small differences at high accuracies would not be seen above zero; the axis says where it begins.
-    lowest = min(100 * each.accuracy for panel in panels for each in panel.found)
+    lowest = min(100 * each.score["accuracy"] for panel in panels for each in panel.found)
     bottom = 10 * math.floor(lowest / 10) if lowest > 50 else 0
     for axes, panel in zip(drawn, panels, strict=True):
         for place, (integrator, colour) in enumerate(zip(integrators, COLOURS, strict=False)):
@@ -63,10 +63,17 @@ def draw_manifestations(panels: Sequence[Panel], path: Path, *, subject: str) ->
 def _line(axes: Axes, found: Sequence[Manifestation], colour: str, width: float, *, marked: bool) -> None:
     if not found:
         return
-    evaluations, accuracies = [each.evaluations for each in found], [100 * each.accuracy for each in found]
+    evaluations, accuracies = [each.evaluations for each in found], [100 * each.score["accuracy"] for each in found]
     axes.plot(evaluations, accuracies, "o-", color=colour, lw=width, ms=4 + width, label=found[0].integrator)
     if marked:
         as_trained = min(found, key=lambda each: abs(each.steps_factor - 1))
         axes.plot(
-            as_trained.evaluations, 100 * as_trained.accuracy, "o", ms=13, mfc="none", mec=colour, mew=2, zorder=3
+            as_trained.evaluations,
+            100 * as_trained.score["accuracy"],
+            "o",
+            ms=13,
+            mfc="none",
+            mec=colour,
+            mew=2,
+            zorder=3,
         )

@@ -12,19 +12,21 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from torch import nn
 
 from dynamicblocks.analysis import Compression, changed, compress, halved
 from dynamicblocks.analysis.compression import INTEGRATORS
 from dynamicblocks.cli.console import make_console
-from dynamicblocks.cli.loading import LoadedRun, add_device_arguments, load
+from dynamicblocks.cli.loading import ReadyRun, add_device_arguments, load
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.integrators import as_integrator
-from dynamicblocks.network import DynamicNet
+from dynamicblocks.network import evaluations_of, num_weights
 from dynamicblocks.structure import structure
-from dynamicblocks.training import evaluate, make_batches
+from dynamicblocks.training import evaluate
 from dynamicblocks.training.environment import environment
 from dynamicblocks.training.evaluation import Score, answered, score_of
 from dynamicblocks.training.run_folder import RunFolder
+from dynamicblocks.training.runs import recorded
 
 USAGE = "dynamicblocks compress RUN [--tolerance 0.2%%] [--beside RUN] [--to FOLDER] ..."
 DESCRIPTION = """Find, for each block, the cheapest integrator, time grid and number of controls that keep the accuracy.
@@ -82,22 +84,24 @@ def run(options: Namespace) -> None:
         plain = load(options, options.beside, "validation")
         same = changed(plain.net, halved(plain.net), _training_images(plain, options.batches))
         rows += [_tested(plain, "before", plain.net), _tested(plain, "half the steps", same)]
-    console.print(_table(rows, len(one.data.test)))
+    console.print(_table(rows, one.test.samples))
     _print_blocks(found, console)
     result = {
         "compressed_from": str(one.folder.path),
         "tolerance": tolerance,
         "scores": {
-            name: {"before": asdict(before), "after": asdict(after)}
+            name: {"before": before.as_record(one.task.unit), "after": after.as_record(one.task.unit)}
             for name, before, after in zip(SETS, found.before, found.after, strict=True)
         },
         "networks_tried": found.tried,
         "blocks": {name: asdict(each) for name, each in found.chosen.items()},
         "test": rows,
-        "data": one.data.note,
+        "data": one.task.load(),
     }
-    folder = RunFolder.create(target, one.config.as_dict(), {**environment(), "compressed_from": str(one.folder.path)})
-    folder.write_weights(found.net.state_dict(), one.config.as_dict(), structure(found.net))
+    folder = RunFolder.create(
+        target, recorded(one.task, one.config), {**environment(), "compressed_from": str(one.folder.path)}
+    )
+    folder.write_weights(found.net.state_dict(), recorded(one.task, one.config), structure(found.net))
     folder.write_result(result)
     quoted = shlex.quote(str(target))
     console.print(f"Run written to {target}\nNext:\n  dynamicblocks evaluate {quoted}", highlight=False, soft_wrap=True)
@@ -118,27 +122,25 @@ def share(text: str) -> float:
     return value
 
 
-def _training_images(one: LoadedRun, wanted: int) -> list[Any]:
+def _training_images(one: ReadyRun, wanted: int) -> list[Any]:
     """Batches as in training, on which running statistics are measured."""
-    batches = make_batches(one.data, one.data.train, one.config, one.fabric, evaluation=False)
-    return [images for images, _ in islice(batches.training(epoch=0), wanted)]
+    return [one.task.inputs(batch) for batch in islice(one.training.training(epoch=0), wanted)]
 
 
-def _search(one: LoadedRun, options: Namespace, tolerance: Sequence[float], console: Console) -> Compression:
-    augmented = make_batches(one.data, one.data.train, one.config, one.fabric, evaluation=False)
+def _search(one: ReadyRun, options: Namespace, tolerance: Sequence[float], console: Console) -> Compression:
     # Small sets are seen several times, each time changed otherwise.
-    epochs = chain.from_iterable(augmented.training(epoch) for epoch in count())
-    batches = list(islice(epochs, max(1, CHANGED_IMAGES // augmented.batch_size)))
-    answers = [(images, answered(one.net, images, one.fabric)) for images, _ in batches]
+    epochs = chain.from_iterable(one.training.training(epoch) for epoch in count())
+    batches = list(islice(epochs, max(1, CHANGED_IMAGES // one.training.batch_size)))
+    answers = [answered(one.task, one.net, batch, one.fabric) for batch in batches]
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("trying discretisations", total=None)
         return compress(
             one.net,
             [
-                lambda net: evaluate(net, one.batches, one.fabric),
-                lambda net: score_of(net, batches, one.fabric),
-                lambda net: score_of(net, answers, one.fabric),
+                lambda net: evaluate(one.task, net, one.batches, one.fabric),
+                lambda net: score_of(one.task, net, batches, one.fabric),
+                lambda net: score_of(one.task, net, answers, one.fabric),
             ],
             _training_images(one, options.batches),
             tolerance=tolerance,
@@ -147,18 +149,17 @@ def _search(one: LoadedRun, options: Namespace, tolerance: Sequence[float], cons
         )
 
 
-def _tested(one: LoadedRun, state: str, net: DynamicNet) -> dict[str, Any]:
+def _tested(one: ReadyRun, state: str, net: nn.Module) -> dict[str, Any]:
     """Cost and accuracy on the test images; the throughput is the best of a few passes."""
-    test = make_batches(one.data, one.data.test, one.config, one.fabric)
-    scores: list[Score] = [evaluate(net, test, one.fabric) for _ in range(REPEATS)]
+    scores: list[Score] = [evaluate(one.task, net, one.test, one.fabric) for _ in range(REPEATS)]
     return {
-        "network": one.config.model.name,
+        "network": one.model,
         "state": state,
-        "weights": net.num_weights,
-        "evaluations": net.evaluations,
-        "accuracy": scores[0].accuracy,
+        "weights": num_weights(net),
+        "evaluations": evaluations_of(net),
+        "accuracy": scores[0]["accuracy"],
         "loss": scores[0].loss,
-        "images_per_second": max(score.images_per_second for score in scores),
+        "images_per_second": max(score.samples_per_second for score in scores),
     }
 
 
@@ -194,4 +195,6 @@ def _print_blocks(found: Compression, console: Console) -> None:
         console.print("No cheaper discretisation stays within the tolerance; the network is as it was.")
     console.print(f"Chosen among {found.tried} networks by their accuracy on", highlight=False)
     for name, before, after in zip(SETS, found.before, found.after, strict=True):
-        console.print(f"  {before.images} {name}: {before.accuracy:.2%} -> {after.accuracy:.2%}", highlight=False)
+        console.print(
+            f"  {before.samples} {name}: {before['accuracy']:.2%} -> {after['accuracy']:.2%}", highlight=False
+        )

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
@@ -12,10 +11,11 @@ from rich.table import Table
 
 from dynamicblocks.analysis import Panel, draw_manifestations
 from dynamicblocks.cli.console import make_console
-from dynamicblocks.cli.loading import LoadedRun, add_device_arguments, load
+from dynamicblocks.cli.loading import ReadyRun, add_device_arguments, load
 from dynamicblocks.integrators import as_integrator
+from dynamicblocks.network import num_weights
 from dynamicblocks.training.environment import environment
-from dynamicblocks.training.evaluation import Manifestation, caveat, comparable, manifestations
+from dynamicblocks.training.manifestations import Manifestation, caveat, comparable, manifestations
 from dynamicblocks.training.storage import write_text
 
 USAGE = "dynamicblocks converge RUN [--beside RUN ...] [--integrators NAMES] [--factors NUMBERS] [--split SPLIT] ..."
@@ -58,7 +58,8 @@ def run(options: Namespace) -> None:
     if options.integrators is not None:
         options.integrators = list(dict.fromkeys(as_integrator(name).shorthand for name in options.integrators))
     folder = runs[0].folder.path
-    subject = f"{options.split} images of {runs[0].config.data.name.partition(':')[0]}"
+    task = runs[0].task
+    subject = f"{options.split} {task.unit} of {task.title.partition('-')[0]}"
     panels: list[Panel] = []
     for one in runs:
         panels.append(Panel(one.title, one.integrator, _manifestations(one, options, console)))
@@ -66,7 +67,7 @@ def run(options: Namespace) -> None:
         record = {
             **environment(),
             "split": options.split,
-            "data": runs[0].data.note,
+            "data": task.load(),
             "precision": options.precision,
             "runs": [_record(*pair) for pair in zip(runs, panels, strict=False)],
         }
@@ -78,33 +79,36 @@ def run(options: Namespace) -> None:
         console.print("To see a plain residual network fail the same change, train one and add --beside ITS_RUN.")
 
 
-def _record(one: LoadedRun, panel: Panel) -> dict[str, Any]:
+def _record(one: ReadyRun, panel: Panel) -> dict[str, Any]:
     return {
         "folder": one.folder.path.name,
         "title": panel.title,
         "trained_with": panel.trained_with,
-        "weights": one.net.num_weights,
-        "manifestations": [asdict(each) for each in panel.found],
+        "weights": num_weights(one.net),
+        "manifestations": [each.as_record(one.task.unit) for each in panel.found],
     }
 
 
-def _manifestations(one: LoadedRun, options: Namespace, console: Console) -> list[Manifestation]:
+def _manifestations(one: ReadyRun, options: Namespace, console: Console) -> list[Manifestation]:
     integrators, factors = options.integrators, options.factors
     if integrators is None:
         integrators, factors = comparable(one.net, INTEGRATORS, factors)
     with Progress(console=console) as progress:
         task = progress.add_task(one.title, total=len(integrators) * len(factors))
         return manifestations(
-            one.net, one.batches, one.fabric, integrators, factors, seen=lambda: progress.advance(task)
+            one.task, one.net, one.batches, one.fabric, integrators, factors, seen=lambda: progress.advance(task)
         )
 
 
-def _table(one: LoadedRun, found: Sequence[Manifestation], split: str) -> Table:
-    title = f"{one.title} ({one.folder.path.name}), {len(one.batches.split)} {split} images"
+def _table(one: ReadyRun, found: Sequence[Manifestation], split: str) -> Table:
+    title = f"{one.title} ({one.folder.path.name}), {one.batches.samples} {split} {one.task.unit}"
     said = caveat(one.net, [each.integrator for each in found])
     table = Table(title=title, title_justify="left", caption=said or None, caption_justify="left")
     table.add_column("integrator")
-    for column in ("steps", "evaluations", "accuracy", "change", "loss", "images/s"):
+    headline = one.task.headline
+    others = [figure for figure in one.task.figures if figure is not headline]
+    columns = (headline.heading, "change", *(figure.heading for figure in others), f"{one.task.unit}/s")
+    for column in ("steps", "evaluations", *columns):
         table.add_column(column, justify="right")
     trained = [each for each in found if (each.integrator, each.steps_factor) == (one.integrator, 1)]
     for each in found:
@@ -113,10 +117,10 @@ def _table(one: LoadedRun, found: Sequence[Manifestation], split: str) -> Table:
             f"{each.integrator} (trained)" if own else each.integrator,
             f"{each.steps_factor} x",
             str(each.evaluations),
-            f"{each.accuracy:.2%}",
-            "" if own or not trained else f"{100 * (each.accuracy - trained[0].accuracy):+.2f}",
-            f"{each.loss:.4f}",
-            f"{each.images_per_second:,.0f}",
+            headline.shown(each.score[headline.name]),
+            "" if own or not trained else headline.change(trained[0].score[headline.name], each.score[headline.name]),
+            *(figure.shown(each.score[figure.name]) for figure in others),
+            f"{each.score.samples_per_second:,.0f}",
             style="bold" if own else None,
         )
     return table

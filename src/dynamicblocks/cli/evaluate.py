@@ -1,6 +1,5 @@
 """``dynamicblocks evaluate``."""
 
-from dataclasses import asdict
 from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
@@ -8,9 +7,10 @@ from rich.table import Table
 
 from dynamicblocks.cli.console import make_console
 from dynamicblocks.cli.loading import add_device_arguments, load
+from dynamicblocks.network import evaluations_of, named_blocks
 from dynamicblocks.surgery import reintegrated, with_gradient
 from dynamicblocks.training import evaluate
-from dynamicblocks.training.evaluation import caveat
+from dynamicblocks.training.manifestations import caveat
 
 USAGE = "dynamicblocks evaluate RUN [--integrator NAME] [--steps N | --steps_per_control N] [--split SPLIT] ..."
 DESCRIPTION = """Evaluate the weights of a run as they were trained, and under another integrator or number of steps.
@@ -34,6 +34,7 @@ def run(options: Namespace) -> None:
     """Evaluate both, print a table and add a line to the run."""
     console = make_console()
     one = load(options, options.run, options.split)
+    unit, figures = one.task.unit, one.task.figures
     nets = {"as trained": one.net}
     if (options.integrator, options.steps, options.steps_per_control) != (None, None, None):
         # Nothing is differentiated here, so no integrator is asked whether it serves the mode of the training.
@@ -44,29 +45,30 @@ def run(options: Namespace) -> None:
         if dropped:
             console.print(f"As asked, nothing reads {', '.join(dropped)}.", highlight=False, soft_wrap=True)
     table = Table(
-        title=f"{one.folder.path} on {len(one.batches.split)} {options.split} images",
+        title=f"{one.folder.path} on {one.batches.samples} {options.split} {unit}",
         title_justify="left",
         caption_justify="left",
     )
-    for column in ("", "integrator", "steps a block", "evaluations", "loss", "accuracy", "images/s"):
+    headings = (figure.heading for figure in figures)
+    for column in ("", "integrator", "steps a block", "evaluations", *headings, f"{unit}/s"):
         table.add_column(column, justify="left" if column in ("", "integrator") else "right")
     for name, variant in nets.items():
-        score = evaluate(variant, one.batches, one.fabric)
-        integrators = ", ".join(dict.fromkeys(block.integrator.shorthand for block in variant.blocks))
-        steps = [block.steps for block in variant.blocks]
+        score = evaluate(one.task, variant, one.batches, one.fabric)
+        integrators = ", ".join(dict.fromkeys(block.integrator.shorthand for block in named_blocks(variant).values()))
+        steps = [block.steps for block in named_blocks(variant).values()]
         shown = ", ".join(str(count) for count in dict.fromkeys(steps))
         table.add_row(
             name,
             integrators,
             shown,
-            str(variant.evaluations),
-            f"{score.loss:.4f}",
-            f"{score.accuracy:.2%}",
-            f"{score.images_per_second:,.0f}",
+            str(evaluations_of(variant)),
+            *(figure.shown(score[figure.name]) for figure in figures),
+            f"{score.samples_per_second:,.0f}",
         )
-        entry = {"integrator": integrators, "steps": steps, "evaluations": variant.evaluations, "split": options.split}
-        one.folder.append("evaluations.jsonl", {**entry, **asdict(score)})
-    asked = {block.integrator.shorthand for variant in nets.values() for block in variant.blocks}
+        entry = {"integrator": integrators, "steps": steps, "evaluations": evaluations_of(variant)}
+        record = {**entry, "split": options.split, **score.as_record(unit)}
+        one.folder.append("evaluations.jsonl", record)
+    asked = {block.integrator.shorthand for variant in nets.values() for block in named_blocks(variant).values()}
     table.caption = caveat(one.net, sorted(asked)) or None
     console.print(table)
     console.print(f"Added to {one.folder.path / 'evaluations.jsonl'}", highlight=False, soft_wrap=True)

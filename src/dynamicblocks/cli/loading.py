@@ -1,31 +1,33 @@
 """Runs as the commands that analyse them need them."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 from lightning_fabric import Fabric
+from torch import nn
 
-from dynamicblocks.data import Batches, ImageDataset
-from dynamicblocks.network import DynamicNet
-from dynamicblocks.training import TrainConfig, make_batches
+from dynamicblocks.tasks import load_run
+from dynamicblocks.training import Batches, Place, RunFolder, Task, TrainConfig
 from dynamicblocks.training.config import HardwareConfig
-from dynamicblocks.training.evaluation import own_integrator
-from dynamicblocks.training.hardware import make_fabric
-from dynamicblocks.training.run_folder import RunFolder
-from dynamicblocks.training.runs import load_run
+from dynamicblocks.training.hardware import make_fabric, make_place
+from dynamicblocks.training.manifestations import own_integrator
+from dynamicblocks.training.task import SplitName
 
 
 @dataclass(frozen=True)
-class LoadedRun:
-    """A finished run on the device asked for, with the images to evaluate it on."""
+class ReadyRun:
+    """A finished run on the device asked for, with the samples to evaluate it on."""
 
     folder: RunFolder
+    task: Task[Any]
     config: TrainConfig
-    data: ImageDataset
-    net: DynamicNet
-    batches: Batches
+    net: nn.Module
+    batches: Batches[Any]
     fabric: Fabric
+    place: Place
 
     @property
     def integrator(self) -> str:
@@ -33,9 +35,24 @@ class LoadedRun:
         return own_integrator(self.net)
 
     @property
+    def model(self) -> str:
+        """The name of its network, or of its task where that has none."""
+        return getattr(getattr(self.task, "model", None), "name", self.task.name)
+
+    @property
     def title(self) -> str:
         """Model and integrator."""
-        return f"{self.config.model.name}, {self.integrator}"
+        return f"{self.model}, {self.integrator}" if self.integrator else self.model
+
+    @cached_property
+    def test(self) -> Batches[Any]:
+        """The test samples."""
+        return self.task.batches("test", self.place)
+
+    @cached_property
+    def training(self) -> Batches[Any]:
+        """The training samples, changed at random as in training."""
+        return self.task.batches("train", self.place)
 
 
 def add_device_arguments(parser: ArgumentParser) -> None:
@@ -45,10 +62,11 @@ def add_device_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--precision", type=str, default="32-true", help="32-true, bf16-mixed, ...")
 
 
-def load(options: Namespace, path: str, split: str) -> LoadedRun:
+def load(options: Namespace, path: str, split: SplitName) -> ReadyRun:
     """The run in ``path``, ready to be evaluated on one of its splits."""
     fabric = make_fabric(HardwareConfig(accelerator=options.accelerator, precision=options.precision))
-    folder, config, data, net = load_run(Path(path), data_dir=options.data_dir)
-    batches = make_batches(data, getattr(data, split), config, fabric)
-    net.to(fabric.device).eval()
-    return LoadedRun(folder, config, data, net, batches, fabric)
+    run = load_run(Path(path), data_dir=options.data_dir)
+    place = make_place(run.config, fabric)
+    batches = run.task.batches(split, place)
+    run.net.to(fabric.device).eval()
+    return ReadyRun(run.folder, run.task, run.config, run.net, batches, fabric, place)

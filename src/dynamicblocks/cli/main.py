@@ -95,14 +95,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _loaded(name: str, arguments: list[str]) -> tuple[Command, Any]:
     """A command, and its options among the arguments behind its name."""
     entry = COMMANDS[name]
+    command: Command
     with needed_for(f"dynamicblocks {name}"):
         module: Any = import_module(f"dynamicblocks.cli.{entry.module}")
         if not entry.name:
             from dynamicblocks.cli.typed import typed_options
 
-            written = published.rewritten(arguments) if name == "train" else arguments
-            return module, typed_options(name, module, written)
-    command: Command = getattr(module, entry.name)
+            if name == "train":
+                written = published.rewritten(arguments)
+                command = module.command_for(written)
+                return command, typed_options(name, command, written)
+            return module, typed_options(name, module, arguments)
+    command = getattr(module, entry.name)
     parser = argparse.ArgumentParser(
         prog=f"dynamicblocks {name}",
         usage=command.USAGE,

@@ -9,7 +9,7 @@ from rich.table import Table
 from dynamicblocks.analysis import Operators, TwistOperators, draw_fields, draw_operators, network_operators
 from dynamicblocks.analysis.operators import plain_part
 from dynamicblocks.cli.console import make_console
-from dynamicblocks.training.runs import load_run
+from dynamicblocks.tasks import load_run
 from dynamicblocks.twisting import twists
 
 USAGE = "dynamicblocks operators RUN [--pairs N] [--data_dir DIR]"
@@ -33,7 +33,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     """Print the table and draw."""
     console = make_console()
-    folder, _, _, net = load_run(Path(options.run), data_dir=options.data_dir)
+    run = load_run(Path(options.run), data_dir=options.data_dir)
+    folder, net = run.folder, run.net
     found = network_operators(net)
     strengths = {each.name: each.strength for each in twists(net).twisted}
     console.print(_table(str(folder.path), found, strengths))

@@ -1,6 +1,8 @@
 """``dynamicblocks train``."""
 
 import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +11,15 @@ from rich.console import Console
 from rich.table import Table
 
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.training import Outcome, TrainConfig, Training
-from dynamicblocks.training.config import add_config_arguments, config_of, load_config
-from dynamicblocks.training.evaluation import caveat, own_integrator, solves_its_equation
-from dynamicblocks.training.run_folder import RunFolder
+from dynamicblocks.network import evaluations_of, num_weights
+from dynamicblocks.tasks import load_config, tasks
+from dynamicblocks.tasks.parsing import add_task_arguments, task_and_config
+from dynamicblocks.training import Outcome, RunFolder, Task, TrainConfig, Training
+from dynamicblocks.training.manifestations import caveat, own_integrator, solves_its_equation
 
 # A list of every flag above each error would hide the error.
-USAGE = "dynamicblocks train [--config FILE] [--FLAG VALUE ...] [--resume RUN]"
-DESCRIPTION = """Train a network of dynamic blocks on images, then evaluate the same weights under other integrators.
+USAGE = "dynamicblocks train [--task TASK] [--config FILE] [--FLAG VALUE ...] [--resume RUN]"
+DESCRIPTION = """Train a network of dynamic blocks, then evaluate the same weights under other integrators.
 
 Without arguments: scikit-learn's digits and a small network, under two minutes on a laptop.
 Example: dynamicblocks train --model.name resnet20 --model.unit post --epochs 20
@@ -31,50 +34,73 @@ the original's defaults), --scheme, --dataset, --data-dir, --batch-size, --test-
 --n-time-steps-per, --time-epsilon, --use-skipinit, --refine, --refine-variance, --name, --depth-res, --depth-wide."""
 
 
-def add_arguments(parser: ArgumentParser) -> None:
-    """Every field of the configuration is a flag."""
-    add_config_arguments(parser)
-    parser.add_argument("--resume", type=str, default=None, help="folder of a run to continue, as it was configured")
+@dataclass(frozen=True)
+class TrainCommand:
+    """The command for one task, whose options are its flags."""
 
+    task: type[Task[Any]]
+    USAGE = USAGE
+    DESCRIPTION = DESCRIPTION
 
-def run(options: Namespace) -> None:
-    """Train and show what came out."""
-    training = _resumed(options) if options.resume is not None else Training(config_of(options))
-    console = training.console
-    console.print(training.data.note, soft_wrap=True)
-    console.print(
-        f"{training.config.model.name}: {training.net.num_weights:,} weights, {training.net.evaluations} layer "
-        f"evaluations a pass, on {training.fabric.device}; writing to {training.folder.path}",
-        soft_wrap=True,
-        highlight=False,
-    )
-    show(training.run(), training, console)
-
-
-def _resumed(options: Namespace) -> Training:
-    if config_of(options) != TrainConfig():
-        raise ConfigurationError(
-            "--resume continues a run as it was configured and takes no other options; to change some, start a new "
-            f"run with --config {Path(options.resume) / 'config.yaml'}"
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Every field of the configuration is a flag."""
+        parser.add_argument("--task", type=str, default=self.task.name, help=f"one of {', '.join(tasks)}")
+        parser.add_argument("--config", action="config", help="YAML file with some or all of the options below")
+        add_task_arguments(parser, self.task)
+        parser.add_argument(
+            "--resume", type=str, default=None, help="folder of a run to continue, as it was configured"
         )
-    path = Path(options.resume)
-    config = load_config(RunFolder.open(path).configuration())
-    return Training(config, resume=path)
+
+    def run(self, options: Namespace) -> None:
+        """Train and show what came out."""
+        task, config = task_and_config(self.task, options)
+        if options.resume is None:
+            training = Training(task, config)
+        else:
+            if (task, config) != (self.task(), TrainConfig()):
+                raise ConfigurationError(
+                    "--resume continues a run as it was configured and takes no other options; to change some, start "
+                    f"a new run with --config {Path(options.resume) / 'config.yaml'}"
+                )
+            path = Path(options.resume)
+            training = Training(*load_config(RunFolder.open(path).configuration()), resume=path)
+        console = training.console
+        console.print(training.note, soft_wrap=True)
+        console.print(
+            f"{training.task.title}: {num_weights(training.net):,} weights, {evaluations_of(training.net)} layer "
+            f"evaluations a pass, on {training.fabric.device}; writing to {training.folder.path}",
+            soft_wrap=True,
+            highlight=False,
+        )
+        show(training.run(), training, console)
+
+
+def command_for(arguments: Sequence[str]) -> TrainCommand:
+    """The command for the task that is named among the arguments."""
+    name = "classify"
+    for place, token in enumerate(arguments):
+        flag, equals, value = token.partition("=")
+        if flag == "--task":
+            name = value if equals else next(iter(arguments[place + 1 : place + 2]), "")
+    return TrainCommand(tasks[name])  # type: ignore[arg-type]
 
 
 def show(outcome: Outcome, training: Training, console: Console) -> None:
     """The result, the same weights in other manifestations, and what to do next."""
-    test, chosen = outcome.test, outcome.validation
+    task, headline = training.task, training.task.headline
+    test, chosen = (headline.shown(score[headline.name]) for score in (outcome.test, outcome.validation))
     console.print(
-        f"\nTest accuracy [bold]{test.accuracy:.2%}[/] ({test.correct} of {test.images} images, read once). Weights of "
-        f"epoch {outcome.kept_epoch + 1}, the {training.config.keep} ({chosen.accuracy:.2%} on the validation images). "
+        f"\nTest {headline.heading} [bold]{test}[/] ({outcome.test.samples} {task.unit}, read once). Weights of epoch "
+        f"{outcome.kept_epoch + 1}, the {training.config.keep} ({chosen} on the validation {task.unit}). "
         f"{outcome.seconds:.1f} s of training.",
         highlight=False,
     )
     if outcome.manifestations:
-        console.print(manifestation_table(outcome))
+        console.print(manifestation_table(outcome, task))
     other = " --integrator rk4 --steps 16" if solves_its_equation(outcome.net, "rk4") else ""
     run = shlex.quote(str(outcome.folder))
+    for picture in outcome.pictures:
+        console.print(f"Drawn: {picture}", highlight=False, soft_wrap=True)
     console.print(f"Run written to {outcome.folder}\nNext:", highlight=False, soft_wrap=True)
     for command in (
         f"dynamicblocks converge {run}",
@@ -84,13 +110,14 @@ def show(outcome: Outcome, training: Training, console: Console) -> None:
         console.print(f"  {command}", highlight=False, soft_wrap=True)
 
 
-def manifestation_table(outcome: Outcome) -> Table:
-    """Test accuracy by integrator and number of steps."""
+def manifestation_table(outcome: Outcome, task: Task[Any]) -> Table:
+    """The task's main figure on the test samples, by integrator and number of steps."""
+    headline = task.headline
     factors = sorted({other.steps_factor for other in outcome.manifestations})
     trained = own_integrator(outcome.net)
     names = [other.integrator for other in outcome.manifestations]
     table = Table(
-        title="Test accuracy of the same weights, by integrator and steps",
+        title=f"Test {headline.heading} of the same weights, by integrator and steps",
         title_justify="left",
         caption=caveat(outcome.net, names) or None,
         caption_justify="left",
@@ -98,8 +125,8 @@ def manifestation_table(outcome: Outcome) -> Table:
     table.add_column("integrator")
     for factor in factors:
         table.add_column("steps as trained" if factor == 1 else f"{factor} x steps", justify="right")
-    found: dict[tuple[str, int], Any] = {(o.integrator, o.steps_factor): o for o in outcome.manifestations}
+    found = {(other.integrator, other.steps_factor): other.score[headline.name] for other in outcome.manifestations}
     for integrator in dict.fromkeys(names):
         name = f"{integrator} (trained)" if integrator == trained else integrator
-        table.add_row(name, *(f"{found[integrator, factor].accuracy:.2%}" for factor in factors))
+        table.add_row(name, *(headline.shown(found[integrator, factor]) for factor in factors))
     return table

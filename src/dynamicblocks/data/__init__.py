@@ -1,12 +1,16 @@
-"""Image data sets, and batches of them made on the device."""
+"""Data: image data sets, fields, pairs of images and masks; and batches of them made on the device."""
 
 from dynamicblocks.extras import needed_for
 
 with needed_for(__name__):
-    from dynamicblocks.data.images.augmentation import Augmentation
-    from dynamicblocks.data.images.batches import Batches
-    from dynamicblocks.data.images.catalogue import datasets
-    from dynamicblocks.data.images.datasets import ImageDataset, load_dataset
-    from dynamicblocks.data.images.splits import MemorySplit, Split
+    from dynamicblocks.data.images import (
+        Augmentation,
+        ImageBatches,
+        ImageDataset,
+        MemorySplit,
+        Split,
+        datasets,
+        load_dataset,
+    )
 
-__all__ = ["Augmentation", "Batches", "ImageDataset", "MemorySplit", "Split", "datasets", "load_dataset"]
+__all__ = ["Augmentation", "ImageBatches", "ImageDataset", "MemorySplit", "Split", "datasets", "load_dataset"]

@@ -1,37 +1,40 @@
-"""Training: configuration, loop, checkpoints, evaluation."""
+"""Training, whatever the task: configuration, loop, checkpoints, evaluation."""
 
 from dynamicblocks.extras import needed_for
 
 with needed_for(__name__):
     from dynamicblocks.training.config import (
-        DataConfig,
         HardwareConfig,
-        ModelConfig,
         OptimizerConfig,
         RediscretiseConfig,
         RefineConfig,
         TrainConfig,
+        TwistConfig,
     )
-    from dynamicblocks.training.evaluation import Manifestation, Score, evaluate, manifestations
-    from dynamicblocks.training.loading import make_batches
+    from dynamicblocks.training.evaluation import Score, evaluate
+    from dynamicblocks.training.manifestations import Manifestation, manifestations
     from dynamicblocks.training.outcome import Outcome
     from dynamicblocks.training.run_folder import RunFolder
+    from dynamicblocks.training.task import LOSS, Batches, Figure, Place, Task
     from dynamicblocks.training.train import Training
 
 __all__ = [
-    "DataConfig",
+    "LOSS",
+    "Batches",
+    "Figure",
     "HardwareConfig",
     "Manifestation",
-    "ModelConfig",
     "OptimizerConfig",
     "Outcome",
+    "Place",
     "RediscretiseConfig",
     "RefineConfig",
     "RunFolder",
     "Score",
+    "Task",
     "TrainConfig",
     "Training",
+    "TwistConfig",
     "evaluate",
-    "make_batches",
     "manifestations",
 ]

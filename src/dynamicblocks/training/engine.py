@@ -1,16 +1,17 @@
 """A network with its optimiser on a device: one training step, and what a change of the network's shape renews."""
 
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from dynamicblocks.network import DynamicNet
 from dynamicblocks.surgery import freeze_unused_controls
 from dynamicblocks.training.box import Box
 from dynamicblocks.training.config import TrainConfig
 from dynamicblocks.training.optimizer import make_optimizer
 from dynamicblocks.training.smoothness import SmoothnessPenalty
+from dynamicblocks.training.task import Task
 
 
 class Engine:
@@ -18,12 +19,14 @@ class Engine:
 
     Args:
         net: the bare network; it is kept for evaluation and storage, with names without the prefixes of wrappers.
+        task: its loss is lowered.
         config: of the training.
         fabric: device, precision, processes.
     """
 
-    def __init__(self, net: DynamicNet, config: TrainConfig, fabric: Fabric) -> None:
+    def __init__(self, net: nn.Module, task: Task[Any], config: TrainConfig, fabric: Fabric) -> None:
         self.net = net
+        self.task = task
         self.fabric = fabric
         self.options = config.optimizer
         self.frozen = freeze_unused_controls(net)
@@ -40,16 +43,12 @@ class Engine:
         if self.box is not None:
             self.box.project()
 
-    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss to be lowered; and, without gradient, the sums of cross-entropy, of right answers and of images."""
-        logits = self.model(images)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.options.label_smoothing)
-        with torch.no_grad():
-            right = (logits.argmax(dim=1) == labels).sum()
-            sums = torch.stack([loss * len(labels), right, torch.full_like(loss, len(labels))])
+    def loss(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """The loss to be lowered; and, without gradient, the task's sums of the batch."""
+        loss, sums = self.task.loss(self.model, batch)
         if self.smoothness is not None:
             loss = loss + self.smoothness(loss.device)
-        return loss, sums
+        return loss, sums.detach()
 
     def step(self, loss: Tensor) -> None:
         """Backward pass, a step of the optimiser, and the weights back into their box."""

@@ -1,21 +1,17 @@
-"""Measuring a network on images."""
+"""Measuring a network on the batches of a task."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from dynamicblocks.data import Batches
-from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.integrators import FIRST_ORDER, as_integrator
-from dynamicblocks.network import DynamicNet
-from dynamicblocks.surgery import reintegrated
-from dynamicblocks.training.hardware import over_processes
+from dynamicblocks.training.hardware import make_sums, over_processes
+from dynamicblocks.training.task import Batches, Task
 
 
 @dataclass(frozen=True)
@@ -23,26 +19,34 @@ class Score:
     """What a network reached on a split.
 
     Args:
-        loss: mean cross-entropy.
-        accuracy: share of images classified rightly, in [0, 1].
-        images: how many there were.
+        figures: the task's, by name; one of them is the loss.
+        samples: how many there were.
         seconds: that it took.
+
+    >>> Score({"loss": 0.5, "accuracy": 0.75}, samples=8, seconds=2.0)["accuracy"]
+    0.75
     """
 
-    loss: float
-    accuracy: float
-    images: int
+    figures: Mapping[str, float]
+    samples: int
     seconds: float
 
-    @property
-    def correct(self) -> int:
-        """Images classified rightly."""
-        return round(self.accuracy * self.images)
+    def __getitem__(self, name: str) -> float:
+        return self.figures[name]
 
     @property
-    def images_per_second(self) -> float:
+    def loss(self) -> float:
+        """The mean loss."""
+        return self.figures["loss"]
+
+    @property
+    def samples_per_second(self) -> float:
         """Throughput."""
-        return self.images / self.seconds
+        return self.samples / self.seconds
+
+    def as_record(self, unit: str) -> dict[str, Any]:
+        """Plain values for a file: the figures, the number of samples under the name of their unit, the time."""
+        return {**self.figures, unit: self.samples, "seconds": self.seconds}
 
 
 @contextmanager
@@ -56,115 +60,40 @@ def evaluation_mode(net: nn.Module) -> Iterator[None]:
         net.train(training)
 
 
-def evaluate(net: DynamicNet, batches: Batches, fabric: Fabric) -> Score:
-    """Loss and accuracy over a split, over all processes, with running statistics left as they are."""
-    return score_of(net, batches.evaluation(), fabric)
-
-
-def score_of(net: DynamicNet, batches: Iterable[tuple[Tensor, Tensor]], fabric: Fabric) -> Score:
-    """Loss and accuracy over any batches of images and labels, as in :func:`evaluate`."""
-    begin = time.perf_counter()
-    total = torch.zeros(3, device=fabric.device)
-    with evaluation_mode(net), torch.inference_mode(), fabric.autocast():
-        for images, labels in batches:
-            logits = net(in_precision(images, fabric)).float()
-            loss = F.cross_entropy(logits, labels, reduction="sum")
-            total += torch.stack([loss, (logits.argmax(dim=1) == labels).sum(), loss.new_tensor(len(labels))])
-    loss_sum, correct, images_seen = over_processes(fabric, total).tolist()
-    return Score(loss_sum / images_seen, correct / images_seen, round(images_seen), time.perf_counter() - begin)
-
-
-def answered(net: DynamicNet, images: Tensor, fabric: Fabric) -> Tensor:
-    """The class that ``net`` gives each image."""
-    with evaluation_mode(net), torch.inference_mode(), fabric.autocast():
-        return net(in_precision(images, fabric)).argmax(dim=1)
-
-
-def in_precision(images: Tensor, fabric: Fabric) -> Tensor:
-    """Images as a network takes them whose weights have the precision asked for, such as 64-true."""
-    converted: Tensor = fabric.strategy.precision.convert_input(images)
-    return converted
-
-
-def own_integrator(net: DynamicNet) -> str:
-    """The integrators of its blocks, each once."""
-    return ", ".join(dict.fromkeys(block.integrator.shorthand for block in net.blocks))
-
-
-def own_equation(net: DynamicNet) -> str:
-    """What the integrators of all blocks solve; empty where that is not one equation."""
-    solved = {block.integrator.equation for block in net.blocks}
-    return solved.pop() if len(solved) == 1 else ""
-
-
-def solves_its_equation(net: DynamicNet, integrator: str) -> bool:
-    """Whether the weights of ``net`` make the same function under it, more or less exactly."""
-    if not own_equation(net) or as_integrator(integrator).equation != own_equation(net):
-        return False
+@contextmanager
+def evaluating(net: nn.Module, fabric: Fabric) -> Iterator[None]:
+    """Evaluation mode without gradients, in the precision asked for; a network of such weights gets such inputs."""
+    convert = fabric.strategy.precision.convert_input
+    hook = net.register_forward_pre_hook(lambda _, inputs: convert(inputs))
     try:
-        reintegrated(net, integrator)
-    except ConfigurationError:  # a layer without the parts that it reads, steps that it cannot take
-        return False
-    return True
+        with evaluation_mode(net), torch.inference_mode(), fabric.autocast():
+            yield
+    finally:
+        hook.remove()
 
 
-def comparable(
-    net: DynamicNet, integrators: Sequence[str], factors: Sequence[int]
-) -> tuple[Sequence[str], Sequence[int]]:
-    """What of these to show ``net`` under: the integrators that it has, and those that solve the same equation."""
-    own = own_integrator(net)
-    names = [name for name in integrators if name == own or solves_its_equation(net, name)]
-    if own and own not in names:
-        names.insert(0, own)
-    return names, [1] if any(block.integrator.bound_to_steps for block in net.blocks) else factors
+def evaluate(task: Task[Any], net: nn.Module, batches: Batches[Any], fabric: Fabric) -> Score:
+    """The figures over a split, over all processes, with running statistics left as they are."""
+    return score_of(task, net, batches.evaluation(), fabric)
 
 
-def caveat(net: DynamicNet, integrators: Iterable[str]) -> str:
-    """What to know of a table of ``net`` under these: which of them make another function of its weights."""
-    own, equation = own_integrator(net), own_equation(net)
-    others = [name for name in dict.fromkeys(integrators) if name != own and not solves_its_equation(net, name)]
-    if not equation:
-        return "With other steps or integrators these weights make another function." if net.blocks else ""
-    if others:
-        return f"Trained as {equation}. Another function of the same weights: {', '.join(others)}."
-    return "" if equation == FIRST_ORDER else f"Trained as {equation}, which other integrators do not solve."
+def score_of(task: Task[Any], net: nn.Module, batches: Iterable[Any], fabric: Fabric) -> Score:
+    """The figures over any batches, as in :func:`evaluate`."""
+    begin = time.perf_counter()
+    total = make_sums(len(task.sums), fabric.device)
+    with evaluating(net, fabric):
+        for batch in batches:
+            total += task.score(net, batch)
+    return score_from(task, over_processes(fabric, total), time.perf_counter() - begin)
 
 
-@dataclass(frozen=True)
-class Manifestation:
-    """The same weights under one integrator and step count."""
-
-    integrator: str
-    steps_factor: int
-    evaluations: int
-    loss: float
-    accuracy: float
-    images_per_second: float
+def score_from(task: Task[Any], sums: Tensor, seconds: float) -> Score:
+    """The figures that follow from the sums over batches and processes."""
+    named = dict(zip(task.sums, sums.tolist(), strict=True))
+    return Score(task.measured(named), round(named[task.sums[0]]), seconds)
 
 
-def manifestations(
-    net: DynamicNet,
-    batches: Batches,
-    fabric: Fabric,
-    integrators: Iterable[str],
-    factors: Sequence[int],
-    seen: Callable[[], object] | None = None,
-) -> list[Manifestation]:
-    """The weights of ``net`` under every integrator and with so many times its steps; ``seen`` is called after each.
-
-    Its own integrator keeps the weights that it has.
-    """
-    own = own_integrator(net)
-    found = []
-    for integrator in integrators:
-        for factor in factors:
-            other, _ = reintegrated(net, None if integrator == own else integrator, steps_factor=factor)
-            score = evaluate(other, batches, fabric)
-            found.append(
-                Manifestation(
-                    integrator, factor, other.evaluations, score.loss, score.accuracy, score.images_per_second
-                )
-            )
-            if seen is not None:
-                seen()
-    return found
+def answered(task: Task[Any], net: nn.Module, batch: Any, fabric: Fabric) -> Any:
+    """The batch with the answers of ``net`` in the place of the true ones; None where the task knows no such thing."""
+    with evaluating(net, fabric):
+        return task.answered(net, batch)

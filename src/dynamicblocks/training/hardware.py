@@ -10,7 +10,8 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.training.config import HardwareConfig
+from dynamicblocks.training.config import HardwareConfig, TrainConfig
+from dynamicblocks.training.task import Place
 
 
 def make_fabric(config: HardwareConfig) -> Fabric:
@@ -39,6 +40,24 @@ def make_fabric(config: HardwareConfig) -> Fabric:
             "use auto or ddp"
         )
     return fabric
+
+
+def make_place(config: TrainConfig, fabric: Fabric) -> Place:
+    """Where a training needs its batches."""
+    return Place(
+        device=fabric.device,
+        dtype=torch.float64 if config.hardware.precision == "64-true" else torch.float32,
+        channels_last=config.hardware.channels_last is True,
+        seed=config.seed,
+        workers=config.hardware.workers,
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+    )
+
+
+def make_sums(count: int, device: torch.device) -> Tensor:
+    """Zeros to add to: in float64, which counts pixels to the last one, where the device has it."""
+    return torch.zeros(count, device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
 
 
 def over_processes(fabric: Fabric, values: Tensor) -> Tensor:

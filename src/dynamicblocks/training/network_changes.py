@@ -7,10 +7,10 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dynamicblocks.data.images.batches import generator
-from dynamicblocks.network import DynamicNet
+from dynamicblocks.draws import generator
+from dynamicblocks.network import named_blocks
 from dynamicblocks.surgery import rediscretise, refine
 from dynamicblocks.training.config import RefineConfig, TrainConfig, TwistConfig
 
@@ -25,10 +25,10 @@ class NetworkChange(Protocol):
     def name(self) -> str:
         """What was done: a past participle."""
 
-    def apply(self, net: DynamicNet) -> DynamicNet:
+    def apply(self, net: nn.Module) -> nn.Module:
         """The network from now on."""
 
-    def carry(self, old: DynamicNet, momenta: Momenta, new: DynamicNet, carried: Momenta) -> None:
+    def carry(self, old: nn.Module, momenta: Momenta, new: nn.Module, carried: Momenta) -> None:
         """Give the new weights the momentum of those they come from."""
 
 
@@ -41,14 +41,14 @@ class Refined:
     epoch: int
     name: str = "refined"
 
-    def apply(self, net: DynamicNet) -> DynamicNet:
+    def apply(self, net: nn.Module) -> nn.Module:
         """The network with ``factor`` times the controls and steps."""
         finer = refine(net, self.config.factor)
         if self.config.variance:
             scatter_controls(finer, self.config.variance, generator(self.seed, self.epoch))
         return finer
 
-    def carry(self, old: DynamicNet, momenta: Momenta, new: DynamicNet, carried: Momenta) -> None:
+    def carry(self, old: nn.Module, momenta: Momenta, new: nn.Module, carried: Momenta) -> None:
         """Refine the momentum as the weights."""
         carry_momentum(old, momenta, new, carried, self.config.factor)
 
@@ -61,11 +61,11 @@ class Rediscretised:
     steps: int | None
     name: str = "rediscretised"
 
-    def apply(self, net: DynamicNet) -> DynamicNet:
+    def apply(self, net: nn.Module) -> nn.Module:
         """The network with these numbers."""
         return rediscretise(net, controls=self.controls, steps=self.steps)
 
-    def carry(self, old: DynamicNet, momenta: Momenta, new: DynamicNet, carried: Momenta) -> None:
+    def carry(self, old: nn.Module, momenta: Momenta, new: nn.Module, carried: Momenta) -> None:
         """Project the momentum as the weights."""
         map_momentum(old, momenta, new, carried, self.apply)
 
@@ -77,11 +77,11 @@ class Twisted:
     config: TwistConfig
     name: str = "twisted"
 
-    def apply(self, net: DynamicNet) -> DynamicNet:
+    def apply(self, net: nn.Module) -> nn.Module:
         """The network with its twist."""
         return self.config.twist(net)
 
-    def carry(self, old: DynamicNet, momenta: Momenta, new: DynamicNet, carried: Momenta) -> None:
+    def carry(self, old: nn.Module, momenta: Momenta, new: nn.Module, carried: Momenta) -> None:
         """Weights of the same name go on as they were; a twist begins without momentum."""
         before = dict(old.named_parameters())
         for name, weight in new.named_parameters():
@@ -104,17 +104,17 @@ def _copied(entry: Any) -> Any:
     return entry.detach().clone() if isinstance(entry, Tensor) else entry
 
 
-def carry_momentum(old: DynamicNet, momenta: Momenta, new: DynamicNet, carried: Momenta, factor: int) -> None:
+def carry_momentum(old: nn.Module, momenta: Momenta, new: nn.Module, carried: Momenta, factor: int) -> None:
     """Give the weights of a refined network the momentum of those they come from."""
     map_momentum(old, momenta, new, carried, partial(refine, factor=factor))
 
 
 def map_momentum(
-    old: DynamicNet,
+    old: nn.Module,
     momenta: Momenta,
-    new: DynamicNet,
+    new: nn.Module,
     carried: Momenta,
-    change: Callable[[DynamicNet], DynamicNet],
+    change: Callable[[nn.Module], nn.Module],
 ) -> None:
     """Give the weights of a network that was changed the momentum of those they come from.
 
@@ -131,13 +131,13 @@ def map_momentum(
             carried[weight] = {"momentum_buffer": changed[name].detach().clone()}
 
 
-def scatter_controls(net: DynamicNet, spread: float, draw: torch.Generator) -> None:
+def scatter_controls(net: nn.Module, spread: float, draw: torch.Generator) -> None:
     """Multiply every weight of every control by 1 + ``spread`` times a normal number, in place.
 
     Copies that start equal, with equal momentum, would otherwise part only as their gradients do.
     """
     with torch.no_grad():
-        for block in net.blocks:
+        for block in named_blocks(net).values():
             for weight in block.controls.parameters():
                 noise = torch.randn(weight.shape, generator=draw).to(weight)
                 weight.mul_(1 + spread * noise)

@@ -4,33 +4,28 @@ import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import torch
 from lightning_fabric import Fabric
+from torch import Tensor, nn
 
 from dynamicblocks.block import DynamicBlock
-from dynamicblocks.data import Batches
-from dynamicblocks.data.images.augmentation import resized
 from dynamicblocks.errors import ConfigurationError, DynamicBlocksError
-from dynamicblocks.network import DynamicNet
+from dynamicblocks.network import named_blocks
 from dynamicblocks.training.box import Box
 from dynamicblocks.training.config import OptimizerConfig, TrainConfig
 from dynamicblocks.training.engine import Engine
-from dynamicblocks.training.evaluation import evaluation_mode, in_precision
+from dynamicblocks.training.evaluation import evaluating
 from dynamicblocks.training.hardware import make_fabric, random_state, set_random_state
 from dynamicblocks.training.measured import can_compile
 from dynamicblocks.training.network_changes import changes_before
 from dynamicblocks.training.run_folder import RunFolder
 from dynamicblocks.training.smoothness import SmoothnessPenalty
-
-# Of images that are not read yet. What is possible does not depend on them.
-CHANNELS, CLASSES = 3, 10
-# Images of a rehearsal.
-FEW = 2
+from dynamicblocks.training.task import Batches, Task
 
 
-def check_plan(config: TrainConfig) -> None:
-    """Raise for what cannot be, whatever the images are: folder, device, network, its changes.
+def check_plan(task: Task[Any], config: TrainConfig) -> None:
+    """Raise for what cannot be, whatever the data are: folder, device, network, its changes.
 
     Raises:
         ConfigurationError: it says what.
@@ -44,7 +39,9 @@ def check_plan(config: TrainConfig) -> None:
             "hardware.compile needs a C++ compiler and Python's headers, and they are not here; install them, or leave "
             "it auto"
         )
-    net = config.model.create(CHANNELS, CLASSES)
+    net = task.sketch()
+    if net is None:
+        return
     net = config.twist.twist(net) if config.twist.turned_on(epoch=0) else net
     check_constraints(net, config.optimizer)
     for epoch in range(1, config.epochs):
@@ -53,7 +50,7 @@ def check_plan(config: TrainConfig) -> None:
             check_constraints(net, config.optimizer)
 
 
-def check_constraints(net: DynamicNet, options: OptimizerConfig) -> None:
+def check_constraints(net: nn.Module, options: OptimizerConfig) -> None:
     """Raise where a box has nothing to act on, or a basis has no slopes that could be penalised."""
     if options.smoothness:
         SmoothnessPenalty(net, options)
@@ -61,7 +58,7 @@ def check_constraints(net: DynamicNet, options: OptimizerConfig) -> None:
         Box(net, options)
 
 
-def idle_choices(net: DynamicNet, config: TrainConfig) -> Iterator[str]:
+def idle_choices(net: nn.Module, config: TrainConfig) -> Iterator[str]:
     """What was asked for and does nothing."""
     options = config.optimizer
     if not options.box and (options.box_scale or options.box_kernels_only):
@@ -72,10 +69,11 @@ def idle_choices(net: DynamicNet, config: TrainConfig) -> Iterator[str]:
         changes = getattr(config, name)
         if changes.restart and not changes.epochs:
             yield f"{name}.restart does nothing without {name}.epochs"
+    blocks = named_blocks(net).values()
     grows = config.refine.epochs or config.rediscretise.controls
-    if options.smoothness and not any(map(_in_time, net.blocks)):
+    if options.smoothness and not any(map(_in_time, blocks)):
         yield "optimizer.smoothness does nothing: no dynamic block of the network has weights in its controls"
-    elif options.smoothness and not grows and all(len(block.controls) == 1 for block in net.blocks):
+    elif options.smoothness and not grows and all(len(block.controls) == 1 for block in blocks):
         yield "optimizer.smoothness does nothing: every block has a single control, so weights are constant in time"
 
 
@@ -83,34 +81,40 @@ def _in_time(block: DynamicBlock) -> bool:
     return next(block.controls.parameters(), None) is not None
 
 
-def rehearse(net: DynamicNet, config: TrainConfig, batches: Batches, fabric: Fabric) -> None:
-    """Run a training step without its end, and an evaluation, on a copy of the network and a few images.
+def rehearse(net: nn.Module, task: Task[Any], config: TrainConfig, batches: Batches[Any], fabric: Fabric) -> None:
+    """Run a training step without its end, and an evaluation, on a copy of the network and a few samples.
 
     Weights, running statistics and random numbers are as if nothing had been run.
 
     Raises:
-        ConfigurationError: images of this size, or weights of this precision, cannot be trained so.
+        ConfigurationError: batches of these shapes, or weights of this precision, cannot be trained so.
         SolverError: no steps lead through a block.
     """
     state = random_state()
-    images, labels = (each[:FEW] for each in next(batches.training(0)))
-    sides = dict.fromkeys(side for _, side in config.data.progressive)
+    batch = None
     try:
         # Compiled, it is the same network, after a minute.
         uncompiled = replace(config, hardware=replace(config.hardware, compile=False))
-        engine = Engine(copy.deepcopy(net), uncompiled, fabric)
+        engine = Engine(copy.deepcopy(net), task, uncompiled, fabric)
         engine.net.train()
-        for side in sides or (None,):
-            loss, _ = engine.loss(images if side is None else resized(images, side), labels)
+        for batch in task.rehearsal(batches):
+            loss, _ = engine.loss(batch)
             fabric.backward(loss)
-        with evaluation_mode(engine.net), torch.inference_mode(), fabric.autocast():
-            engine.net(in_precision(images, fabric))
+        with evaluating(engine.net, fabric):
+            task.score(engine.net, batch)
     except DynamicBlocksError:
         raise
     except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
         raise ConfigurationError(
-            f"a training step fails on images of shape {tuple(images.shape)} with precision "
-            f"{config.hardware.precision}: {type(error).__name__}: {str(error).splitlines()[0]:.300}"
+            f"a training step fails on {_described(batch)} with precision {config.hardware.precision}: "
+            f"{type(error).__name__}: {str(error).splitlines()[0]:.300}"
         ) from error
     finally:
         set_random_state(state)
+
+
+def _described(batch: Any) -> str:
+    """The shapes of the tensors of a batch."""
+    entries = batch if isinstance(batch, (tuple, list)) else [batch]
+    shapes = ", ".join(str(tuple(each.shape)) for each in entries if isinstance(each, Tensor))
+    return f"a batch of shapes {shapes}" if shapes else f"a batch of type {type(batch).__name__}"

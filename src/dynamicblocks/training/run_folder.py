@@ -10,6 +10,7 @@ import yaml
 from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError, StorageError
+from dynamicblocks.training.config import HardwareConfig
 from dynamicblocks.training.storage import (
     FORMAT,
     check_finite,
@@ -30,8 +31,8 @@ class RunFolder:
     config.yaml             the resolved configuration, as ``--config`` reads it
     metrics.jsonl           one line an epoch
     checkpoint.safetensors  the newest state of weights, optimiser and random numbers
-    model.safetensors       the weights of the epoch that is kept: the best on the validation images, or the last
-    result.json             test accuracy and other manifestations, at the end
+    model.safetensors       the weights of the epoch that is kept: the best on the validation samples, or the last
+    result.json             the figures on the test samples and other manifestations, at the end
     events.jsonl            what else happened, such as a fall-back to float32
     evaluations.jsonl       one line for each later evaluation
     ======================  ==================================================================
@@ -101,6 +102,19 @@ class RunFolder:
         if not path.is_file():
             raise StorageError(f"{self.path} is not a whole run folder: config.yaml is missing")
         return path
+
+    def hardware(self) -> HardwareConfig:
+        """The hardware's part of the configuration, as it was settled at the start.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        path = self.configuration()
+        try:
+            written = yaml.safe_load(path.read_text(encoding="utf-8"))["hardware"]
+            return HardwareConfig(**written)
+        except (OSError, yaml.YAMLError, TypeError, KeyError, ValueError) as error:
+            raise StorageError(f"{path} does not say on what hardware the run was: {error}") from error
 
     def append(self, name: str, entry: Mapping[str, Any]) -> None:
         """Add a line to a .jsonl file."""

@@ -1,56 +1,47 @@
-"""Runs: begun, and read back."""
+"""Runs begun: what is written down of them."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from lightning_fabric import Fabric
+from torch import nn
 
-from dynamicblocks.data import ImageDataset
-from dynamicblocks.errors import ConfigurationError, StorageError
-from dynamicblocks.network import DynamicNet
-from dynamicblocks.structure import with_structure
-from dynamicblocks.training.config import TrainConfig, load_config
+from dynamicblocks.network import num_weights
+from dynamicblocks.training.config import TrainConfig
 from dynamicblocks.training.environment import environment
 from dynamicblocks.training.measured import Measurement
 from dynamicblocks.training.run_folder import RunFolder
+from dynamicblocks.training.task import Task
 
 
-def load_run(path: Path, *, data_dir: str | None = None) -> tuple[RunFolder, TrainConfig, ImageDataset, DynamicNet]:
-    """The folder, configuration, data and best network of a run; the data may lie elsewhere now.
-
-    Raises:
-        StorageError: a file is missing, damaged, of another version, or does not fit the others.
-    """
-    folder = RunFolder.open(path)
-    config = load_config(folder.configuration())
-    data = (config.data if data_dir is None else replace(config.data, data_dir=data_dir)).load()
-    weights, described = folder.read_weights()
-    try:
-        net = with_structure(config.build(data), described)
-        net.load_state_dict(weights)
-    except (RuntimeError, ConfigurationError, KeyError) as error:
-        raise StorageError(f"the weights in {path} do not fit the network of its configuration: {error}") from error
-    return folder, config, data, net
+def recorded(task: Task[Any], config: TrainConfig) -> dict[str, Any]:
+    """The whole configuration as a run's files hold it: the task's name, its options, and those of all trainings."""
+    return {"task": task.reference, **task.as_dict(), **config.as_dict()}
 
 
 def begin_run(
-    config: TrainConfig, net: DynamicNet, data: ImageDataset, fabric: Fabric, measured: Sequence[Measurement]
+    task: Task[Any],
+    config: TrainConfig,
+    net: nn.Module,
+    note: str,
+    fabric: Fabric,
+    measured: Sequence[Measurement],
 ) -> RunFolder:
     """A new folder with what makes the run.
 
     Raises:
         ConfigurationError: there is something at its place.
     """
-    source = config.data.name.partition(":")[0]
-    name = config.run or f"{datetime.now():%Y%m%d-%H%M%S}-{source}-{config.model.name}"
+    name = config.run or f"{datetime.now():%Y%m%d-%H%M%S}-{task.title}"
     path = Path(config.output) / fabric.broadcast(name)
     record = {
         **environment(),
         "started": f"{datetime.now():%Y-%m-%d %H:%M:%S}",
-        "weights": net.num_weights,
-        "data": data.note,
+        "weights": num_weights(net),
+        "data": note,
         "device": str(fabric.device),
         "processes": fabric.world_size,
         "measured_steps": [asdict(each) for each in measured],
@@ -59,6 +50,6 @@ def begin_run(
     RunFolder.check_free(path)
     fabric.barrier()
     if fabric.global_rank == 0:
-        RunFolder.create(path, config.as_dict(), record)
+        RunFolder.create(path, recorded(task, config), record)
     fabric.barrier()
     return RunFolder(path)

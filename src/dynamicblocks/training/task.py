@@ -14,6 +14,8 @@ from dynamicblocks.training.config.plain import plain
 Batch = TypeVar("Batch")
 Yielded = TypeVar("Yielded", covariant=True)
 
+CPU = torch.device("cpu")
+
 SplitName = Literal["train", "validation", "test"]
 
 
@@ -30,7 +32,7 @@ class Place:
         rank, world: this process and the number of processes; each takes its share of every batch.
     """
 
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     dtype: torch.dtype = torch.float32
     channels_last: bool = False
     seed: int = 0
@@ -61,14 +63,14 @@ class Batches(Protocol[Yielded]):
         ...
 
     def training(self, epoch: int, first_step: int = 0, progress: float = 0.0) -> Iterator[Yielded]:
-        """This process's share of the batches of an epoch, in random order, from ``first_step`` on.
+        """The share of this process of the batches of an epoch, in random order, from ``first_step`` on.
 
         ``progress`` is the share of the whole training that lies before the epoch, in [0, 1).
         """
         ...
 
     def evaluation(self) -> Iterator[Yielded]:
-        """This process's share of the samples, each once, in order and as they are."""
+        """The share of this process of the samples, each once, in order and as they are."""
         ...
 
 

@@ -2,23 +2,29 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 
 from dynamicblocks.errors import SolverError, StorageError
-from dynamicblocks.network import DynamicNet
+from dynamicblocks.network import evaluations_of, num_weights
 from dynamicblocks.structure import structure, with_structure
-from dynamicblocks.training.config import TrainConfig, load_config
+from dynamicblocks.training.config import TrainConfig
 from dynamicblocks.training.engine import Engine
-from dynamicblocks.training.evaluation import Score, evaluate
-from dynamicblocks.training.hardware import make_fabric, over_processes, random_state, set_random_state
-from dynamicblocks.training.loading import make_batches
+from dynamicblocks.training.evaluation import Score, evaluate, score_from
+from dynamicblocks.training.hardware import (
+    make_fabric,
+    make_place,
+    make_sums,
+    over_processes,
+    random_state,
+    set_random_state,
+)
 from dynamicblocks.training.measured import measured_config
 from dynamicblocks.training.network_changes import NetworkChange, changes_before
 from dynamicblocks.training.optimizer import learning_rate, set_learning_rate
@@ -26,7 +32,8 @@ from dynamicblocks.training.outcome import Outcome, conclude
 from dynamicblocks.training.progress import TrainingBar, training_bar
 from dynamicblocks.training.rehearsal import check_plan, idle_choices, rehearse
 from dynamicblocks.training.run_folder import RunFolder
-from dynamicblocks.training.runs import begin_run
+from dynamicblocks.training.runs import begin_run, recorded
+from dynamicblocks.training.task import Task
 from dynamicblocks.training.training_state import TrainingState
 
 HALF_PRECISIONS = ("bf16-mixed", "16-mixed", "bf16-true", "16-true")
@@ -40,49 +47,53 @@ class Training:
     """One training, from a configuration or from a checkpoint of it.
 
     Args:
-        config: what to do.
-        resume: the folder of a run to continue, made by the same configuration.
+        task: what to train on what.
+        config: how.
+        resume: the folder of a run to continue, made by the same task and configuration.
         console: where the first process writes; the others are silent.
     """
 
-    def __init__(self, config: TrainConfig, *, resume: Path | None = None, console: Console | None = None) -> None:
+    def __init__(
+        self, task: Task[Any], config: TrainConfig, *, resume: Path | None = None, console: Console | None = None
+    ) -> None:
+        self.task = task
         if resume is not None:
-            # What was measured at the run's start holds to its end.
-            recorded = load_config(RunFolder.open(resume).configuration())
-            config = replace(config, hardware=recorded.hardware)
+            # What was chosen at the run's start holds to its end.
+            config = replace(config, hardware=RunFolder.open(resume).hardware())
         else:
-            check_plan(config)
-        self.data = config.data.load()
+            check_plan(task, config)
+        self.note = task.load()
         torch.manual_seed(config.seed)
-        net = config.build(self.data)
-        self.config, measured = (config, []) if resume is not None else measured_config(config, self.data, net)
+        net = build(task, config)
+        self.config, measured = (config, []) if resume is not None else measured_config(task, config, net)
         self.fabric = make_fabric(self.config.hardware)
         self.fabric.launch()
         self.console = Console(quiet=True) if self.fabric.global_rank else console or Console()
-        self.batches = make_batches(self.data, self.data.train, self.config, self.fabric, evaluation=False)
-        self.validation = make_batches(self.data, self.data.validation, self.config, self.fabric)
+        place = make_place(self.config, self.fabric)
+        self.batches = task.batches("train", place)
+        self.validation = task.batches("validation", place)
         self.state = TrainingState()
-        self.sums = torch.zeros(3, device=self.fabric.device)
+        self.sums = make_sums(len(task.sums), self.fabric.device)
         if resume is not None:
             self.folder = RunFolder.open(resume)
             self._restore(net)
         else:
-            rehearse(net, self.config, self.batches, self.fabric)
+            rehearse(net, task, self.config, self.batches, self.fabric)
             for idle in idle_choices(net, self.config):
                 self.console.print(f"Note: {idle}", highlight=False)
-            self.folder = begin_run(self.config, net, self.data, self.fabric, measured)
+            self.folder = begin_run(task, self.config, net, self.note, self.fabric, measured)
             self._set_up(net)
             self._save(self.sums)
 
-    def _set_up(self, net: DynamicNet) -> None:
+    def _set_up(self, net: nn.Module) -> None:
         """Go on with this network."""
-        self.engine = Engine(net, self.config, self.fabric)
+        self.engine = Engine(net, self.task, self.config, self.fabric)
         if self.engine.frozen:
             frozen = ", ".join(self.engine.frozen)
             self.console.print(f"The grid never reads these controls, so they are frozen: {frozen}")
 
     @property
-    def net(self) -> DynamicNet:
+    def net(self) -> nn.Module:
         """The network as it is now."""
         return self.engine.net
 
@@ -97,7 +108,7 @@ class Training:
         """Steps that lie behind."""
         return self.state.epoch * self.batches.steps + self.state.step
 
-    def _restore(self, net: DynamicNet, precision: str | None = None) -> None:
+    def _restore(self, net: nn.Module, precision: str | None = None) -> None:
         """Everything as it was at the newest checkpoint, perhaps with another precision from there on."""
         state = self.folder.read_checkpoint()
         try:
@@ -107,13 +118,13 @@ class Training:
             self._set_up(net)
             self.engine.optimizer.load_state_dict(state["optimizer"])
             self.state = TrainingState(**state["position"])
+            self.sums.zero_()
+            if self.fabric.global_rank == 0:
+                self.sums.copy_(named_sums(state["sums"], self.task.sums))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise StorageError(
                 f"the checkpoint in {self.folder.path} does not fit its configuration: {error}"
             ) from error
-        self.sums.zero_()
-        if self.fabric.global_rank == 0:
-            self.sums.copy_(state["sums"])
         set_random_state(state["random"])
         if self.fabric.global_rank == 0:
             self.folder.forget_epochs(self.state.epoch)
@@ -129,7 +140,7 @@ class Training:
                 "weights": self.net.state_dict(),
                 "optimizer": self.engine.optimizer.state_dict(),
                 "position": vars(self.state),
-                "sums": sums,
+                "sums": dict(zip(self.task.sums, sums.tolist(), strict=True)),
                 "random": random_state(),
                 "form": structure(self.net),
                 "precision": self.config.hardware.precision,
@@ -137,8 +148,8 @@ class Training:
             self.folder.write_checkpoint(state)
 
     def run(self) -> Outcome:
-        """Train to the end, then read the test images once."""
-        with training_bar(self.console, self.total_steps, self.steps_done) as bar:
+        """Train to the end, then read the test samples once."""
+        with training_bar(self.console, self.task, self.total_steps, self.steps_done) as bar:
             while self.steps_done < self.total_steps:
                 try:
                     self._epoch(bar)
@@ -151,8 +162,7 @@ class Training:
         weights, described = self.folder.read_weights()
         net = with_structure(self.net, described)
         net.load_state_dict(weights)
-        test = make_batches(self.data, self.data.test, self.config, self.fabric)
-        outcome = conclude(net, self.validation, test, self.fabric, self.folder, self.state)
+        outcome = conclude(self.task, net, self.config, self.fabric, self.folder, self.state)
         if self.fabric.global_rank == 0:
             self.folder.write_result(outcome.as_result(self.config.seed))
         return outcome
@@ -167,20 +177,19 @@ class Training:
                 self._change_network(change)
         self.net.train()
         rate = 0.0
-        side = self.config.data.side(epoch / self.config.epochs)
         last = min(self.batches.steps, self.total_steps - epoch * self.batches.steps)
         level = self.config.level(epoch)
         begun = level.start * self.batches.steps
         length = min(level.stop * self.batches.steps, self.total_steps) - begun
-        for step, (images, labels) in enumerate(self.batches.training(epoch, first, side), start=first):
+        for step, batch in enumerate(self.batches.training(epoch, first, epoch / self.config.epochs), start=first):
             if step == last:
                 break
             done = epoch * self.batches.steps + step
             rate = learning_rate(self.config.optimizer, done - begun, length, epoch - level.start)
             set_learning_rate(self.engine.bare_optimizer, rate)
-            self._step(images, labels)
+            self._step(batch)
             elapsed = time.perf_counter() - begin
-            seen = (step + 1 - first) * self.config.data.batch_size
+            seen = (step + 1 - first) * self.batches.batch_size
             bar.step(done + 1, epoch, self.sums, seen / elapsed)
             self.state.step = step + 1
             every = self.config.checkpoint_steps
@@ -188,23 +197,21 @@ class Training:
                 self.state.seconds = before + elapsed
                 self._save(self._finite_sums())
         elapsed = time.perf_counter() - begin
-        loss, correct, images_seen = self._finite_sums().tolist()
+        trained = score_from(self.task, self._finite_sums(), elapsed)
         self.state.seconds = before + elapsed
-        score = evaluate(self.net, self.validation, self.fabric)
+        score = evaluate(self.task, self.net, self.validation, self.fabric)
         entry = {
             "epoch": epoch,
             "learning_rate": rate,
-            "loss": loss / images_seen,
-            "accuracy": correct / images_seen,
-            "validation_loss": score.loss,
-            "validation_accuracy": score.accuracy,
-            "images_per_second": (last - first) * self.config.data.batch_size / elapsed,
+            **trained.figures,
+            **{f"validation_{name}": value for name, value in score.figures.items()},
+            f"{self.task.unit}_per_second": (last - first) * self.batches.batch_size / elapsed,
             "seconds": self.state.seconds,
         }
         self._finish_epoch(score, {**entry, **self.state.grown})
 
-    def _step(self, images: Tensor, labels: Tensor) -> None:
-        loss, sums = self.engine.loss(images, labels)
+    def _step(self, batch: Any) -> None:
+        loss, sums = self.engine.loss(batch)
         self.sums += sums
         if self.fabric.device.type == "cpu" and not math.isfinite(loss.item()):
             # Reading a loss costs nothing on a CPU; elsewhere it would wait for the device, so the sums are read later.
@@ -212,9 +219,9 @@ class Training:
         self.engine.step(loss)
 
     def _finite_sums(self) -> Tensor:
-        """Loss, right answers and images of the epoch so far, over all processes."""
+        """The sums of the epoch so far, over all processes."""
         sums = over_processes(self.fabric, self.sums)
-        if not bool(torch.isfinite(sums[0])):
+        if not bool(torch.isfinite(sums).all()):
             self._not_finite()
         return sums
 
@@ -241,23 +248,25 @@ class Training:
 
     def _change_network(self, change: NetworkChange) -> None:
         """Change the network, carry its momentum over, and measure it before and after."""
-        before = evaluate(self.net, self.validation, self.fabric)
+        before = evaluate(self.task, self.net, self.validation, self.fabric)
         old = self.engine
         self._set_up(change.apply(old.net))
         change.carry(old.net, old.bare_optimizer.state, self.net, self.engine.bare_optimizer.state)
-        after = evaluate(self.net, self.validation, self.fabric)
+        after = evaluate(self.task, self.net, self.validation, self.fabric)
         # The best weights of a smaller network are not what was asked for.
         self.state.kept_epoch, self.state.best_loss = -1, math.inf
         self.state.grown[change.name] = {
-            "weights": self.net.num_weights,
-            "evaluations": self.net.evaluations,
-            "validation_loss": [before.loss, after.loss],
-            "validation_accuracy": [before.accuracy, after.accuracy],
+            "weights": num_weights(self.net),
+            "evaluations": evaluations_of(self.net),
+            **{f"validation_{name}": [value, after[name]] for name, value in before.figures.items()},
         }
+        changes = ", ".join(
+            f"{figure.heading} {figure.shown(before[figure.name])} -> {figure.shown(after[figure.name])}"
+            for figure in self.task.figures
+        )
         self.console.print(
-            f"{change.name.capitalize()} before epoch {self.state.epoch + 1} to {self.net.num_weights:,} weights "
-            f"and {self.net.evaluations} evaluations; validation loss {before.loss:.4f} -> {after.loss:.4f}, accuracy "
-            f"{before.accuracy:.2%} -> {after.accuracy:.2%}",
+            f"{change.name.capitalize()} before epoch {self.state.epoch + 1} to {num_weights(self.net):,} weights "
+            f"and {evaluations_of(self.net)} evaluations; validation {changes}",
             highlight=False,
         )
 
@@ -266,7 +275,7 @@ class Training:
         if self.config.keep == "last" or self.state.improved_by(score):
             self.state.kept_epoch, self.state.best_loss = self.state.epoch, score.loss
             if self.fabric.global_rank == 0:
-                self.folder.write_weights(self.net.state_dict(), self.config.as_dict(), structure(self.net))
+                self.folder.write_weights(self.net.state_dict(), recorded(self.task, self.config), structure(self.net))
         if self.fabric.global_rank == 0:
             self.folder.append("metrics.jsonl", entry)
         self.state.epoch += 1
@@ -274,3 +283,16 @@ class Training:
         self.state.grown = {}
         self.sums.zero_()
         self._save(self.sums)
+
+
+def build(task: Task[Any], config: TrainConfig) -> nn.Module:
+    """The network as the training begins with it, freshly initialised; the task's data are read for it."""
+    net = task.build()
+    return config.twist.twist(net) if config.twist.turned_on(epoch=0) else net
+
+
+def named_sums(stored: Mapping[str, float] | Tensor, names: Sequence[str]) -> Tensor:
+    """Sums of a checkpoint in the order of ``names``."""
+    if isinstance(stored, Tensor):  # of the version that knew one task, and wrote three numbers without names
+        stored = dict(zip(("loss", "correct", "images"), stored.tolist(), strict=True))
+    return torch.tensor([stored[name] for name in names], dtype=torch.float64)

@@ -3,20 +3,14 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dynamicblocks.data.images.augmentation import Augmentation, resized
 from dynamicblocks.data.images.splits import Split
+from dynamicblocks.draws import generator
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.times import check_count
-
-
-def generator(*key: int) -> torch.Generator:
-    """A random generator on the CPU whose draws depend on ``key`` alone."""
-    seed = np.random.SeedSequence(key).generate_state(1, np.uint64).item()
-    return torch.Generator().manual_seed(seed)
 
 
 @dataclass(frozen=True)
@@ -31,6 +25,9 @@ class ImageBatches:
         mean, std: of pixel values, for each channel.
         seed: of shuffling and augmentation.
         augmentation: random changes of training images.
+        evaluation_size: images in a step of evaluation, over all processes; None for ``batch_size``.
+        progressive: smaller images at first: pairs of the share of the training from which on training images have
+            that many pixels on their shorter side.
         channels_last: whether batches are stored channels last.
         rank, world: this process and the number of processes; each takes its share of every batch.
     """
@@ -41,6 +38,8 @@ class ImageBatches:
     std: Sequence[float]
     seed: int = 0
     augmentation: Augmentation = field(default_factory=Augmentation)
+    evaluation_size: int | None = None
+    progressive: Sequence[tuple[float, int]] = ()
     channels_last: bool = False
     rank: int = 0
     world: int = 1
@@ -48,6 +47,8 @@ class ImageBatches:
 
     def __post_init__(self) -> None:
         check_count(self.batch_size, "batch_size")
+        if self.evaluation_size is not None:
+            check_count(self.evaluation_size, "test_batch_size")
         if self.batch_size % self.world:
             raise ConfigurationError(f"batch_size {self.batch_size} must be a multiple of {self.world} processes")
         device = self.split.labels.device
@@ -59,6 +60,11 @@ class ImageBatches:
         """Full batches in an epoch (one, if the split is smaller than a batch)."""
         return max(1, len(self.split) // self.batch_size)
 
+    @property
+    def samples(self) -> int:
+        """Images of the split."""
+        return len(self.split)
+
     def normalised(self, images: Tensor, side: int | None = None) -> Tensor:
         """Floats of mean zero and variance one over the training images, in the memory format and size asked."""
         mean, scale = self._affine
@@ -66,11 +72,12 @@ class ImageBatches:
         memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
         return (images if side is None else resized(images, side)).contiguous(memory_format=memory_format)
 
-    def training(self, epoch: int, first_step: int = 0, side: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    def training(self, epoch: int, first_step: int = 0, progress: float = 0.0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch in random order, augmented, from ``first_step`` on, without a last partial one.
 
-        Images have ``side`` pixels on their shorter side; None for their own size.
+        ``progress``, the share of the training that lies before the epoch, decides on the size of the images.
         """
+        side = next((pixels for share, pixels in reversed(self.progressive) if share <= progress), None)
         order = torch.randperm(len(self.split), generator=generator(self.seed, epoch))
         steps = range(first_step, self.steps)
         batches = [order[step * self.batch_size : (step + 1) * self.batch_size] for step in steps]
@@ -83,6 +90,6 @@ class ImageBatches:
     def evaluation(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The images in order, as they are; this process's share of them."""
         mine = torch.arange(self.rank, len(self.split), self.world)
-        batches = list(torch.split(mine, self.batch_size))
+        batches = list(torch.split(mine, self.evaluation_size or self.batch_size))
         for batch, images in zip(batches, self.split.stream(batches), strict=True):
             yield self.normalised(images), self.split.labels[batch.to(self.split.labels.device)]

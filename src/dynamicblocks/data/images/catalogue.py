@@ -32,11 +32,10 @@ class Raw:
 
 @dataclass(frozen=True)
 class Where:
-    """How to read a data set: a local folder; the size of images and the processes that decode them."""
+    """How to read a data set: a local folder; the size of images."""
 
     data_dir: str | None = None
     size: int | None = None
-    workers: int = 0
 
 
 datasets: Registry[Raw] = Registry("data set")
@@ -121,7 +120,7 @@ def stl10(where: Where) -> Raw:
 def image_folder(path: str, where: Where) -> Raw:
     """Images of any size in folders: train and val or test; with all three, val is the validation split."""
     size = FOLDER_SIZE if where.size is None else check_count(where.size, "data.size")
-    parts, classes = read_folder(Path(path), size, check_count(where.workers, "data.workers", least=0))
+    parts, classes = read_folder(Path(path), size)
     note = f"images of {path}, {size} x {size}"
     usual = Augmentation(shift=size // 8, flip=True)
     if len(parts) == 3:
@@ -143,6 +142,6 @@ def read_raw(name: str, where: Where) -> Raw:
     plain = OTHER_NAMES.get(plain, plain)
     if plain not in datasets:
         raise unknown_name("data set", name, [*datasets, f"{FOLDER}:PATH"])
-    if where.size is not None or where.workers:
-        raise ConfigurationError(f"data.size and data.workers are for {FOLDER}:PATH; {plain} has images of one size")
+    if where.size is not None:
+        raise ConfigurationError(f"data.size is for {FOLDER}:PATH; {plain} has images of one size")
     return datasets[plain](where)

@@ -56,7 +56,6 @@ def load_dataset(
     *,
     data_dir: str | None = None,
     size: int | None = None,
-    workers: int = 0,
     train_images: int | None = None,
 ) -> ImageDataset:
     """The data set of that name, with a stratified validation split cut from its training images.
@@ -67,7 +66,6 @@ def load_dataset(
         split_seed: which images those are; independent of the seed of a training.
         data_dir: folder of a local copy in the official layout; None for the cache, and a download to it.
         size: side of the images of a folder.
-        workers: processes that decode the images of a folder.
         train_images: train on so many of the images that are left, a list that the split seed fixes; None for all.
 
     Raises:
@@ -80,7 +78,7 @@ def load_dataset(
     """
     if not 0 < validation < 1:
         raise ConfigurationError(f"validation, a share of the training images, must be in (0, 1), got {validation}")
-    raw = read_raw(name, Where(data_dir, size, workers))
+    raw = read_raw(name, Where(data_dir, size))
     train, held_out, how = raw.train, raw.validation, "validation images of its own"
     indices = np.arange(len(train))
     if held_out is None:

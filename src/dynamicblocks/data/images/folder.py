@@ -1,7 +1,7 @@
 """Images in folders, one for each class: PATH/train/CLASS/*.jpg and PATH/val or PATH/test (Imagenette's layout)."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +68,9 @@ class FolderSplit(Split):
     def to(self, device: torch.device | str) -> "FolderSplit":
         return FolderSplit(self.paths, self.labels.to(device), self.size, self.workers)
 
+    def with_workers(self, workers: int) -> "FolderSplit":
+        return replace(self, workers=workers)
+
     def select(self, indices: Tensor) -> "FolderSplit":
         paths = tuple(self.paths[index] for index in indices.tolist())
         return FolderSplit(paths, self.labels[indices.to(self.labels.device)], self.size, self.workers)
@@ -88,7 +91,7 @@ class FolderSplit(Split):
             yield images.to(self.labels.device, non_blocking=True)
 
 
-def read_folder(root: Path, size: int, workers: int) -> tuple[dict[str, FolderSplit], tuple[str, ...]]:
+def read_folder(root: Path, size: int) -> tuple[dict[str, FolderSplit], tuple[str, ...]]:
     """The parts ``train``, ``val`` and ``test`` that are there, and the names of the classes.
 
     Raises:
@@ -105,11 +108,11 @@ def read_folder(root: Path, size: int, workers: int) -> tuple[dict[str, FolderSp
                 f"{root / part} and {root / 'train'} must hold one folder for each class, the same ones; they differ "
                 f"in {', '.join(odd) or 'nothing, for there are none'}"
             )
-    found = {part: _read_part(root / part, classes["train"], size, workers) for part in parts}
+    found = {part: _read_part(root / part, classes["train"], size) for part in parts}
     return found, tuple(classes["train"])
 
 
-def _read_part(folder: Path, classes: Sequence[str], size: int, workers: int) -> FolderSplit:
+def _read_part(folder: Path, classes: Sequence[str], size: int) -> FolderSplit:
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
@@ -118,4 +121,4 @@ def _read_part(folder: Path, classes: Sequence[str], size: int, workers: int) ->
             raise StorageError(f"{folder / name} holds no image ({', '.join(ENDINGS)})")
         paths += mine
         labels += [label] * len(mine)
-    return FolderSplit(tuple(paths), torch.tensor(labels), size, workers)
+    return FolderSplit(tuple(paths), torch.tensor(labels), size)

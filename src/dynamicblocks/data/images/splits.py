@@ -29,6 +29,10 @@ class Split(ABC):
     def to(self, device: torch.device | str) -> Self:
         """The split with its labels, and the images it streams, on a device."""
 
+    def with_workers(self, workers: int) -> Self:
+        """The split read by so many processes, where it lies in files; what is read does not depend on them."""
+        return self
+
     @abstractmethod
     def select(self, indices: Tensor) -> Self:
         """The part with these indices, in this order."""

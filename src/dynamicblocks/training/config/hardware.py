@@ -17,6 +17,7 @@ class HardwareConfig:
         precision: auto, 32-true, bf16-mixed, 16-mixed, 64-true, ...
         compile: whether to compile the network (auto: on long trainings where a compiler is there).
         channels_last: whether images are stored channels last.
+        workers: processes that read files; what is read does not depend on it. Data in memory need none.
     """
 
     accelerator: str = "auto"
@@ -25,6 +26,8 @@ class HardwareConfig:
     precision: str = "auto"
     compile: bool | Literal["auto"] = "auto"
     channels_last: bool | Literal["auto"] = "auto"
+    workers: int = 0
 
     def __post_init__(self) -> None:
         check_count(self.devices, "hardware.devices")
+        check_count(self.workers, "hardware.workers", least=0)

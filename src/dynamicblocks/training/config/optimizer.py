@@ -32,7 +32,6 @@ class OptimizerConfig:
         warmup: share of the steps in which the learning rate rises linearly.
         decay: factor of the learning rate at each of ``decay_epochs``, with schedule ``steps``.
         decay_epochs: those epochs.
-        label_smoothing: share of the target spread evenly over the classes.
         smoothness: weight alpha of a penalty on the change of the weights in time, d theta/dt, of all blocks:
             alpha times the sum over control steps d of d |(theta_next - theta) / d|^2; 0 for none.
         smoothness_kind: l2 (squares), l1 (absolute values, which let weights jump at a few knots) or smooth_l1
@@ -62,7 +61,6 @@ class OptimizerConfig:
     warmup: float = 0.15
     decay: float = 0.1
     decay_epochs: tuple[int, ...] = ()
-    label_smoothing: float = 0.0
     smoothness: float = 0.0
     smoothness_kind: Literal["l2", "l1", "smooth_l1"] = "l2"
     smoothness_kernels_only: bool = False
@@ -81,7 +79,6 @@ class OptimizerConfig:
             "kernel_decay",
             "warmup",
             "decay",
-            "label_smoothing",
             "smoothness",
             "box",
             "clip",
@@ -91,7 +88,7 @@ class OptimizerConfig:
             check_amount(self.twist_lr, "optimizer.twist_lr")
         if self.lr == 0:
             raise ConfigurationError("optimizer.lr must be above 0")
-        for name in ("momentum", "warmup", "label_smoothing"):
+        for name in ("momentum", "warmup"):
             if getattr(self, name) >= 1:
                 raise ConfigurationError(f"optimizer.{name} must be below 1, got {getattr(self, name)}")
         if self.smoothness_kind not in SMOOTHNESS:

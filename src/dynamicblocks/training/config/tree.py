@@ -1,16 +1,13 @@
-"""The whole configuration of a training."""
+"""The configuration of a training, beside that of its task."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from dynamicblocks.data import ImageDataset
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.network import DynamicNet
 from dynamicblocks.times import check_count
-from dynamicblocks.training.config.data import DataConfig
 from dynamicblocks.training.config.hardware import HardwareConfig
-from dynamicblocks.training.config.model import ModelConfig
 from dynamicblocks.training.config.optimizer import OptimizerConfig
+from dynamicblocks.training.config.plain import plain
 from dynamicblocks.training.config.rediscretise import RediscretiseConfig
 from dynamicblocks.training.config.refine import RefineConfig
 from dynamicblocks.training.config.twist import TwistConfig
@@ -18,28 +15,24 @@ from dynamicblocks.training.config.twist import TwistConfig
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training.
+    """A training, whatever its task.
 
     Args:
-        data: images.
-        model: network.
         optimizer: optimiser.
         refine: depth that grows.
         rediscretise: numbers of controls and steps that change.
         twist: coefficients that vary over the image.
         hardware: device, precision, processes.
-        epochs: passes over the training images.
+        epochs: passes over the training samples.
         keep: weights of which epoch are the result: best, that of the lowest validation loss, or last. Where the
-            learning rate falls to zero and validation images are few, the last is the better choice.
+            learning rate falls to zero and validation samples are few, the last is the better choice.
         max_steps: training steps after which to stop, whatever the epochs; None for no limit.
-        seed: of initialisation, shuffling and augmentation.
+        seed: of initialisation, shuffling and random changes.
         checkpoint_steps: steps between checkpoints inside an epoch; each epoch ends with one in any case.
         output: folder in which the run's own folder is made.
         run: name of the run's folder; by default the date, data set and model.
     """
 
-    data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     refine: RefineConfig = field(default_factory=RefineConfig)
     rediscretise: RediscretiseConfig = field(default_factory=RediscretiseConfig)
@@ -77,11 +70,6 @@ class TrainConfig:
             if getattr(self, name) is not None:
                 check_count(getattr(self, name), name)
 
-    def build(self, data: ImageDataset) -> DynamicNet:
-        """The network for a data set as the training begins with it, freshly initialised."""
-        net = self.model.build(data)
-        return self.twist.twist(net) if self.twist.turned_on(epoch=0) else net
-
     def level(self, epoch: int) -> range:
         """The epochs that share one run of the schedule with this one: those from a restart to the next.
 
@@ -94,10 +82,4 @@ class TrainConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain dictionaries and lists, as YAML and JSON hold them."""
-        return {key: _plain(value) for key, value in asdict(self).items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+        return {each.name: plain(getattr(self, each.name)) for each in fields(self)}

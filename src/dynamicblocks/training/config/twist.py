@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.network import DynamicNet
+from dynamicblocks.surgery import Net
 from dynamicblocks.times import check_count
 from dynamicblocks.twisting import twist
 
@@ -38,6 +38,6 @@ class TwistConfig:
         """Whether the twist begins with this epoch."""
         return self.parametrisation != "none" and self.epoch == epoch
 
-    def twist(self, net: DynamicNet) -> DynamicNet:
+    def twist(self, net: Net) -> Net:
         """The network with its twist."""
         return twist(net, self.where, stages=self.stages, parametrisation=self.parametrisation, degree=self.degree)

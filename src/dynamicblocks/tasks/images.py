@@ -1,4 +1,4 @@
-"""What a training reads."""
+"""Which images a task reads, and how."""
 
 from dataclasses import dataclass, fields, replace
 
@@ -15,7 +15,6 @@ class DataConfig:
         name: digits, mnist, fashion-mnist, cifar10, cifar100, stl10 or imagefolder:PATH.
         data_dir: folder with a local copy in the official layout; without it, files are downloaded to a cache.
         size: side of the images of an image folder, in pixels.
-        workers: processes that read the images of an image folder.
         validation: share of the training images held out to choose the checkpoint.
         split_seed: which images those are.
         train_images: train on so many of the other images, a list that the split seed fixes; by default on all.
@@ -33,7 +32,6 @@ class DataConfig:
     name: str = "digits"
     data_dir: str | None = None
     size: int | None = None
-    workers: int = 0
     validation: float = 0.1
     split_seed: int = 0
     train_images: int | None = None
@@ -55,14 +53,6 @@ class DataConfig:
         for _, side in self.progressive:
             check_count(side, "data.progressive")
 
-    def side(self, progress: float) -> int | None:
-        """Pixels on a side of training images at a share of the training; None for their own size.
-
-        >>> DataConfig(progressive=((0.0, 20), (0.6, 32))).side(0.5)
-        20
-        """
-        return next((side for share, side in reversed(self.progressive) if share <= progress), None)
-
     def load(self) -> ImageDataset:
         """The data set, split."""
         return load_dataset(
@@ -71,7 +61,6 @@ class DataConfig:
             self.split_seed,
             data_dir=self.data_dir,
             size=self.size,
-            workers=self.workers,
             train_images=self.train_images,
         )
 

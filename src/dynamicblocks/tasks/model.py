@@ -2,7 +2,6 @@
 
 from dataclasses import asdict, dataclass
 
-from dynamicblocks.data import ImageDataset
 from dynamicblocks.models import create_model
 from dynamicblocks.network import DynamicNet
 
@@ -79,11 +78,7 @@ class ModelConfig:
     parametrisation: str | None = None
     degree: int | None = None
 
-    def build(self, data: ImageDataset) -> DynamicNet:
-        """The network for a data set, freshly initialised."""
-        return self.create(data.channels, len(data.classes))
-
-    def create(self, channels: int, classes: int) -> DynamicNet:
-        """The network for images of so many channels and classes, freshly initialised."""
+    def create(self, channels: int, outputs: int) -> DynamicNet:
+        """The network for inputs of so many channels, with so many outputs, freshly initialised."""
         options = {key: value for key, value in asdict(self).items() if key != "name" and value is not None}
-        return create_model(self.name, in_channels=channels, num_classes=classes, **options)
+        return create_model(self.name, in_channels=channels, num_classes=outputs, **options)

@@ -1,0 +1,12 @@
+"""Tasks: what can be trained on what, and the runs that came of it."""
+
+from dynamicblocks.extras import needed_for
+
+with needed_for(__name__):
+    from dynamicblocks.tasks.classify import Classify
+    from dynamicblocks.tasks.files import LoadedRun, load_config, load_run
+    from dynamicblocks.tasks.images import DataConfig
+    from dynamicblocks.tasks.model import ModelConfig
+    from dynamicblocks.tasks.registry import tasks
+
+__all__ = ["Classify", "DataConfig", "LoadedRun", "ModelConfig", "load_config", "load_run", "tasks"]

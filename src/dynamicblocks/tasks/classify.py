@@ -1,0 +1,118 @@
+"""Images into classes."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dynamicblocks.data import ImageBatches, ImageDataset
+from dynamicblocks.data.images.augmentation import resized
+from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.tasks.images import DataConfig
+from dynamicblocks.tasks.model import ModelConfig
+from dynamicblocks.tasks.registry import tasks
+from dynamicblocks.times import check_amount
+from dynamicblocks.training.task import LOSS, Batches, Figure, Place, SplitName, Task
+
+Labelled = tuple[Tensor, Tensor]
+"""Images and their labels."""
+
+# Of images that are not read yet. What is possible does not depend on them.
+CHANNELS, CLASSES = 3, 10
+# Images of a rehearsal.
+FEW = 2
+
+
+@tasks.register("classify")
+@dataclass(frozen=True)
+class Classify(Task[Labelled]):
+    """Images into classes, by cross-entropy.
+
+    Args:
+        data: images.
+        model: network.
+        label_smoothing: share of the target spread evenly over the classes.
+    """
+
+    name: ClassVar[str] = "classify"
+    unit: ClassVar[str] = "images"
+    figures: ClassVar[tuple[Figure, ...]] = (LOSS, Figure("accuracy", ".2%", higher=True))
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if check_amount(self.label_smoothing, "label_smoothing") >= 1:
+            raise ConfigurationError(f"label_smoothing must be below 1, got {self.label_smoothing}")
+
+    @property
+    def title(self) -> str:
+        """Data set and model."""
+        return f"{self.data.name.partition(':')[0]}-{self.model.name}"
+
+    @cached_property
+    def images(self) -> ImageDataset:
+        """The data set."""
+        return self.data.load()
+
+    def load(self) -> str:
+        return self.images.note
+
+    def build(self) -> nn.Module:
+        return self.model.create(self.images.channels, len(self.images.classes))
+
+    def sketch(self) -> nn.Module:
+        return self.model.create(CHANNELS, CLASSES)
+
+    def batches(self, split: SplitName, place: Place) -> ImageBatches:
+        part = getattr(self.images, split)
+        return ImageBatches(
+            part.with_workers(place.workers).to(place.device),
+            self.data.batch_size,
+            self.images.mean,
+            self.images.std,
+            seed=place.seed,
+            augmentation=self.data.augmentation(self.images.augmentation),
+            evaluation_size=self.data.test_batch_size,
+            progressive=self.data.progressive,
+            channels_last=place.channels_last,
+            rank=place.rank,
+            world=place.world,
+        )
+
+    def rehearsal(self, batches: Batches[Labelled]) -> Iterator[Labelled]:
+        images, labels = (each[:FEW] for each in next(batches.training(0)))
+        for side in dict.fromkeys(side for _, side in self.data.progressive) or (None,):
+            yield images if side is None else resized(images, side), labels
+
+    @property
+    def sums(self) -> tuple[str, ...]:
+        return ("images", "loss", "correct")
+
+    def loss(self, net: nn.Module, batch: Labelled) -> tuple[Tensor, Tensor]:
+        images, labels = batch
+        logits = net(images)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
+        with torch.no_grad():
+            return loss, _sums(loss * len(labels), logits, labels)
+
+    def score(self, net: nn.Module, batch: Labelled) -> Tensor:
+        images, labels = batch
+        logits = net(images).float()
+        return _sums(F.cross_entropy(logits, labels, reduction="sum"), logits, labels)
+
+    def measured(self, sums: Mapping[str, float]) -> dict[str, float]:
+        return {"loss": sums["loss"] / sums["images"], "accuracy": sums["correct"] / sums["images"]}
+
+    def answered(self, net: nn.Module, batch: Labelled) -> Labelled:
+        images, _ = batch
+        return images, net(images).argmax(dim=1)
+
+
+def _sums(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    return torch.stack([loss.new_tensor(len(labels)), loss, (logits.argmax(dim=1) == labels).sum()])
