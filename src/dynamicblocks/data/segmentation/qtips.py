@@ -1,4 +1,4 @@
-"""Q-tips: rods whose class depends on both of their ends, made on the fly (Haber, Lensink, Treister & Ruthotto 2019)."""
+"""Q-tips: rods whose class depends on both ends, made on the fly (Haber, Lensink, Treister & Ruthotto 2019)."""
 
 import numpy as np
 from numpy.typing import NDArray
