@@ -1,6 +1,7 @@
 """Named networks."""
 
 from dynamicblocks.models.continuousnet import continuousnet
+from dynamicblocks.models.dense import DenseNet, dense
 from dynamicblocks.models.dynamicnet import dynamicnet
 from dynamicblocks.models.imexnet import imexnet
 from dynamicblocks.models.lm_resnet import MultistepStage, lm_resnet
@@ -11,9 +12,11 @@ from dynamicblocks.models.reversible_resnet import hamiltonian_resnet, two_step_
 from dynamicblocks.models.twist_resnet import twist_resnet
 
 __all__ = [
+    "DenseNet",
     "MultistepStage",
     "continuousnet",
     "create_model",
+    "dense",
     "dynamicnet",
     "hamiltonian_resnet",
     "imexnet",
