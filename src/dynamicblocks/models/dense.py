@@ -17,8 +17,8 @@ INTERPOLATION: Mapping[int, str] = {1: "linear", 2: "bilinear", 3: "trilinear"}
 class DenseNet(DynamicNet):
     """image -> opening -> [dynamic block -> connector]* -> dense head -> outputs for each pixel.
 
-    Where the last state has fewer pixels than the image, outputs are interpolated linearly along each axis to the extent
-    of the image; pixels are areas, as average pooling takes them.
+    Where the last state has fewer pixels than the image, outputs are interpolated to those of the image, linearly along
+    each axis; pixels are areas, as average pooling takes them.
 
     Shapes:
         (batch, in_channels, H, W) -> (batch, outputs, H, W), and alike with parts of other ``dims``.

@@ -65,10 +65,13 @@ def imexnet(
         dense: logits for each pixel, as published (interpolated where there is pooling), else for the image:
             activation, mean over all pixels, classifier. That is a matrix without bias in both cases.
         pool: between blocks: none, as published, average or max, for images where that would be too dear.
-        norm, activation, boundary: of all convolutions but the implicit one.
+        norm: normalisation of all convolutions but the implicit one: batch, group, tv, none.
+        activation: of all convolutions but the implicit one: relu, tanh, silu, ...
+        boundary: of all convolutions but the implicit one: zeros, replicate, reflect, circular.
         integrator: None for ``imex(norm=True)``, as published, or ``euler`` for the explicit partner;
             ``imex`` leaves out the second norm, ``imex(balanced=True)`` takes away what the operator adds.
-        gradient: see :class:`~dynamicblocks.DynamicBlock`.
+        gradient: backward pass of all blocks: backprop, checkpoint, adjoint, or, with methods that can be taken back,
+            reversible; see :class:`~dynamicblocks.DynamicBlock`.
         initial: ``torch`` (PyTorch's own draw), ``he`` (by fan-out) or ``published``: kernels and classifier uniform in
             (0, 1e-3), so that all channels of a block are alike at first.
         dims: 1 for signals, 2 for images, 3 for volumes.
