@@ -72,16 +72,16 @@ class PairBatches:
         for step, pairs in zip(steps, self.split.stream(batches), strict=True):
             # Changes are drawn for the whole batch, so that they do not depend on the number of processes.
             changed = self.augmentation.apply(pairs, generator(self.seed, epoch, step))
-            yield self._parted(changed[self.rank :: self.world])
+            yield self.parted(changed[self.rank :: self.world])
 
     def evaluation(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The pairs in order, as they are; this process's share of them."""
         mine = torch.arange(self.rank, len(self.split), self.world)
         if len(mine):  # there may be fewer pairs than processes
             batches = list(torch.split(mine, self.evaluation_size or self.batch_size))
-            yield from map(self._parted, self.split.stream(batches))
+            yield from map(self.parted, self.split.stream(batches))
 
-    def _parted(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
+    def parted(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
         """Images of mean zero and variance one over the training images, and masks."""
         mean, std = (
             torch.tensor(each, dtype=self.dtype, device=pairs.device).view(-1, 1, 1) for each in (self.mean, self.std)
