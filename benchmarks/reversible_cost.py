@@ -162,7 +162,7 @@ def main() -> None:
     for row in rows:
         row |= {kind: vars(row[kind]) for kind in ("time", "processor")}
     name = options.name or ("reversible_training" if options.networks else "reversible_cost")
-    print(save(name, payload | {"rows": rows}, options.device))
+    print(save(name, payload | {"rows": rows}, options.device, options.output))
 
 
 if __name__ == "__main__":

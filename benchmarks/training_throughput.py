@@ -156,7 +156,7 @@ def main() -> None:
         "input_ms": 1000 * seconds,
         "input_share_of_step": seconds / step,
     }
-    print(save("training_throughput", payload, device))
+    print(save("training_throughput", payload, device, options.output))
 
 
 if __name__ == "__main__":
