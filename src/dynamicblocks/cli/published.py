@@ -29,6 +29,7 @@ class Flag(NamedTuple):
 # Flags of our own that take several values, one after the other or as a list.
 LISTS = (
     "model.widths",
+    "optimizer.betas",
     "optimizer.box_scale",
     "optimizer.decay_epochs",
     "rediscretise.controls",

@@ -4,7 +4,7 @@ import copy
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError
 
@@ -45,15 +45,14 @@ class Average:
                 f"optimizer.ema needs weights in float32 or float64: in {', '.join(sorted(coarse))} a share of "
                 f"{1 - decay:.1g} is lost to rounding; use hardware.precision 32-true, bf16-mixed or 16-mixed"
             )
-        self._weights = list(net.parameters())
-        self._averages = list(self.net.parameters())
+        self._weights: list[Tensor] = list(net.parameters())
+        self._averages: list[Tensor] = list(self.net.parameters())
         # By module and name, since a module may exchange a buffer for another tensor; each once.
         found = {
             id(buffer): (mean._buffers, module._buffers, name)
             for mean, module in zip(self.net.modules(), net.modules(), strict=True)
             for name, buffer in module._buffers.items()
         }
-        found.pop(id(None), None)
         self._buffers = list(found.values())
 
     @torch.no_grad()
@@ -64,6 +63,8 @@ class Average:
         averages, weights = list(self._averages), list(self._weights)
         for means, buffers, name in self._buffers:
             average, now = means[name], buffers[name]
+            if average is None or now is None:
+                continue
             if now.is_floating_point():
                 averages.append(average)
                 weights.append(now)
