@@ -84,7 +84,7 @@ def measure(rows: Sequence[Row], setting: Setting, end: float) -> bool:
             while (row := next_row(waiting, running, setting, end)) is not None:
                 waiting.remove(row)
                 running.append(Process(row, setting))
-                say(f"{row.name}: {row.progress(setting)[0]}, goes on", end)
+                say(f"{row.name}: starts; {row.progress(setting)[0]}", end)
             if not running:
                 break
             time.sleep(POLL)

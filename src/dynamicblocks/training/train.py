@@ -218,8 +218,9 @@ class Training:
             if due and place + 1 == size and step + 1 < last:
                 self.state.seconds = before + elapsed
                 self._save(self._finite_sums())
+        sums = self._finite_sums()  # waits for what the device has still to do
         elapsed = time.perf_counter() - begin
-        trained = score_from(self.task, self._finite_sums(), elapsed)
+        trained = score_from(self.task, sums, elapsed)
         self.state.seconds = before + elapsed
         score = self._validated()
         entry = {
