@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from dynamicblocks.analysis import Panel, draw_manifestations
-from dynamicblocks.training import Manifestation
+from dynamicblocks.training import Manifestation, Score
 
 HERE = Path(__file__).parent
 RESULT = HERE.parents[1] / "experiments" / "results" / "cifar10_convergence.json"
@@ -18,10 +18,16 @@ TITLES = {
 }
 
 
+def recorded(each: dict) -> Manifestation:
+    """A manifestation as it stands in the record."""
+    score = Score({name: each[name] for name in ("loss", "accuracy")}, 10_000, 10_000 / each["images_per_second"])
+    return Manifestation(each["integrator"], each["steps_factor"], each["evaluations"], score)
+
+
 def main() -> None:
     runs = json.loads(RESULT.read_text())["runs"]
     panels = [
-        Panel(TITLES[run["folder"]], run["trained_with"], [Manifestation(**each) for each in run["manifestations"]])
+        Panel(TITLES[run["folder"]], run["trained_with"], [recorded(each) for each in run["manifestations"]])
         for run in runs
     ]
     path = HERE / "convergence.png"
