@@ -95,6 +95,11 @@ class Figure:
         """Its title, or else its name with spaces."""
         return self.title or self.name.replace("_", " ")
 
+    @property
+    def percent(self) -> bool:
+        """Whether it is a share, printed in hundredths."""
+        return self.form.endswith("%")
+
     def shown(self, value: float) -> str:
         """The value as text.
 
@@ -109,7 +114,7 @@ class Figure:
 
     def change(self, before: float, after: float) -> str:
         """A difference as text, with its sign: of shares in points of a hundred."""
-        return f"{100 * (after - before):+.2f}" if self.form.endswith("%") else f"{after - before:+{self.form}}"
+        return f"{100 * (after - before):+.2f}" if self.percent else f"{after - before:+{self.form}}"
 
 
 LOSS = Figure("loss")
