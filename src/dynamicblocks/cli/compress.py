@@ -77,11 +77,11 @@ def run(options: Namespace) -> None:
             )
     target = Path(options.to or f"{options.run.rstrip('/')}-compressed")
     RunFolder.check_free(target)
-    one = load(options, options.run, "validation")
+    one = load(options, options.run, "validation", console)
     found = _search(one, options, (tolerance, tolerance, share(options.disagreement)), console)
     rows: list[dict[str, Any]] = [_tested(one, "before", one.net), _tested(one, "compressed", found.net)]
     if options.beside is not None:
-        plain = load(options, options.beside, "validation")
+        plain = load(options, options.beside, "validation", console)
         same = changed(plain.net, halved(plain.net), _training_images(plain, options.batches))
         rows += [_tested(plain, "before", plain.net), _tested(plain, "half the steps", same)]
     console.print(_table(rows, one.test.samples))

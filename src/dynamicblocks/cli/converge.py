@@ -53,7 +53,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     """Evaluate run by run; each is printed, written and drawn when it is measured, so that a stop loses only one."""
     console = make_console()
-    runs = [load(options, path, options.split) for path in (options.run, *options.beside)]
+    runs = [load(options, path, options.split, console) for path in (options.run, *options.beside)]
     # An unknown name is an error before anything is evaluated; "dopri5" and "dopri5(rtol=0.001)" are one column.
     if options.integrators is not None:
         options.integrators = list(dict.fromkeys(as_integrator(name).shorthand for name in options.integrators))

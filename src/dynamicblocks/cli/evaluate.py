@@ -33,7 +33,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     """Evaluate both, print a table and add a line to the run."""
     console = make_console()
-    one = load(options, options.run, options.split)
+    one = load(options, options.run, options.split, console)
     unit, figures = one.task.unit, one.task.figures
     nets = {"as trained": one.net}
     if (options.integrator, options.steps, options.steps_per_control) != (None, None, None):

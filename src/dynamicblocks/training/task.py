@@ -207,7 +207,7 @@ class Task(ABC, Generic[Batch]):
     @property
     def reference(self) -> str | dict[str, str]:
         """How the files of a run name it: of a task from a file also what it was made by, never where that lies."""
-        return self.name if self.source_hash is None else {"name": self.name, "sha256": self.source_hash}
+        return self.name if self.source_hash is None else {"name": type(self).__name__, "sha256": self.source_hash}
 
     def as_dict(self) -> dict[str, Any]:
         """Its options as plain dictionaries and lists, as YAML and JSON hold them."""
