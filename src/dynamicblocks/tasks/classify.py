@@ -40,6 +40,7 @@ class Classify(Task[Labelled]):
 
     name: ClassVar[str] = "classify"
     unit: ClassVar[str] = "images"
+    bears_half: ClassVar[bool] = True
     figures: ClassVar[tuple[Figure, ...]] = (LOSS, Figure("accuracy", ".2%", higher=True))
 
     data: DataConfig = field(default_factory=DataConfig)
