@@ -12,7 +12,6 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from dynamicblocks import __version__
-from dynamicblocks.cli import published
 from dynamicblocks.cli.command import Command
 from dynamicblocks.errors import ConfigurationError, DynamicBlocksError, MissingPackageError
 from dynamicblocks.extras import needed_for
@@ -102,9 +101,8 @@ def _loaded(name: str, arguments: list[str]) -> tuple[Command, Any]:
             from dynamicblocks.cli.typed import typed_options
 
             if name == "train":
-                written = published.rewritten(arguments)
-                command = module.command_for(written)
-                return command, typed_options(name, command, written)
+                command, arguments = module.command_for(arguments)
+                return command, typed_options(name, command, arguments)
             return module, typed_options(name, module, arguments)
     command = getattr(module, entry.name)
     parser = argparse.ArgumentParser(

@@ -12,12 +12,16 @@ from torch import nn
 
 from dynamicblocks.errors import ConfigurationError, StorageError
 from dynamicblocks.structure import with_structure
+from dynamicblocks.tasks.own import task_of_run
 from dynamicblocks.tasks.parsing import add_task_arguments, task_and_config
-from dynamicblocks.tasks.registry import tasks
+from dynamicblocks.tasks.plain_options import check_written, options_of
 from dynamicblocks.training.config import TrainConfig
 from dynamicblocks.training.run_folder import RunFolder
 from dynamicblocks.training.task import Task
 from dynamicblocks.training.train import build
+
+# Of a file that names no task: there was one when it was written.
+DEFAULT = "classify"
 
 
 @dataclass(frozen=True)
@@ -43,34 +47,34 @@ def load_config(path: Path, own: type[Task[Any]] | None = None) -> tuple[Task[An
         StorageError: it cannot be read, or holds an unknown key or a value of the wrong type.
         ConfigurationError: it is of a task of its own, which is not given.
     """
-    try:
-        written = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise StorageError(f"{path} is no configuration of this version: {error}") from error
-    if not isinstance(written, dict):
-        raise StorageError(f"{path} must hold a mapping of options, got {type(written).__name__}")
-    flat = of_this_version(written)
-    kind = task_class(flat.pop("task"), own)
+    reference, written = read_options(path)
+    kind = task_of_run(DEFAULT if reference is None else reference, own, path)
     parser = ArgumentParser(exit_on_error=False)
     add_task_arguments(parser, kind)
     try:
-        options = parser.parse_object(flat)
+        check_written(written, {**options_of(kind), **options_of(TrainConfig)})
+        options = parser.parse_object(written)
         options.refine.epochs = tuple(epoch for epoch in options.refine.epochs if epoch < options.epochs)
         return task_and_config(kind, parser.instantiate(options))
     except (ArgumentError, TypeError, OSError, ValueError) as error:
         raise StorageError(f"{path} is no configuration of this version: {error}") from error
 
 
-def task_class(reference: str | Mapping[str, str], own: type[Task[Any]] | None = None) -> type[Task[Any]]:
-    """The class of a task as a file names it.
+def read_options(path: Path) -> tuple[Any, dict[str, Any]]:
+    """How a file names its task, None where it does not, and all other options in it, as this version writes them.
 
     Raises:
-        ConfigurationError: it is none of the package's, and was not given.
+        StorageError: it cannot be read, or holds no options.
     """
-    name = reference if isinstance(reference, str) else reference.get("name", "")
-    if own is not None:
-        return own
-    return tasks[name]  # type: ignore[return-value]
+    try:
+        written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise StorageError(f"{path} is no configuration of this version: {error}") from error
+    if not isinstance(written, dict):
+        raise StorageError(f"{path} must hold a mapping of options, got {type(written).__name__}")
+    options = of_this_version(written)
+    del options["task"]
+    return written.get("task"), options
 
 
 def of_this_version(written: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,7 +86,7 @@ def of_this_version(written: Mapping[str, Any]) -> dict[str, Any]:
     flat = {key: dict(value) if isinstance(value, Mapping) else value for key, value in written.items()}
     if "task" in flat:
         return flat
-    flat["task"] = "classify"
+    flat["task"] = DEFAULT
     if "label_smoothing" in flat.get("optimizer", {}):
         flat["label_smoothing"] = flat["optimizer"].pop("label_smoothing")
     if "workers" in flat.get("data", {}):
