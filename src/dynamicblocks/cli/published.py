@@ -52,6 +52,7 @@ FLAGS = {
     "lr_decay_epoch": Flag("optimizer.decay_epochs", several=True),
     "weight_decay": Flag("optimizer.weight_decay"),
     "device": Flag("hardware.accelerator", lower=True),
+    "data.workers": Flag("hardware.workers"),  # where versions before had it
     "scheme": Flag("model.integrator", lower=True),
     "alpha": Flag("model.width"),
     "widen_factor": Flag("model.widen"),
@@ -68,6 +69,7 @@ FLAGS = {
 SWITCHES = {
     "batch_norm": ("model.norm", "batch", "none"),
     "no_batch_norm": ("model.norm", "none", "batch"),
+    "fast": ("hardware.fast", "true", "false"),
     "use_skipinit": ("model.skipinit", "true", "false"),
 }
 MODEL_FLAGS = ("model", "arch")

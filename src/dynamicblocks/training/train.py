@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from dynamicblocks.errors import SolverError, StorageError
 from dynamicblocks.network import evaluations_of, num_weights
 from dynamicblocks.structure import structure, with_structure
+from dynamicblocks.training.choices import Choices, settled
 from dynamicblocks.training.config import TrainConfig
 from dynamicblocks.training.engine import Engine
+from dynamicblocks.training.environment import differences, environment
 from dynamicblocks.training.evaluation import Score, evaluate, score_from
 from dynamicblocks.training.hardware import (
     make_fabric,
@@ -25,7 +27,6 @@ from dynamicblocks.training.hardware import (
     random_state,
     set_random_state,
 )
-from dynamicblocks.training.measured import measured_config
 from dynamicblocks.training.network_changes import NetworkChange, changes_before
 from dynamicblocks.training.optimizer import learning_rate, set_learning_rate
 from dynamicblocks.training.outcome import Outcome, conclude
@@ -66,7 +67,7 @@ class Training:
         self.note = task.load()
         torch.manual_seed(config.seed)
         net = build(task, config)
-        self.config, measured = (config, []) if resume is not None else measured_config(task, config, net)
+        self.config, choices = (config, Choices({})) if resume is not None else settled(task, config, net)
         self.fabric = make_fabric(self.config.hardware)
         self.fabric.launch()
         self.console = Console(quiet=True) if self.fabric.global_rank else console or Console()
@@ -78,11 +79,15 @@ class Training:
         if resume is not None:
             self.folder = RunFolder.open(resume)
             self._restore(net)
+            for other in differences(self.folder.record(), environment()):
+                self.console.print(f"Note: {other}", highlight=False, soft_wrap=True)
         else:
             rehearse(net, task, self.config, self.batches, self.fabric)
-            for idle in idle_choices(net, self.config):
+            if choices.chosen:
+                self.console.print(f"{choices}", highlight=False, soft_wrap=True)
+            for idle in idle_choices(net, config):
                 self.console.print(f"Note: {idle}", highlight=False)
-            self.folder = begin_run(task, self.config, net, self.note, self.fabric, measured)
+            self.folder = begin_run(task, self.config, net, self.note, self.fabric, choices)
             self._set_up(net)
             self._save(self.sums)
 
