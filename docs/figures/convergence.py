@@ -11,6 +11,7 @@ from dynamicblocks.training import Manifestation, Score
 
 HERE = Path(__file__).parent
 RESULT = HERE.parents[1] / "experiments" / "results" / "cifar10_convergence.json"
+IMAGES = 10_000
 TITLES = {
     "fast20_rk4_1to2": "ContinuousNet, trained with RK4",
     "fast20_euler_2": "ContinuousNet, trained with Euler",
@@ -19,8 +20,7 @@ TITLES = {
 
 
 def recorded(each: dict) -> Manifestation:
-    """A manifestation as it stands in the record."""
-    score = Score({name: each[name] for name in ("loss", "accuracy")}, 10_000, 10_000 / each["images_per_second"])
+    score = Score({name: each[name] for name in ("loss", "accuracy")}, IMAGES, IMAGES / each["images_per_second"])
     return Manifestation(each["integrator"], each["steps_factor"], each["evaluations"], score)
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "ConfigurationError",
     "Controls",
     "CubicBSpline",
+    "DenseHead",
     "DiscontinuousLinear",
     "DynamicBlock",
     "DynamicBlocksError",
@@ -93,7 +94,7 @@ if TYPE_CHECKING:
     from dynamicblocks import analysis, layers
     from dynamicblocks.analysis import gradient_check, step_limit
     from dynamicblocks.block import DynamicBlock
-    from dynamicblocks.connectors import Head, Opening, PaddedConnector, PooledConnector, ResidualConnector
+    from dynamicblocks.connectors import DenseHead, Head, Opening, PaddedConnector, PooledConnector, ResidualConnector
     from dynamicblocks.controls import (
         Basis,
         Chebyshev,
@@ -145,7 +146,7 @@ else:
         {
             "analysis": "gradient_check step_limit",
             "block": "DynamicBlock",
-            "connectors": "Head Opening PaddedConnector PooledConnector ResidualConnector",
+            "connectors": "DenseHead Head Opening PaddedConnector PooledConnector ResidualConnector",
             "controls": "Basis Chebyshev Controls CubicBSpline DiscontinuousLinear Legendre PiecewiseConstant "
             "PiecewiseLinear",
             "errors": "ConfigurationError DynamicBlocksError SolverError StorageError",

@@ -303,18 +303,28 @@ class Head(nn.Module):
 
 
 class DenseHead(nn.Module):
-    """State to logits of each pixel: a linear map of the channels, a 1x1 convolution.
+    """State to logits of each pixel: perhaps norm and activation, a linear map of the channels, a 1x1 convolution.
 
     Shapes:
         (batch, width, H, W) -> (batch, num_classes, H, W), and alike for other ``dims``.
     """
 
-    def __init__(self, width: int, num_classes: int, *, bias: bool = True, dims: int = 2) -> None:
+    def __init__(
+        self,
+        width: int,
+        num_classes: int,
+        *,
+        order: str = "",
+        norm: NormSpec = "batch",
+        activation: ActivationSpec = "relu",
+        bias: bool = True,
+        dims: int = 2,
+    ) -> None:
         super().__init__()
-        self.dims, self.width = check_dims(dims), width
+        self.branch = Branch(order, width, width, norm=norm, activation=activation, dims=dims)
         self.linear = CONVOLUTIONS[dims](width, check_count(num_classes, "num_classes"), kernel_size=1, bias=bias)
 
     @telling_causes
     def forward(self, y: Tensor) -> Tensor:
-        check_input(self, y, self.width, "a state", self.dims)
-        return self.linear(y)
+        check_input(self, y, self.branch.width, "a state", self.branch.dims)
+        return self.linear(self.branch(y))

@@ -29,6 +29,7 @@ class Flag(NamedTuple):
 # Flags of our own that take several values, one after the other or as a list.
 LISTS = (
     "model.widths",
+    "optimizer.betas",
     "optimizer.box_scale",
     "optimizer.decay_epochs",
     "rediscretise.controls",
@@ -42,6 +43,9 @@ FLAGS = {
     "name": Flag("data.name", lower=True),
     "data_dir": Flag("data.data_dir"),
     "batch_size": Flag("data.batch_size"),
+    # Of the version that knew one task.
+    "optimizer.label_smoothing": Flag("label_smoothing"),
+    "data.workers": Flag("hardware.workers"),
     "test_batch_size": Flag("data.test_batch_size"),
     "lr": Flag("optimizer.lr"),
     "lr_decay": Flag("optimizer.decay"),

@@ -52,13 +52,17 @@ def continuousnet(
         width: channels of the opening, alpha in the paper; of the first block when multiplied by ``widen``.
         widen: widen factor of the blocks.
         units: control intervals of each block.
-        integrator, gradient: see :class:`~dynamicblocks.DynamicBlock`.
+        integrator: of all blocks, one of ``dynamicblocks integrators``; see :class:`~dynamicblocks.DynamicBlock`.
+        gradient: backward pass of all blocks: backprop, checkpoint, adjoint, or, with methods that can be taken back,
+            reversible; see :class:`~dynamicblocks.DynamicBlock`.
         steps_per_unit: time steps in each control interval.
         time_epsilon: length of each block's time; None for ``units``, which makes Euler with one step a unit the
             residual network.
         controls: the basis of the weights in time, on ``units`` intervals unless it has a size of its own.
         skipinit: whether each branch ends with a trainable scalar, zero at first.
-        norm, activation, boundary: of all convolutions; norm ``none`` for none.
+        norm: normalisation of all convolutions: batch, group, tv, none.
+        activation: of all convolutions: relu, tanh, silu, ...
+        boundary: of all convolutions: zeros, replicate, reflect, circular.
         activation_first: norm, activation, convolution, twice, and a norm before the head.
         stitch: False for a strided 1x1 convolution between blocks, and nothing before the first.
         initial: ``he`` (by fan-out, as published) or ``torch``.

@@ -49,11 +49,15 @@ def dynamicnet(
         widths: channels of each block.
         layer: the layer function, by name, made with the width, norm, activation and boundary; or a function that
             makes a layer of a width.
-        norm, activation, boundary: of layers, connectors and opening.
+        norm: normalisation of layers, connectors and opening: batch, group, tv, none.
+        activation: of layers, connectors and opening: relu, tanh, silu, ...
+        boundary: of layers, connectors and opening: zeros, replicate, reflect, circular.
         units: depth of a block in units of layers: its time goes from 0 to ``units``, in so many control intervals.
         controls: the basis of the weights in time, ``"constant"`` or ``"linear"``, or one with a size of its own.
         steps: equal steps of each block; None for one a unit.
-        integrator, gradient: see :class:`~dynamicblocks.DynamicBlock`.
+        integrator: of all blocks, one of ``dynamicblocks integrators``; see :class:`~dynamicblocks.DynamicBlock`.
+        gradient: backward pass of all blocks: backprop, checkpoint, adjoint, or, with methods that can be taken back,
+            reversible; see :class:`~dynamicblocks.DynamicBlock`.
         connector: ``pooled`` (1x1 convolution and pooling) or ``residual`` (a strided residual unit).
         pool: of pooled connectors: average, max or none.
         dims: 1 for signals, 2 for images, 3 for volumes; a function for ``layer`` makes layers that fit.
@@ -109,6 +113,15 @@ def dynamicblocks_rk4(
 
     Three blocks of symmetric layers (widths 16, 32, 64), piecewise linear weights at t = 0, 1, 2, 3, 4, states at the
     same times, classical Runge-Kutta; 1x1 connectors, the last one 64 to 64 before the head.
+
+    Args:
+        in_channels: channels of the images.
+        num_classes: number of logits.
+        norm: normalisation of the layers: batch, group, tv, none.
+        boundary: of every convolution: zeros, replicate, reflect, circular.
+        integrator: of all blocks, one of ``dynamicblocks integrators``; see :class:`~dynamicblocks.DynamicBlock`.
+        gradient: backward pass of all blocks: backprop, checkpoint, adjoint, or, with methods that can be taken back,
+            reversible; see :class:`~dynamicblocks.DynamicBlock`.
     """
     widths = (16, 32, 64, 64)
     grid = uniform(0, 4, steps=4)

@@ -16,6 +16,7 @@ from dynamicblocks.layers import SemiImplicit, Style, Symmetric
 from dynamicblocks.layers.activations import ActivationSpec
 from dynamicblocks.layers.implicit_operators import OperatorSpec
 from dynamicblocks.layers.norms import NormSpec
+from dynamicblocks.models.dense import DenseNet
 from dynamicblocks.models.initial import initialised
 from dynamicblocks.models.registry import models
 from dynamicblocks.network import DynamicNet
@@ -61,13 +62,16 @@ def imexnet(
         controls: the basis of the weights in time, on ``units`` intervals unless it has a size of its own.
         operator: of the implicit half, such as ``"depthwise(boundary='reflecting')"``, see
             :class:`~dynamicblocks.layers.SemiImplicit`; None for the explicit partner.
-        dense: logits for each pixel, as published, else for the image: activation, mean over all pixels, classifier.
-            That is a matrix without bias in both cases.
+        dense: logits for each pixel, as published (interpolated where there is pooling), else for the image:
+            activation, mean over all pixels, classifier. That is a matrix without bias in both cases.
         pool: between blocks: none, as published, average or max, for images where that would be too dear.
-        norm, activation, boundary: of all convolutions but the implicit one.
+        norm: normalisation of all convolutions but the implicit one: batch, group, tv, none.
+        activation: of all convolutions but the implicit one: relu, tanh, silu, ...
+        boundary: of all convolutions but the implicit one: zeros, replicate, reflect, circular.
         integrator: None for ``imex(norm=True)``, as published, or ``euler`` for the explicit partner;
             ``imex`` leaves out the second norm, ``imex(balanced=True)`` takes away what the operator adds.
-        gradient: see :class:`~dynamicblocks.DynamicBlock`.
+        gradient: backward pass of all blocks: backprop, checkpoint, adjoint, or, with methods that can be taken back,
+            reversible; see :class:`~dynamicblocks.DynamicBlock`.
         initial: ``torch`` (PyTorch's own draw), ``he`` (by fan-out) or ``published``: kernels and classifier uniform in
             (0, 1e-3), so that all channels of a block are alike at first.
         dims: 1 for signals, 2 for images, 3 for volumes.
@@ -98,12 +102,13 @@ def imexnet(
         if before is not None:
             body.append(PooledConnector(before, width, kernel_size=3, pool=pool, **style))
         body.append(DynamicBlock(partial(layer, width, **style), basis, grid, integrator, gradient))
+    opening = Opening(in_channels, widths[0], **style)
     if dense:
-        head: nn.Module = DenseHead(widths[-1], num_classes, bias=False, dims=dims)
+        net: DynamicNet = DenseNet(opening, body, DenseHead(widths[-1], num_classes, bias=False, dims=dims))
     else:
         # The last solve keeps the mean, which alone would be read without an activation.
         head = Head(widths[-1], num_classes, order="act", activation=activation, bias=False, dims=dims)
-    net = DynamicNet(Opening(in_channels, widths[0], **style), body, head)
+        net = DynamicNet(opening, body, head)
     return _as_published(net) if initial == PUBLISHED else initialised(net, initial)
 
 

@@ -106,11 +106,15 @@ def lm_resnet(
         num_classes: number of logits.
         depth: 6 n + 2 layers; published are 20, 32, 44, 56 and 110.
         widths: channels of the stages.
-        norm, activation, boundary, bias: of every convolution.
+        norm: normalisation of every convolution: batch, group, tv, none.
+        activation: of every convolution: relu, tanh, silu, ...
+        boundary: of every convolution: zeros, replicate, reflect, circular.
+        bias: whether convolutions have one.
         per_channel: whether each channel has coefficients of its own.
         integrator: a linear multistep method, or another integrator: ``"euler"`` makes the plain partner, the same
             network without coefficients.
-        gradient: see :class:`~dynamicblocks.DynamicBlock`.
+        gradient: backward pass of all blocks: backprop, checkpoint, adjoint, or, with methods that can be taken back,
+            reversible; see :class:`~dynamicblocks.DynamicBlock`.
         initial: ``he`` (by fan-out, as published) or ``torch``.
         dims: 1 for signals, 2 for images, 3 for volumes.
 

@@ -62,12 +62,15 @@ def pde_cnn(
             that makes a layer of a width.
         controls: the basis of the weights in time, on ``units`` intervals unless it has a size of its own.
         step: length of each step.
-        norm: of the layers.
+        norm: normalisation of the layers: batch, group, tv, none.
         connector_norm: of the opening and the connectors. None for that of the layers, or batch, as published, where
             layers have tv: behind it all pixels have length one, and their means hardly tell images apart.
-        activation, boundary: of every convolution.
+        activation: of every convolution: relu, tanh, silu, ...
+        boundary: of every convolution: zeros, replicate, reflect, circular.
         bias: whether layers have biases.
-        integrator, gradient: see :class:`~dynamicblocks.DynamicBlock`.
+        integrator: of all blocks, one of ``dynamicblocks integrators``; see :class:`~dynamicblocks.DynamicBlock`.
+        gradient: backward pass of all blocks: backprop, checkpoint, adjoint, or, with methods that can be taken back,
+            reversible; see :class:`~dynamicblocks.DynamicBlock`.
         initial: ``torch`` (PyTorch's own draw) or ``published``: the classifier normal of deviation 0.1 within +-0.2;
             kernels normal of deviation s = sqrt(2 / (k in_channels)), what is beyond 2 s drawn again, of deviation
             one, and clipped to 2 s; all controls of a block alike.

@@ -5,6 +5,7 @@ from typing import Any
 
 from dynamicblocks.errors import unknown_name
 from dynamicblocks.network import DynamicNet
+from dynamicblocks.options import Option, options_of
 from dynamicblocks.registry import Registry
 
 models: Registry[DynamicNet] = Registry("model")
@@ -22,6 +23,15 @@ def list_models() -> list[str]:
 def model_options(name: str) -> dict[str, inspect.Parameter]:
     """The options of a model, by name."""
     return dict(inspect.signature(models[name]).parameters)
+
+
+def described_options(name: str) -> dict[str, Option]:
+    """The options of a model, each with the values it takes, its default and what the documentation says of it.
+
+    >>> described_options("resnet20")["depth"].default
+    20
+    """
+    return options_of(models[name])
 
 
 def create_model(name: str, **options: Any) -> DynamicNet:

@@ -50,8 +50,13 @@ def resnet(
         widths: channels of the three stages.
         unit: a, b, c, d, e or post; see :class:`~dynamicblocks.layers.ResidualUnit`.
         shortcut: ``padding`` (no weights), ``convolution`` (1x1) or ``convolution_norm``.
-        norm, activation, boundary, bias: of every convolution.
-        integrator, gradient: see :class:`~dynamicblocks.DynamicBlock`.
+        norm: normalisation of every convolution: batch, group, tv, none.
+        activation: of every convolution: relu, tanh, silu, ...
+        boundary: of every convolution: zeros, replicate, reflect, circular.
+        bias: whether convolutions have one.
+        integrator: of all blocks, one of ``dynamicblocks integrators``; see :class:`~dynamicblocks.DynamicBlock`.
+        gradient: backward pass of all blocks: backprop, checkpoint, adjoint, or, with methods that can be taken back,
+            reversible; see :class:`~dynamicblocks.DynamicBlock`.
         initial: ``torch`` (PyTorch's own draw) or ``he`` (by fan-out).
 
     >>> net = resnet(depth=20, unit="post", shortcut="convolution_norm")
@@ -101,8 +106,12 @@ def wide_resnet(
         depth: 6 n + 4 layers.
         widen: widen factor of the three stages.
         width: channels of the opening.
-        norm, activation, boundary: of every convolution.
-        integrator, gradient: see :class:`~dynamicblocks.DynamicBlock`.
+        norm: normalisation of every convolution: batch, group, tv, none.
+        activation: of every convolution: relu, tanh, silu, ...
+        boundary: of every convolution: zeros, replicate, reflect, circular.
+        integrator: of all blocks, one of ``dynamicblocks integrators``; see :class:`~dynamicblocks.DynamicBlock`.
+        gradient: backward pass of all blocks: backprop, checkpoint, adjoint, or, with methods that can be taken back,
+            reversible; see :class:`~dynamicblocks.DynamicBlock`.
         initial: ``he`` (by fan-out) or ``torch``.
 
     >>> wide_resnet(num_classes=100).num_weights

@@ -56,9 +56,13 @@ def hamiltonian_resnet(
         unit: what F1 and F2 are: ``preact_symmetric`` as in the published code, or ``symmetric`` as in the paper.
         controls: the basis of the weights in time, on one interval a unit unless it has a size of its own.
         step: length of each step.
-        norm, activation, boundary: of every convolution.
+        norm: normalisation of every convolution: batch, group, tv, none.
+        activation: of every convolution: relu, tanh, silu, ...
+        boundary: of every convolution: zeros, replicate, reflect, circular.
         bias: whether ``symmetric`` units have biases; None for those that have no norm to shift them.
-        integrator, gradient: see :class:`~dynamicblocks.DynamicBlock`.
+        integrator: of all blocks, one of ``dynamicblocks integrators``; see :class:`~dynamicblocks.DynamicBlock`.
+        gradient: backward pass of all blocks: backprop, checkpoint, adjoint, or, with methods that can be taken back,
+            reversible; see :class:`~dynamicblocks.DynamicBlock`.
         dims: 1 for signals, 2 for images, 3 for volumes.
 
     >>> hamiltonian_resnet(depth=74).num_weights
@@ -113,9 +117,13 @@ def two_step_resnet(
             that makes a layer of a width.
         controls: the basis of the weights in time, on one interval a unit unless it has a size of its own.
         step: length of each step.
-        norm, activation, boundary: of every convolution.
+        norm: normalisation of every convolution: batch, group, tv, none.
+        activation: of every convolution: relu, tanh, silu, ...
+        boundary: of every convolution: zeros, replicate, reflect, circular.
         bias: whether layers have biases; None for those that have no norm to shift them.
-        integrator, gradient: see :class:`~dynamicblocks.DynamicBlock`.
+        integrator: of all blocks, one of ``dynamicblocks integrators``; see :class:`~dynamicblocks.DynamicBlock`.
+        gradient: backward pass of all blocks: backprop, checkpoint, adjoint, or, with methods that can be taken back,
+            reversible; see :class:`~dynamicblocks.DynamicBlock`.
         dims: 1 for signals, 2 for images, 3 for volumes; a function for ``layer`` makes layers that fit.
     """
     units = units_of_depth(depth, STAGES)

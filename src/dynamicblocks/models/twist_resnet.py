@@ -52,9 +52,14 @@ def twist_resnet(
         unit: a (as in He et al. 2015), e (norm and activation first, as in the originals), ..., or, in twist_resnet50,
             bottleneck_a or bottleneck_e.
         stages: a letter for each stage: T, its 3x3 convolutions are twisted, or F, they are not.
-        parametrisation, degree: see :class:`~dynamicblocks.layers.TwistConv2d`.
-        norm, activation, boundary: of every convolution.
-        integrator, gradient: see :class:`~dynamicblocks.DynamicBlock`.
+        parametrisation: of the twists: vector, independent, full; see :class:`~dynamicblocks.layers.TwistConv2d`.
+        degree: of the coefficients in the coordinates of a pixel, 1 or 2.
+        norm: normalisation of every convolution: batch, group, tv, none.
+        activation: of every convolution: relu, tanh, silu, ...
+        boundary: of every convolution: zeros, replicate, reflect, circular.
+        integrator: of all blocks, one of ``dynamicblocks integrators``; see :class:`~dynamicblocks.DynamicBlock`.
+        gradient: backward pass of all blocks: backprop, checkpoint, adjoint, or, with methods that can be taken back,
+            reversible; see :class:`~dynamicblocks.DynamicBlock`.
         initial: ``torch`` (PyTorch's own draw) or ``he`` (by fan-out).
 
     >>> twist_resnet(units=(2, 2, 2, 2), unit="a", stages="FFFF").num_weights

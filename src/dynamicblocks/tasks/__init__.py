@@ -8,5 +8,16 @@ with needed_for(__name__):
     from dynamicblocks.tasks.images import DataConfig
     from dynamicblocks.tasks.model import ModelConfig
     from dynamicblocks.tasks.registry import tasks
+    from dynamicblocks.tasks.segment import MaskConfig, Segment
 
-__all__ = ["Classify", "DataConfig", "LoadedRun", "ModelConfig", "load_config", "load_run", "tasks"]
+__all__ = [
+    "Classify",
+    "DataConfig",
+    "LoadedRun",
+    "MaskConfig",
+    "ModelConfig",
+    "Segment",
+    "load_config",
+    "load_run",
+    "tasks",
+]

@@ -117,4 +117,5 @@ class Classify(Task[Labelled]):
 
 
 def _sums(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-    return torch.stack([loss.new_tensor(len(labels)), loss, (logits.argmax(dim=1) == labels).sum()])
+    # Filled on the device: a number that is sent there would wait for it.
+    return torch.stack([torch.full_like(loss, len(labels)), loss, (logits.argmax(dim=1) == labels).sum()])

@@ -61,6 +61,7 @@ def check_constraints(net: nn.Module, options: OptimizerConfig) -> None:
 def idle_choices(net: nn.Module, config: TrainConfig) -> Iterator[str]:
     """What was asked for and does nothing."""
     options = config.optimizer
+    yield from options.idle()
     if not options.box and (options.box_scale or options.box_kernels_only):
         yield "optimizer.box_scale and box_kernels_only do nothing without optimizer.box"
     if not options.smoothness and (options.smoothness_kind != "l2" or options.smoothness_kernels_only):
