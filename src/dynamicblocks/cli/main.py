@@ -12,7 +12,6 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from dynamicblocks import __version__
-from dynamicblocks.cli import published
 from dynamicblocks.cli.command import Command
 from dynamicblocks.errors import ConfigurationError, DynamicBlocksError, MissingPackageError
 from dynamicblocks.extras import needed_for
@@ -51,6 +50,8 @@ EXAMPLES = """examples:
   dynamicblocks train --model.name resnet20 --model.unit post --epochs 20
   dynamicblocks models
   dynamicblocks COMMAND --help"""
+
+HELP = {"-h", "--help"}
 
 USAGE_ERROR = 2
 FAILURE = 1
@@ -95,18 +96,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _loaded(name: str, arguments: list[str]) -> tuple[Command, Any]:
     """A command, and its options among the arguments behind its name."""
     entry = COMMANDS[name]
-    command: Command
     with needed_for(f"dynamicblocks {name}"):
         module: Any = import_module(f"dynamicblocks.cli.{entry.module}")
+        if name == "train":
+            command, options = module.command_for([token for token in arguments if token not in HELP])
+            if HELP.intersection(arguments):
+                _parser(name, command).parse_args(["--help"])
+            return command, options
         if not entry.name:
             from dynamicblocks.cli.typed import typed_options
 
-            if name == "train":
-                written = published.rewritten(arguments)
-                command = module.command_for(written)
-                return command, typed_options(name, command, written)
             return module, typed_options(name, module, arguments)
-    command = getattr(module, entry.name)
+    listing: Command = getattr(module, entry.name)
+    return listing, _parser(name, listing).parse_args(arguments)
+
+
+def _parser(name: str, command: Command) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"dynamicblocks {name}",
         usage=command.USAGE,
@@ -115,7 +120,7 @@ def _loaded(name: str, arguments: list[str]) -> tuple[Command, Any]:
     )
     command.add_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return command, parser.parse_args(arguments)
+    return parser
 
 
 def _say(message: str, colour: str = "") -> None:

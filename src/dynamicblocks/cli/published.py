@@ -26,9 +26,8 @@ class Flag(NamedTuple):
     lower: bool = False
 
 
-# Flags of our own that take several values, one after the other or as a list.
+# Flags of every training that take several values, one after the other or as a list.
 LISTS = (
-    "model.widths",
     "optimizer.box_scale",
     "optimizer.decay_epochs",
     "rediscretise.controls",
@@ -117,6 +116,12 @@ def rewritten(arguments: Sequence[str]) -> list[str]:
     >>> rewritten(["--lr-decay-epoch", "30", "60", "--use_skipinit"])
     ['--optimizer.decay_epochs=[30,60]', '--model.skipinit=true']
     """
+    preset, found = split(arguments)
+    return [*preset, *found]
+
+
+def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The preset of a published model, and the arguments with every published flag replaced."""
     preset: list[str] = []
     found: list[str] = []
     rest = list(arguments)
@@ -145,7 +150,7 @@ def rewritten(arguments: Sequence[str]) -> list[str]:
             found.append(f"--{field}={off if values and values[0].lower() == 'false' else on}")
         else:
             found.append(f"--{name}{equals}{value}")
-    return [*preset, *found]
+    return preset, found
 
 
 def _model(name: str) -> tuple[dict[str, str], list[str]]:

@@ -1,21 +1,35 @@
 """``dynamicblocks train``."""
 
 import shlex
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+import yaml
 from rich.console import Console
 from rich.table import Table
 
-from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.cli.published import split
+from dynamicblocks.errors import ConfigurationError, StorageError
 from dynamicblocks.network import evaluations_of, num_weights
+from dynamicblocks.options import NONE
 from dynamicblocks.tasks import load_config, tasks
-from dynamicblocks.tasks.parsing import add_task_arguments, task_and_config
-from dynamicblocks.training import Outcome, RunFolder, Task, TrainConfig, Training
+from dynamicblocks.tasks.files import task_class
+from dynamicblocks.tasks.option_table import OptionTable
+from dynamicblocks.tasks.parsing import (
+    USUAL_TASK,
+    Written,
+    table_of,
+    task_and_config,
+    written_as_flags,
+    written_in_file,
+)
+from dynamicblocks.training import Outcome, RunFolder, Task, Training
 from dynamicblocks.training.manifestations import caveat, own_integrator, solves_its_equation
+from dynamicblocks.training.runs import recorded
 
 # A list of every flag above each error would hide the error.
 USAGE = "dynamicblocks train [--task TASK] [--config FILE] [--FLAG VALUE ...] [--resume RUN]"
@@ -34,30 +48,55 @@ the original's defaults), --scheme, --dataset, --data-dir, --batch-size, --test-
 --n-time-steps-per, --time-epsilon, --use-skipinit, --refine, --refine-variance, --name, --depth-res, --depth-wide."""
 
 
+# Flags that are no options of a training; tasks are registered later than this.
+OWN_FLAGS = (
+    ("task", "TASK", "one of {tasks}"),
+    ("config", "FILE", "YAML file with some or all of the options below; flags have the last word"),
+    ("resume", "RUN", "folder of a run to continue, as it was configured"),
+)
+
+# Characters in a line of help.
+LINE = 100
+
+
 @dataclass(frozen=True)
 class TrainCommand:
-    """The command for one task, whose options are its flags."""
+    """The command for one task and one model, whose options are its flags.
 
-    task: type[Task[Any]]
+    Args:
+        table: every option there is.
+        sources: what was written of them, of which the later has the last word.
+    """
+
+    table: OptionTable
+    sources: tuple[Written, ...]
     USAGE = USAGE
     DESCRIPTION = DESCRIPTION
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Every field of the configuration is a flag."""
-        parser.add_argument("--task", type=str, default=self.task.name, help=f"one of {', '.join(tasks)}")
-        parser.add_argument("--config", action="config", help="YAML file with some or all of the options below")
-        add_task_arguments(parser, self.task)
-        parser.add_argument(
-            "--resume", type=str, default=None, help="folder of a run to continue, as it was configured"
-        )
+        """Every option is a flag; they are read by :func:`command_for`, the parser shows them."""
+        parser.add_argument("--print_config", action="store_true", help="print the configuration and do nothing else")
+        for name, metavar, text in OWN_FLAGS:
+            parser.add_argument(f"--{name}", metavar=metavar, help=text.format(tasks=", ".join(tasks)))
+        for part in self.table.parts:
+            about = fill(part.about, LINE, break_on_hyphens=False)
+            group = parser.add_argument_group(f"options of {part.title}", _escaped(about))
+            for name, option in part.options.items():
+                default = f", default: {option.shown_default}" if option.default is not NONE else ", needed"
+                text = f"{option.help} (type: {option.kind.written}{default})"
+                metavar = name.upper()
+                group.add_argument(f"--{part.path_of(name)}", metavar=metavar, help=_escaped(text.strip()))
 
     def run(self, options: Namespace) -> None:
         """Train and show what came out."""
-        task, config = task_and_config(self.task, options)
+        task, config = task_and_config(self.table, self.sources)
+        if options.print_config:
+            print(yaml.safe_dump(recorded(task, config), sort_keys=False), end="")
+            return
         if options.resume is None:
             training = Training(task, config)
         else:
-            if (task, config) != (self.task(), TrainConfig()):
+            if any(source.options for source in self.sources):
                 raise ConfigurationError(
                     "--resume continues a run as it was configured and takes no other options; to change some, start "
                     f"a new run with --config {Path(options.resume) / 'config.yaml'}"
@@ -75,14 +114,70 @@ class TrainCommand:
         show(training.run(), training, console)
 
 
-def command_for(arguments: Sequence[str]) -> TrainCommand:
-    """The command for the task that is named among the arguments."""
-    name = "classify"
+def _escaped(text: str) -> str:
+    return text.replace("%", "%%")
+
+
+def command_for(arguments: Sequence[str]) -> tuple[TrainCommand, Namespace]:
+    """The command for the task and the model named among the arguments or in files, and the flags that are no options.
+
+    Flags have the last word, then files, the last of them first, then the preset of a published model.
+
+    Raises:
+        ConfigurationError: no such flag, task, model or file.
+    """
+    files: list[Written] = []
+    reference: Any = USUAL_TASK
+    for file in _files(arguments):
+        try:
+            reference, written = written_in_file(Path(file))
+        except StorageError as error:
+            raise ConfigurationError(f"--config: {error}") from error
+        files.append(written)
+    asked = _value(dict(written_as_flags(arguments).options), "task")
+    task = task_class(reference if asked is None else asked)
+    # Another task may have options of the same names.
+    preset, rest = split(arguments) if task.name == USUAL_TASK else ([], arguments)
+    flags = dict(written_as_flags(rest).options)
+    own = Namespace(
+        resume=_value(flags, "resume"),
+        debug=_switched(flags, "debug"),
+        print_config=_switched(flags, "print_config"),
+    )
+    others = {name: texts for name, texts in flags.items() if name not in ("task", "config")}
+    given = Written(others)
+    table = table_of(task, [written_as_flags(preset), *files, given])
+    usual = Written({path: text for path, text in written_as_flags(preset).options.items() if path in table.options})
+    return TrainCommand(table, (usual, *files, given)), own
+
+
+def _files(arguments: Sequence[str]) -> list[str]:
+    """The files that --config names, which may come several times."""
+    found = []
     for place, token in enumerate(arguments):
-        flag, equals, value = token.partition("=")
-        if flag == "--task":
-            name = value if equals else next(iter(arguments[place + 1 : place + 2]), "")
-    return TrainCommand(tasks[name])  # type: ignore[arg-type]
+        if token.partition("=")[0] == "--config":
+            # What stands behind its text is the next flag, or nothing that it could take.
+            behind = next((end for end in range(place + 1, len(arguments)) if arguments[end].startswith("--")), None)
+            found.append(_value(dict(written_as_flags(arguments[place:behind]).options), "config"))
+    return [file for file in found if file is not None]
+
+
+def _value(flags: dict[str, Any], name: str) -> str | None:
+    """The one text behind a flag, which is taken away."""
+    texts = flags.pop(name, None)
+    if texts is None:
+        return None
+    if len(texts) != 1 or not texts[0]:
+        raise ConfigurationError(f"--{name} expects one value, got {' '.join(texts) or 'nothing'}")
+    return str(texts[0])
+
+
+def _switched(flags: dict[str, Any], name: str) -> bool:
+    """Whether a flag without a value is there, which is taken away."""
+    texts = flags.pop(name, None)
+    if texts:
+        raise ConfigurationError(f"--{name} takes no value, got {' '.join(texts)!r}")
+    return texts is not None
 
 
 def show(outcome: Outcome, training: Training, console: Console) -> None:
