@@ -86,7 +86,7 @@ def main() -> None:
             "first_step_seconds_torch_compile": whole,
         }
     show(f"Training step of a block of {STEPS} steps", rows)
-    print(save("block_compiled", {"steps": STEPS, "cases": results}))
+    print(save("block_compiled", {"steps": STEPS, "cases": results}, path=options.output))
 
 
 if __name__ == "__main__":

@@ -147,7 +147,7 @@ def main() -> None:
     targets = ", ".join(f"{what} {ratio:g}" for what, ratio in TARGETS.items())
     show(f"Checkpoint over backprop, {STEPS} steps; targets: {targets}", [row(r) for r in results])
     payload = {"steps": STEPS, "targets": TARGETS}
-    print(save("checkpoint_memory", {**payload, "checkpoint_over_backprop": results}, options.device))
+    print(save("checkpoint_memory", {**payload, "checkpoint_over_backprop": results}, options.device, options.output))
 
 
 if __name__ == "__main__":

@@ -125,7 +125,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--modes", nargs="+", choices=[*MODES], default=[*MODES], help="(default: all)")
     parser.add_argument("--limit", type=float, default=6.0, help="GB for a pass (default: %(default)s)")
     parser.add_argument("--timed", type=int, default=16, help="steps at which times are taken (default: %(default)s)")
-    parser.add_argument("--output", type=Path, help="file of the result (default: results/gradient_depth*.json)")
     add_device(parser)
     return parser.parse_args()
 

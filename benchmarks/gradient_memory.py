@@ -128,7 +128,7 @@ def main() -> None:
             }
         )
     show(f"Gradients of a solve, {STEPS} steps, state {STATE}", rows)
-    print(save("gradient_memory", {"setting": __doc__, "results": results}, options.device))
+    print(save("gradient_memory", {"setting": __doc__, "results": results}, options.device, options.output))
 
 
 if __name__ == "__main__":

@@ -124,7 +124,7 @@ def main() -> None:
     )
     setting = {"batch": BATCH, "widths": WIDTHS, "dtype": "float32"}
     result = {"backprop": plain, "reversible": back, "backprop_check": check, "backprop_extrapolated": estimate}
-    print(save("hamiltonian_1202", {"setting": setting, **result}))
+    print(save("hamiltonian_1202", {"setting": setting, **result}, path=options.output))
 
 
 if __name__ == "__main__":

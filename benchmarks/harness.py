@@ -145,6 +145,7 @@ def make_parser(description: str | None, example: str, repeats: int) -> argparse
     )
     parser.add_argument("--repeats", type=int, default=repeats, help="rounds A B B A (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="threads of PyTorch (default: PyTorch's own choice)")
+    parser.add_argument("--output", type=Path, help="file of the result (default: in results/)")
     return parser
 
 
@@ -161,7 +162,7 @@ def save(name: str, payload: Mapping[str, object], device: str = "cpu", path: Pa
         record["environment"]["beside"] = _beside()
         name = f"{name}_{device}"
     path = path or RESULTS / f"{name}.json"
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return path
 

@@ -49,7 +49,8 @@ def main(options: argparse.Namespace) -> None:
         rows.append({"case": name, "processor time / import torch": str(ratios), "at most": target})
         results[name] = {**found, "ratios": vars(ratios), "target": target}
     show("Processor time of fresh processes, median [quartiles]", rows)
-    print(f"written to {save('import_time', {'repeats': options.repeats, 'cases': results})}")
+    payload = {"repeats": options.repeats, "cases": results}
+    print(f"written to {save('import_time', payload, path=options.output)}")
 
 
 if __name__ == "__main__":

@@ -179,7 +179,7 @@ def main() -> None:
     show(f"Training step, {UNITS} units, widths {WIDTHS}, batch {BATCH}", [row])
     payload = {"batch": BATCH, "widths": WIDTHS, "units": UNITS, "target": TARGET}
     payload |= {"dynamic_over_plain": result.as_dict(), "overhead_ms": extra}
-    print(save("resnet_cost", payload, options.device))
+    print(save("resnet_cost", payload, options.device, options.output))
 
 
 if __name__ == "__main__":

@@ -154,7 +154,8 @@ def main() -> None:
             }
         )
     show("CNF, 2-D, 3 x 64 tanh, exact trace, batch 512, dopri5, 1e-5, one training iteration", rows)
-    print(f"written to {save('solver_cnf', {'setting': __doc__, 'results': results}, options.device)}")
+    payload = {"setting": __doc__, "results": results}
+    print(f"written to {save('solver_cnf', payload, options.device, options.output)}")
 
 
 if __name__ == "__main__":

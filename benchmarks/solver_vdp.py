@@ -142,7 +142,8 @@ def main() -> None:
         show("Van der Pol", rows[-1:])
     show("Van der Pol, mu = 10, batch 256, 200 outputs on [0, 10], dopri5, 1e-5, float32", rows)
     if not options.only:
-        print(f"written to {save('solver_vdp', {'setting': __doc__, 'results': results}, options.device)}")
+        payload = {"setting": __doc__, "results": results}
+        print(f"written to {save('solver_vdp', payload, options.device, options.output)}")
 
 
 if __name__ == "__main__":

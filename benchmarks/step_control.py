@@ -167,7 +167,8 @@ def main():
                 rows.append({"problem": title} | {solver: f"{cost:.3f}" for solver, cost in costs.items()})
                 print(rows[-1], flush=True)
     show("evaluations at equal error, over those of the default", rows)
-    print(save("step_control", {"tolerances": TOLERANCES, "draws": chosen.repeats, "problems": results}))
+    payload = {"tolerances": TOLERANCES, "draws": chosen.repeats, "problems": results}
+    print(save("step_control", payload, path=chosen.output))
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def main() -> None:
     torch.set_num_threads(options.threads or 1)
     results = [measure(case, count, options.repeats) for case in options.cases for count in THREADS]
     show(f"Throughput in threads; target in four: at least {TARGET:g}", [row(each) for each in results])
-    print(save("threads", {"target": TARGET, "block_over_plain": results}))
+    print(save("threads", {"target": TARGET, "block_over_plain": results}, path=options.output))
 
 
 if __name__ == "__main__":

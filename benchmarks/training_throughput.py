@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import dynamicblocks as db
-from dynamicblocks.data import Augmentation, Batches, MemorySplit
+from dynamicblocks.data import Augmentation, ImageBatches, MemorySplit
+from dynamicblocks.tasks.classify import Classify
 from dynamicblocks.training import HardwareConfig
 from dynamicblocks.training.measured import choose
 from torchdiffeq import odeint
@@ -95,7 +96,7 @@ def input_seconds(repeats: int, device: str) -> float:
     images = torch.randint(0, 256, (50_000, 3, 32, 32), dtype=torch.uint8)
     split = MemorySplit(images, torch.zeros(50_000, dtype=torch.int64)).to(device)
     usual = Augmentation(shift=4, flip=True)
-    batches = Batches(split, BATCH, [125.0] * 3, [60.0] * 3, augmentation=usual, channels_last=True)
+    batches = ImageBatches(split, BATCH, [125.0] * 3, [60.0] * 3, augmentation=usual, channels_last=True)
     stream, found = batches.training(0), []
     for _ in range(20 + repeats):
         begin = time.perf_counter()
@@ -118,8 +119,8 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     plain = HardwareConfig(precision="32-true", channels_last=False, compile=False)
     device = options.device
-    images, labels = torch.randn(BATCH, 3, 32, 32).to(device), torch.randint(10, (BATCH,)).to(device)
-    chosen, measured = choose(HardwareConfig(), networks(device)[0], images, labels, STEPS)
+    batch = torch.randn(BATCH, 3, 32, 32).to(device), torch.randint(10, (BATCH,)).to(device)
+    chosen, measured = choose(Classify(), HardwareConfig(), networks(device)[0], batch, STEPS)
     fast = {"channels_last": True, "compile": True}
     sides = {
         "defaults": (chosen, plain),
@@ -156,7 +157,7 @@ def main() -> None:
         "input_ms": 1000 * seconds,
         "input_share_of_step": seconds / step,
     }
-    print(save("training_throughput", payload, device))
+    print(save("training_throughput", payload, device, options.output))
 
 
 if __name__ == "__main__":

@@ -136,7 +136,7 @@ def main() -> None:
         medians = [each["twist_over"][name]["median"] for each in found]
         met = sum(value <= target for value in medians)
         print(f"over {name}: at most {target:g} in {met} of {len(medians)} cases, at worst {max(medians):.2f}")
-    print(save("twist_cost", {"targets": TARGETS, "cases": found}))
+    print(save("twist_cost", {"targets": TARGETS, "cases": found}, path=options.output))
 
 
 if __name__ == "__main__":

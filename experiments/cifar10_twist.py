@@ -4,40 +4,29 @@ Example: python experiments/cifar10_twist.py --data_dir data --seeds 0 1 2
 """
 
 import argparse
-import json
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from statistics import median
-from time import perf_counter
-from types import SimpleNamespace
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from common import RESULTS, begun, keep, read, told, training_step
+from torch import nn
 
-from dynamicblocks.network import DynamicNet
+from dynamicblocks.network import num_weights
+from dynamicblocks.tasks.classify import Classify, DataConfig
+from dynamicblocks.tasks.model import ModelConfig
 from dynamicblocks.training import Training
-from dynamicblocks.training.config import (
-    DataConfig,
-    HardwareConfig,
-    ModelConfig,
-    OptimizerConfig,
-    TrainConfig,
-    TwistConfig,
-)
+from dynamicblocks.training.config import HardwareConfig, OptimizerConfig, TrainConfig, TwistConfig
 from dynamicblocks.training.environment import environment
 from dynamicblocks.training.run_folder import RunFolder
 
-RESULT = Path(__file__).parent / "results" / "cifar10_twist.json"
+RESULT = RESULTS / "cifar10_twist.json"
 PLAIN, VECTOR = TwistConfig(), TwistConfig(parametrisation="vector")
 
 
 # The fast recipe of the published networks, in small.
-OPTIMIZER = OptimizerConfig(
-    name="muon", lr=0.2, kernel_lr=0.02, kernel_decay=0.04, schedule="linear", warmup=0.1, label_smoothing=0.1
-)
+OPTIMIZER = OptimizerConfig(name="muon", lr=0.2, kernel_lr=0.02, kernel_decay=0.04, schedule="linear", warmup=0.1)
+LABEL_SMOOTHING = 0.1
 SLOW_TWIST = replace(OPTIMIZER, twist_lr=0.1 * OPTIMIZER.kernel_lr)
 
 Network = tuple[ModelConfig, TwistConfig, OptimizerConfig]
@@ -71,57 +60,50 @@ PROGRESSIVE = ((0.0, 16), (0.5, 28))
 BATCH = 128
 
 
-def config_of(name: str, seed: int, epochs: int, data_dir: str | None, output: str) -> TrainConfig:
+def config_of(name: str, seed: int, options: argparse.Namespace) -> tuple[Classify, TrainConfig]:
     model, twist, optimizer = NETWORKS[name]
     data = DataConfig(
         name="cifar10",
-        data_dir=data_dir,
+        data_dir=options.data_dir,
         batch_size=BATCH,
         test_batch_size=500,
         validation=0.02,
         progressive=PROGRESSIVE,
     )
-    return TrainConfig(
-        data=data,
-        model=model,
+    config = TrainConfig(
         twist=twist,
         optimizer=optimizer,
-        hardware=HARDWARE,
-        epochs=epochs,
+        hardware=replace(HARDWARE, accelerator=options.accelerator),
+        epochs=options.epochs,
         keep="last",
+        max_steps=options.steps,
         seed=seed,
-        output=output,
+        output=options.output,
         run=f"{name.replace(',', '').replace(' ', '_')}_{seed}",
     )
+    return Classify(data=data, model=model, label_smoothing=LABEL_SMOOTHING), config
 
 
-def train(name: str, seed: int, epochs: int, data_dir: str | None, output: str) -> dict:
+def train(name: str, seed: int, options: argparse.Namespace) -> dict:
     """One training; what came out, without where the data lay."""
-    config = config_of(name, seed, epochs, data_dir, output)
-    training = Training(config)
-    outcome = training.run()
-    folder = RunFolder(outcome.folder)
-    used = config.as_dict()
-    used["data"]["data_dir"], used["output"] = None, "runs"
-    data = folder.record()["data"].replace(f"local copy in {data_dir}", "local copy in the official layout")
+    task, config = config_of(name, seed, options)
+    outcome = Training(task, config, resume=begun(options.output, config.run)).run()
     return {
         "network": name,
         "seed": seed,
         "date": f"{date.today()}",
         "weights": outcome.weights,
-        "test_accuracy": outcome.test.accuracy,
-        "validation_accuracy": outcome.validation.accuracy,
+        "test_accuracy": outcome.test["accuracy"],
+        "validation_accuracy": outcome.validation["accuracy"],
         "training_minutes": round(outcome.seconds / 60, 2),
-        "data": data,
-        "configuration": used,
-        "epochs": folder.metrics(),
+        **told(RunFolder(outcome.folder), options.data_dir),
         **environment(),
     }
 
 
 def speeds(repeats: int) -> dict[str, dict]:
     """Images a second of a training step on whole images, the networks in turn."""
-    steps = {name: _training_step(_build(name)) for name in NETWORKS}
+    steps = {name: training_step(build(name), BATCH) for name in NETWORKS}
     for step in steps.values():
         step()
         step()
@@ -130,39 +112,15 @@ def speeds(repeats: int) -> dict[str, dict]:
         for name, step in steps.items():
             found[name].append(step())
     return {
-        name: {"images_per_second": BATCH / median(taken), "seconds": taken, "weights": _build(name).num_weights}
+        name: {"images_per_second": BATCH / median(taken), "seconds": taken, "weights": num_weights(build(name))}
         for name, taken in found.items()
     }
 
 
-def _build(name: str) -> DynamicNet:
+def build(name: str) -> nn.Module:
     model, twist, _ = NETWORKS[name]
-    return TrainConfig(model=model, twist=twist).build(SimpleNamespace(channels=3, classes=range(10)))
-
-
-def _training_step(net: nn.Module) -> Callable[[], float]:
-    net.to(memory_format=torch.channels_last)
-    images: Tensor = torch.randn(BATCH, 3, 32, 32).contiguous(memory_format=torch.channels_last)
-    labels = torch.randint(10, (BATCH,))
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
-
-    def step() -> float:
-        begin = perf_counter()
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = net(images)
-        optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(logits.float(), labels).backward()
-        optimizer.step()
-        return perf_counter() - begin
-
-    return step
-
-
-def keep(change: Callable[[dict], None]) -> None:
-    """Change the record on disk; every training is kept as it ends."""
-    record = json.loads(RESULT.read_text()) if RESULT.exists() else {"runs": []}
-    change(record)
-    RESULT.write_text(json.dumps(record, indent=1) + "\n")
+    net = model.create(3, 10)
+    return twist.twist(net) if twist.turned_on(epoch=0) else net
 
 
 def main() -> None:
@@ -173,17 +131,25 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2, help="of each training (default 2)")
     parser.add_argument("--output", default="runs", help="where the runs are written (default runs)")
     parser.add_argument("--speed", type=int, default=0, help="rounds in which images/s are measured (default none)")
+    parser.add_argument("--accelerator", default="auto", help="of the trainings: auto (default), cpu, cuda")
+    parser.add_argument("--steps", type=int, help="stop each training after so many, for a trial")
+    parser.add_argument("--result", type=Path, default=RESULT, help="file of the results (default results/)")
     options = parser.parse_args()
     if options.speed:
         measured = {"date": f"{date.today()}", **environment(), "networks": speeds(options.speed)}
-        keep(lambda record: record.update(speed=measured))
+        keep(options.result, "runs", lambda record: record.update(speed=measured))
         for name, each in measured["networks"].items():
             print(f"{name}: {each['weights']:,} weights, {each['images_per_second']:.0f} images/s")
     for seed in options.seeds:
         for name in options.networks:
-            found = train(name, seed, options.epochs, options.data_dir, options.output)
-            keep(lambda record, found=found: record["runs"].append(found))
-            print(f"{name}, seed {seed}: {found['test_accuracy']:.2%} in {found['training_minutes']} min; in {RESULT}")
+            runs = read(options.result, "runs")["runs"]
+            if any((run["network"], run["seed"]) == (name, seed) for run in runs):
+                print(f"{name}, seed {seed}: measured before, in {options.result}")
+                continue
+            found = train(name, seed, options)
+            keep(options.result, "runs", lambda record, found=found: record["runs"].append(found))
+            minutes = found["training_minutes"]
+            print(f"{name}, seed {seed}: {found['test_accuracy']:.2%} in {minutes} min; in {options.result}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ import tempfile
 from datetime import date
 from pathlib import Path
 
+from compression import compressed
+
 from dynamicblocks.cli.main import main as command
 from dynamicblocks.training.environment import environment
 
@@ -50,11 +52,8 @@ def one_seed(seed: int) -> dict:
         folder = Path(name)
         for run, model in MODELS.items():
             command(["train", *model, *COMMON, "--seed", f"{seed}", "--output", name, "--run", run])
-        compress = ["compress", str(folder / "rk4"), "--beside", str(folder / "plain"), *TOLERANCES]
-        command([*compress, "--to", str(folder / "small")])
-        result = json.loads((folder / "small" / "result.json").read_text())
+        result = compressed(folder / "rk4", "--beside", str(folder / "plain"), *TOLERANCES)
         trained = {run: json.loads((folder / run / "result.json").read_text()) for run in MODELS}
-    result["compressed_from"] = "rk4"
     return {"date": f"{date.today()}", **environment(), "seed": seed, "compression": result, "trainings": trained}
 
 

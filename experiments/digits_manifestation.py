@@ -11,14 +11,17 @@ import argparse
 import json
 import statistics
 import tempfile
-from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 
 from rich.console import Console
 
-from dynamicblocks.training import ModelConfig, TrainConfig, Training
+from dynamicblocks.tasks.classify import Classify
+from dynamicblocks.tasks.model import ModelConfig
+from dynamicblocks.training import TrainConfig, Training
 from dynamicblocks.training.environment import environment
+from dynamicblocks.training.run_folder import RunFolder
+from dynamicblocks.training.runs import recorded
 
 RESULT = Path(__file__).parent / "results" / "digits_manifestation.json"
 
@@ -31,18 +34,19 @@ MODELS = {
 
 def trained(name: str, seed: int, folder: str) -> dict:
     """One training and its manifestations."""
-    config = TrainConfig(model=MODELS[name], seed=seed, output=folder, run=f"{name}-{seed}")
-    training = Training(config, console=Console(quiet=True))
+    task = Classify(model=MODELS[name])
+    config = TrainConfig(seed=seed, output=folder, run=f"{name}-{seed}")
+    training = Training(task, config, console=Console(quiet=True))
     outcome = training.run()
     return {
         "model": name,
         "seed": seed,
         "weights": outcome.weights,
-        "test_accuracy": outcome.test.accuracy,
-        "validation_accuracy": outcome.validation.accuracy,
+        "test_accuracy": outcome.test["accuracy"],
+        "validation_accuracy": outcome.validation["accuracy"],
         "training_seconds": round(outcome.seconds, 2),
-        "data": training.data.note,
-        "manifestations": [asdict(other) for other in outcome.manifestations],
+        "data": RunFolder(outcome.folder).record()["data"],
+        "manifestations": [other.as_record(task.unit) for other in outcome.manifestations],
     }
 
 
@@ -71,7 +75,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 runs.append(trained(name, seed, folder))
             print(f"{name}, seed {seed}: {runs[-1]['test_accuracy']:.2%} in {runs[-1]['training_seconds']:.1f} s")
-    configurations = {name: TrainConfig(model=model).as_dict() for name, model in MODELS.items()}
+    configurations = {name: recorded(Classify(model=model), TrainConfig()) for name, model in MODELS.items()}
     record = {"date": f"{date.today()}", **environment(), "configurations": configurations}
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps({**record, "summary": summary(runs), "runs": runs}, indent=1) + "\n")

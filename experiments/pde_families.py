@@ -13,32 +13,23 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from statistics import mean, median, stdev
-from time import perf_counter, process_time
-from types import SimpleNamespace
+from time import process_time
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from common import HERE, RESULTS, begun, keep, read, told, training_step
+from torch import nn
 
-from dynamicblocks.network import DynamicNet
+from dynamicblocks.network import num_weights
+from dynamicblocks.tasks.classify import Classify, DataConfig
+from dynamicblocks.tasks.model import ModelConfig
 from dynamicblocks.training import Training
-from dynamicblocks.training.config import (
-    DataConfig,
-    HardwareConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RefineConfig,
-    TrainConfig,
-)
+from dynamicblocks.training.config import HardwareConfig, OptimizerConfig, RefineConfig, TrainConfig
 from dynamicblocks.training.environment import environment
 from dynamicblocks.training.run_folder import RunFolder
 
-HERE = Path(__file__).parent
-RESULT = HERE / "results" / "pde_families.json"
+RESULT = RESULTS / "pde_families.json"
 DOCUMENTS = (HERE / "README.md", HERE.parent / "docs" / "pde-networks.md")
 BEGIN, END = "<!-- table: python experiments/pde_families.py --table -->", "<!-- end of families -->"
 BENCHMARKS = HERE.parent / "benchmarks"
@@ -74,7 +65,7 @@ EPOCHS, LEVEL_EPOCHS = 8, 16
 REFINE = RefineConfig(epochs=(6, 11), restart=True)
 
 
-def config_of(name: str, seed: int, data_dir: str | None, output: str) -> TrainConfig:
+def config_of(name: str, seed: int, data_dir: str | None, output: str) -> tuple[Classify, TrainConfig]:
     data = DataConfig(
         name="cifar10",
         data_dir=data_dir,
@@ -83,9 +74,8 @@ def config_of(name: str, seed: int, data_dir: str | None, output: str) -> TrainC
         batch_size=BATCH,
         test_batch_size=500,
     )
-    return TrainConfig(
-        data=data,
-        model=FAMILIES[name] if name in FAMILIES else LEVELS[name],
+    task = Classify(data=data, model=FAMILIES[name] if name in FAMILIES else LEVELS[name])
+    config = TrainConfig(
         optimizer=OPTIMIZER,
         refine=REFINE if name == GROWN else RefineConfig(),
         hardware=HARDWARE,
@@ -95,38 +85,33 @@ def config_of(name: str, seed: int, data_dir: str | None, output: str) -> TrainC
         output=output,
         run=f"{name.replace(' -> ', '_').replace(' ', '_')}_{seed}",
     )
+    return task, config
 
 
 def train(name: str, seed: int, data_dir: str | None, output: str, note: str) -> dict:
     """One training; what came out, without where the data lay."""
-    config = config_of(name, seed, data_dir, output)
+    task, config = config_of(name, seed, data_dir, output)
     # One that was cut off goes on from its last epoch; its seconds of the processor are then those of the rest.
-    begun = Path(output) / config.run
-    resume = begun if begun.exists() else None
-    training = Training(config, resume=resume)
+    resume = begun(output, config.run)
+    training = Training(task, config, resume=resume)
     before = process_time()
     outcome = training.run()
     seconds = process_time() - before
-    folder = RunFolder(outcome.folder)
-    epochs = folder.metrics()
-    used = config.as_dict()
-    used["data"]["data_dir"], used["output"] = None, "runs"
+    run = told(RunFolder(outcome.folder), data_dir)
     return {
         "network": name,
         "seed": seed,
         "date": f"{date.today()}",
         "weights": outcome.weights,
-        "test_accuracy": outcome.test.accuracy,
-        "validation_accuracy": outcome.validation.accuracy,
+        "test_accuracy": outcome.test["accuracy"],
+        "validation_accuracy": outcome.validation["accuracy"],
         "training_seconds": outcome.seconds,
-        "images_per_second": median(epoch["images_per_second"] for epoch in epochs),
+        "images_per_second": median(epoch["images_per_second"] for epoch in run["epochs"]),
         "processor_seconds": seconds,
         "resumed": resume is not None,
         "process_peak_bytes": status("VmHWM"),
-        "data": folder.record()["data"].replace(f"local copy in {data_dir}", "local copy in the official layout"),
         "note": note,
-        "configuration": used,
-        "epochs": epochs,
+        **run,
         **environment(),
     }
 
@@ -140,27 +125,8 @@ def status(name: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
-def build(name: str) -> DynamicNet:
-    return TrainConfig(model=FAMILIES[name]).build(SimpleNamespace(channels=3, classes=range(10)))
-
-
-def training_step(net: DynamicNet, batch: int = BATCH) -> Callable[[], float]:
-    """A step of a training on random images, which says how many seconds it took."""
-    net.to(memory_format=torch.channels_last)
-    images: Tensor = torch.randn(batch, 3, 32, 32).contiguous(memory_format=torch.channels_last)
-    labels = torch.randint(10, (batch,))
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
-
-    def step() -> float:
-        begin = perf_counter()
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = net(images)
-        optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(logits.float(), labels).backward()
-        optimizer.step()
-        return perf_counter() - begin
-
-    return step
+def build(name: str) -> nn.Module:
+    return FAMILIES[name].create(3, 10)
 
 
 def memory(name: str) -> dict[str, int]:
@@ -170,7 +136,7 @@ def memory(name: str) -> dict[str, int]:
 
     net = build(name)
     training_step(net, 2)()  # loads the kernels
-    step = training_step(net)
+    step = training_step(net, BATCH)
     gc.collect()
     before = status("VmRSS")
     step()
@@ -180,7 +146,7 @@ def memory(name: str) -> dict[str, int]:
 
 def speeds(repeats: int) -> dict[str, dict]:
     """Training steps of all networks in turn: images a second, and times beside the plain network's of each round."""
-    steps = {name: training_step(build(name)) for name in FAMILIES}
+    steps = {name: training_step(build(name), BATCH) for name in FAMILIES}
     for step in steps.values():
         step()
         step()
@@ -193,7 +159,7 @@ def speeds(repeats: int) -> dict[str, dict]:
             "images_per_second": BATCH / median(taken),
             "time_over_plain": median(a / b for a, b in zip(taken, seconds[PLAIN], strict=True)),
             "seconds": taken,
-            "weights": build(name).num_weights,
+            "weights": num_weights(build(name)),
             **fresh("--memory", name),
         }
         for name, taken in seconds.items()
@@ -209,23 +175,9 @@ def fresh(*arguments: str) -> dict:
     return json.loads(said.splitlines()[-1])
 
 
-def record() -> dict:
-    """The results so far."""
-    return json.loads(RESULT.read_text()) if RESULT.exists() else {"rows": []}
-
-
-def keep(change: Callable[[dict], None]) -> None:
-    """Change the record on disk, as a whole or not at all."""
-    changed = record()
-    change(changed)
-    written = RESULT.with_suffix(".part")
-    written.write_text(json.dumps(changed, indent=1) + "\n")
-    written.replace(RESULT)
-
-
 def table() -> str:
     """The record as Markdown."""
-    found = record()
+    found = read(RESULT, "rows")
     measured = found.get("speed", {}).get("networks", {})
     lines = [
         "| network | weights | test accuracy: mean (lowest to highest) | standard deviation | images/s | step's time "
@@ -301,7 +253,7 @@ def main() -> None:
             document.write_text(f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}")
     elif options.speed:
         measured = {"date": f"{date.today()}", "note": options.note, **environment(), "networks": speeds(options.speed)}
-        keep(lambda found: found.update(speed=measured))
+        keep(RESULT, "rows", lambda found: found.update(speed=measured))
         print(table())
     else:
         train_all(options)
@@ -311,7 +263,7 @@ def train_all(options: argparse.Namespace) -> None:
     """The rows that are not there yet, all networks of a seed before the next seed."""
     for seed in options.seeds:
         for name in options.networks:
-            if any((row["network"], row["seed"]) == (name, seed) for row in record()["rows"]):
+            if any((row["network"], row["seed"]) == (name, seed) for row in read(RESULT, "rows")["rows"]):
                 continue
             where = [] if options.data_dir is None else ["--data_dir", options.data_dir]
             asked = ["--one", name, "--seeds", str(seed), "--output", options.output, "--note", options.note, *where]
@@ -321,7 +273,7 @@ def train_all(options: argparse.Namespace) -> None:
                 # It is tried again with the next call; the other rows do not wait for it.
                 print(f"{name}, seed {seed}: ended with {error.returncode}", flush=True)
                 continue
-            keep(lambda found, row=row: found["rows"].append(row))
+            keep(RESULT, "rows", lambda found, row=row: found["rows"].append(row))
             print(
                 f"{name}, seed {seed}: {row['test_accuracy']:.2%}, {row['weights']:,} weights, "
                 f"{row['processor_seconds']:.0f} s of the processor",

@@ -14,9 +14,9 @@ from dynamicblocks.cli import converge
 from dynamicblocks.cli.compress import share
 from dynamicblocks.cli.main import main
 from dynamicblocks.structure import discretisation
+from dynamicblocks.tasks import load_run
 from dynamicblocks.times import Grid
 from dynamicblocks.training.evaluation import Score
-from dynamicblocks.training.runs import load_run
 
 
 class Relaxation(torch.nn.Module):
@@ -115,7 +115,7 @@ def small_net():
 def scored_by(cost):
     """A score that depends on the network's evaluations alone."""
 
-    return [lambda net: Score(loss=0.0, accuracy=cost(net), images=1000, seconds=1.0)]
+    return [lambda net: Score({"loss": 0.0, "accuracy": cost(net)}, samples=1000, seconds=1.0)]
 
 
 BATCHES = [torch.randn(4, 1, 8, 8)]
@@ -140,7 +140,7 @@ def test_changes_that_are_harmless_alone_and_not_together_stay_within_the_tolera
 
     found = compress(small_net(), scored_by(accuracy), BATCHES, tolerance=0.009)
     assert len(found.chosen) == 2
-    assert found.before[0].accuracy - found.after[0].accuracy == pytest.approx(0.008)
+    assert found.before[0]["accuracy"] - found.after[0]["accuracy"] == pytest.approx(0.008)
 
 
 def test_the_tolerance_holds_on_every_set_of_images():
@@ -260,7 +260,7 @@ def test_compress_writes_a_run_that_the_other_commands_read(runs, capsys):
     assert agreement["before"]["accuracy"] == 1
     assert agreement["after"]["accuracy"] >= 0.5 - 1e-9
     before, after = result["test"][:2]
-    _, _, _, net = load_run(target)
+    net = load_run(target).net
     assert after["evaluations"] == net.evaluations < before["evaluations"] == 48
     assert after["weights"] == net.num_weights
     assert main(["evaluate", str(target)]) == 0

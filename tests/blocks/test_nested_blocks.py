@@ -14,11 +14,11 @@ from dynamicblocks.twisting import stages_of
 from tests.optional import optional
 from tests.weights_in_time import Scalar
 
-HardwareConfig, ModelConfig, OptimizerConfig, TrainConfig, Training = optional(
-    "dynamicblocks.training", "HardwareConfig", "ModelConfig", "OptimizerConfig", "TrainConfig", "Training"
+HardwareConfig, OptimizerConfig, TrainConfig, Training = optional(
+    "dynamicblocks.training", "HardwareConfig", "OptimizerConfig", "TrainConfig", "Training"
 )
 (scatter_controls,) = optional("dynamicblocks.training.network_changes", "scatter_controls")
-(load_run,) = optional("dynamicblocks.training.runs", "load_run")
+Classify, ModelConfig, load_run = optional("dynamicblocks.tasks", "Classify", "ModelConfig", "load_run")
 
 
 class Stage(nn.Module):
@@ -160,7 +160,7 @@ def test_noise_reaches_nested_blocks():
 
 @pytest.mark.parametrize("make", [staged_net, plain_net])
 def test_any_network_is_trained_smoothly_and_read_back(make, tmp_path, monkeypatch):
-    monkeypatch.setattr(ModelConfig, "build", lambda self, data: make())
+    monkeypatch.setattr(Classify, "build", lambda self: make())
     config = TrainConfig(
         optimizer=OptimizerConfig(smoothness=1e-2),
         hardware=HardwareConfig(precision="32-true", channels_last=False, compile=False),
@@ -169,12 +169,11 @@ def test_any_network_is_trained_smoothly_and_read_back(make, tmp_path, monkeypat
         output=str(tmp_path),
         run="run",
     )
-    training = Training(config)
-    images, labels = next(training.batches.training(0))
-    loss, sums = training.engine.loss(images, labels)
+    training = Training(Classify(), config)
+    loss, sums = training.engine.loss(next(training.batches.training(0)))
     penalty = sum(block.controls.smoothness() for block in training.net.blocks)
-    torch.testing.assert_close(loss, sums[0] / sums[2] + 1e-2 * penalty, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(loss, sums[1] / sums[0] + 1e-2 * penalty, rtol=1e-5, atol=1e-6)
     outcome = training.run()
     assert len(outcome.manifestations) == (9 if training.net.blocks else 0)
-    *_, net = load_run(outcome.folder)
+    net = load_run(outcome.folder).net
     assert all(torch.equal(tensor, outcome.net.state_dict()[name]) for name, tensor in net.state_dict().items())

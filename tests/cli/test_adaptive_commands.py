@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dynamicblocks.cli.main import main
-from dynamicblocks.training.runs import load_run
+from dynamicblocks.tasks import load_run
 
 METHOD = "bosh3(rtol=0.05, atol=0.02)"
 
@@ -22,7 +22,7 @@ def run(tmp_path_factory):
 
 
 def test_a_run_keeps_the_integrator_with_its_tolerances(run):
-    *_, net = load_run(run)
+    net = load_run(run).net
     assert [block.integrator.shorthand for block in net.blocks] == ["bosh3(rtol=0.05, atol=0.02)"]
 
 
@@ -61,7 +61,7 @@ def test_training_with_the_adjoint(integrator, tmp_path):
     model = ["--model.name", "dynamicnet", "--model.widths", "[4]", "--model.units", "2", "--model.gradient", "adjoint"]
     training = ["--max_steps", "3", "--epochs", "1", "--optimizer.warmup", "0", "--output", str(tmp_path)]
     assert main(["train", *model, "--model.integrator", integrator, *training, "--run", "one"]) == 0
-    *_, net = load_run(tmp_path / "one")
+    net = load_run(tmp_path / "one").net
     assert [repr(block.gradient) for block in net.blocks] == ["Adjoint()"]
     assert all(torch.isfinite(weight).all() for weight in net.parameters())
 

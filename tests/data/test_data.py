@@ -5,9 +5,9 @@ import pytest
 import torch
 
 import dynamicblocks as db
-from dynamicblocks.data import Augmentation, Batches, MemorySplit, load_dataset
+from dynamicblocks.data import Augmentation, ImageBatches, MemorySplit, load_dataset
 from dynamicblocks.data.images.augmentation import cut_out, flipped, resized, shifted, turned
-from dynamicblocks.training import DataConfig
+from dynamicblocks.tasks import DataConfig
 
 
 def test_digits_are_split_without_overlap_in_proportion():
@@ -66,7 +66,7 @@ SHIFT = Augmentation(shift=1)
 def make_batches(count=10, **options):
     images = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4).contiguous()
     split = MemorySplit(images, torch.arange(count))
-    return Batches(split, **{"batch_size": 4, "mean": [0.0], "std": [1.0], **options})
+    return ImageBatches(split, **{"batch_size": 4, "mean": [0.0], "std": [1.0], **options})
 
 
 def test_an_epoch_shows_each_image_once_at_most_in_an_order_of_its_own():
@@ -99,7 +99,7 @@ def test_processes_share_every_batch():
 
 def test_normalised_training_images_have_mean_zero_and_variance_one():
     data = load_dataset("digits")
-    batches = Batches(data.train, 64, data.mean, data.std)
+    batches = ImageBatches(data.train, 64, data.mean, data.std)
     pixels = torch.cat([images for images, _ in batches.evaluation()])
     assert pixels.mean().item() == pytest.approx(0, abs=1e-5)
     assert pixels.std().item() == pytest.approx(1, abs=1e-3)
@@ -170,11 +170,10 @@ def test_smaller_images_are_smoothed_not_sampled():
 
 
 def test_training_images_can_be_smaller_for_a_while():
-    config = DataConfig(progressive=((0.0, 2), (0.5, 3)))
-    assert [config.side(progress) for progress in (0.0, 0.49, 0.5, 0.99)] == [2, 2, 3, 3]
-    assert DataConfig().side(0.3) is None
-    batches = make_batches()
-    assert next(batches.training(0, side=config.side(0.5)))[0].shape == (4, 1, 3, 3)
+    batches = make_batches(progressive=((0.0, 2), (0.5, 3)))
+    for progress, side in ((0.0, 2), (0.49, 2), (0.5, 3), (0.99, 3)):
+        assert next(batches.training(0, progress=progress))[0].shape == (4, 1, side, side)
+    assert next(make_batches().training(0, progress=0.3))[0].shape == (4, 1, 4, 4)
     assert next(batches.evaluation())[0].shape == (4, 1, 4, 4)
 
 

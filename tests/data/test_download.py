@@ -11,8 +11,8 @@ import requests
 import torch
 
 import dynamicblocks as db
-from dynamicblocks.data import sources
 from dynamicblocks.data.download import Remote, fetch, unpack
+from dynamicblocks.data.images import sources
 from dynamicblocks.data.images.catalogue import Where, read_raw
 from tests.data_files import archive, serving, write_cifar10, write_mnist
 

@@ -48,8 +48,8 @@ def test_with_three_parts_nothing_is_cut(tmp_path):
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores, on some machines
 def test_images_come_in_the_order_asked(workers, tmp_path):
-    data = load(write_images(tmp_path, ("train", "val")), workers=workers)
-    (first, second) = data.test.stream([torch.tensor([3, 12]), torch.tensor([0])])
+    data = load(write_images(tmp_path, ("train", "val")))
+    (first, second) = data.test.with_workers(workers).stream([torch.tensor([3, 12]), torch.tensor([0])])
     assert (first.dtype, first.shape, second.shape) == (torch.uint8, (2, 3, 16, 16), (1, 3, 16, 16))
     assert first[0, :, 5, 5].tolist() == [0, 0, 252]
     assert first[1, :, 5, 5].tolist() == [253, 0, 0]
@@ -82,7 +82,7 @@ def test_grey_and_palette_images_become_colour(tmp_path):
 
 def test_a_network_is_trained_on_a_folder(tmp_path):
     write_images(tmp_path / "images", ("train", "val"), count=40)
-    flags = ["--data.name", f"imagefolder:{tmp_path / 'images'}", "--data.size", "12", "--data.workers", "1"]
+    flags = ["--data.name", f"imagefolder:{tmp_path / 'images'}", "--data.size", "12", "--hardware.workers", "1"]
     flags += ["--model.widths", "[4]", "--epochs", "3", "--data.batch_size", "8", "--output", str(tmp_path)]
     assert main(["train", *flags, "--run", "run"]) == 0
     assert main(["evaluate", str(tmp_path / "run"), "--steps", "4"]) == 0
@@ -116,9 +116,9 @@ def test_an_unreadable_image_is_named_by_workers_too(tmp_path):
     write_images(tmp_path, ("train", "val"))
     whole = (tmp_path / "val" / "red" / "03.png").read_bytes()
     (tmp_path / "val" / "red" / "03.png").write_bytes(whole[: len(whole) // 2])
-    data = load(tmp_path, workers=1)
+    data = load(tmp_path)
     with pytest.raises(db.StorageError, match=r"03\.png") as error:
-        list(data.test.stream([torch.tensor([13])]))
+        list(data.test.with_workers(1).stream([torch.tensor([13])]))
     assert "\n" not in str(error.value)
 
 
@@ -133,9 +133,9 @@ def test_an_image_too_large_to_be_one_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_reading_images_draws_nothing_from_the_global_generator(workers, tmp_path):
     """Else a run resumed inside an epoch would go on with other draws than the run that was not killed."""
-    data = load(write_images(tmp_path, ("train", "val")), workers=workers)
+    data = load(write_images(tmp_path, ("train", "val")))
     before = torch.get_rng_state()
-    list(data.test.stream([torch.tensor([0])]))
+    list(data.test.with_workers(workers).stream([torch.tensor([0])]))
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 import dynamicblocks as db
 from dynamicblocks.controls import Controls, projection_matrix
 from dynamicblocks.structure import discretisation, with_discretisation
-from dynamicblocks.training import DataConfig, ModelConfig, TrainConfig, Training
-from dynamicblocks.training.runs import load_run
+from dynamicblocks.tasks import Classify, DataConfig, ModelConfig, load_run
+from dynamicblocks.training import TrainConfig, Training
 from tests.extensions.cases import INTEGRATORS, WIDTH, assert_same, block, gradients_of
 from tests.extensions.gated import Gated
 from tests.extensions.quadratic import Quadratic
@@ -98,9 +98,9 @@ def test_a_training_takes_them_by_name(tmp_path):
         "dynamicnet", widths=(4,), units=2, layer="gated", controls="quadratic", gradient="truncated(kept=3)",
         integrator="ssprk43",
     )  # fmt: skip
-    config = TrainConfig(DataConfig(batch_size=512), model, epochs=1, max_steps=2, output=str(tmp_path), run="run")
-    outcome = Training(config, console=Console(quiet=True)).run()
-    *_, net = load_run(tmp_path / "run")
+    config = TrainConfig(epochs=1, max_steps=2, output=str(tmp_path), run="run")
+    outcome = Training(Classify(DataConfig(batch_size=512), model), config, console=Console(quiet=True)).run()
+    net = load_run(tmp_path / "run").net
     (mine,) = net.blocks
     assert mine.controls.basis == Quadratic(5, (0, 1, 2))
     assert isinstance(mine.controls.layers[0], Gated)

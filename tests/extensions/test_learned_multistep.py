@@ -2,7 +2,6 @@
 
 import io
 import warnings
-from dataclasses import replace
 
 import pytest
 import torch
@@ -12,11 +11,12 @@ from torch import nn
 
 import dynamicblocks as db
 from dynamicblocks.structure import discretisation, with_discretisation
-from dynamicblocks.training import ModelConfig, OptimizerConfig, RefineConfig, TrainConfig, Training
-from dynamicblocks.training.runs import load_run
+from dynamicblocks.tasks import DataConfig, ModelConfig, load_run
+from dynamicblocks.training import OptimizerConfig, RefineConfig, Training
 from tests.extensions.cases import moved
 from tests.extensions.learned_multistep import LearnedMultistep
 from tests.extensions.worker import CHOICES, data, network, train, trained, work
+from tests.trainings import classification
 
 
 def net_of_two(integrator="euler", **options):
@@ -151,8 +151,7 @@ def config(tmp_path, **changes):
     model = ModelConfig("dynamicnet", widths=(4, 4), units=2, layer="gated", integrator="learned_multistep")
     optimizer = OptimizerConfig(lr=0.05, warmup=0.0, schedule="constant")
     given = {"model": model, "optimizer": optimizer, "epochs": 2, "max_steps": 5, "output": str(tmp_path), "run": "run"}
-    training = TrainConfig(**{**given, **changes})
-    return replace(training, data=replace(training.data, batch_size=512))
+    return classification(**{"data": DataConfig(batch_size=512), **given, **changes})
 
 
 def quiet(*arguments, **keywords):
@@ -169,39 +168,39 @@ def _names_dropped():
 
 @pytest.mark.usefixtures("registered", "_names_dropped")
 def test_a_training_stores_reads_and_resumes_them(tmp_path):
-    whole = quiet(config(tmp_path, run="whole"))
+    whole = quiet(*config(tmp_path, run="whole"))
     outcome = whole.run()
     trained_weights = weights_of(outcome.net)
     assert all(weight.any() for weight in trained_weights.values())
-    *_, net = load_run(tmp_path / "whole")
+    net = load_run(tmp_path / "whole").net
     for name, weight in weights_of(net).items():
         assert torch.equal(weight, trained_weights[name])
-    stopped = quiet(config(tmp_path, run="stopped", checkpoint_steps=1))
+    stopped = quiet(*config(tmp_path, run="stopped", checkpoint_steps=1))
     step, done = stopped._step, []
 
-    def interrupted(images, labels):
+    def interrupted(batch):
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(1)
-        step(images, labels)
+        step(batch)
 
     stopped._step = interrupted
     with pytest.raises(KeyboardInterrupt):
         stopped.run()
-    again = quiet(config(tmp_path, run="stopped", checkpoint_steps=1), resume=tmp_path / "stopped").run()
+    again = quiet(*config(tmp_path, run="stopped", checkpoint_steps=1), resume=tmp_path / "stopped").run()
     for name, weight in outcome.net.state_dict().items():
         assert torch.equal(again.net.state_dict()[name], weight), name
 
 
 @pytest.mark.usefixtures("registered", "_names_dropped")
 def test_a_training_in_which_depth_grows(tmp_path):
-    growing = quiet(config(tmp_path, refine=RefineConfig(epochs=(1,)), keep="last"))
+    growing = quiet(*config(tmp_path, refine=RefineConfig(epochs=(1,)), keep="last"))
     outcome = growing.run()
     assert {name: len(weight) for name, weight in weights_of(outcome.net).items()} == {
         "body.0.integrator.k": 4,
         "body.2.integrator.k": 4,
     }
-    *_, net = load_run(tmp_path / "run")
+    net = load_run(tmp_path / "run").net
     for name, weight in outcome.net.state_dict().items():
         assert torch.equal(net.state_dict()[name], weight), name
 
@@ -211,7 +210,7 @@ def test_the_end_of_a_training_is_no_reason_for_warnings(tmp_path):
     """Its own networks under other integrators are there to be compared; nobody loses weights by it."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        quiet(config(tmp_path, max_steps=1)).run()
+        quiet(*config(tmp_path, max_steps=1)).run()
 
 
 def test_two_processes_train_as_one(tmp_path):

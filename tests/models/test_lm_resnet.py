@@ -10,8 +10,8 @@ from dynamicblocks.analysis.compression import compress
 from dynamicblocks.cli.main import main
 from dynamicblocks.network import named_blocks
 from dynamicblocks.structure import structure, with_structure
+from dynamicblocks.tasks import load_run
 from dynamicblocks.training.evaluation import Score
-from dynamicblocks.training.runs import load_run
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_a_training_in_which_depth_grows(tmp_path):
     model = ["--model.name", "lm_resnet", "--model.widths", "[4,4,4]", "--model.per_channel", "true"]
     times = ["--epochs", "2", "--data.batch_size", "700", "--refine.epochs", "[1]", "--keep", "last"]
     assert main(["train", *model, *times, "--optimizer.warmup", "0", "--output", str(tmp_path), "--run", "run"]) == 0
-    *_, net = load_run(tmp_path / "run")
+    net = load_run(tmp_path / "run").net
     assert [tuple(block.integrator.k.shape) for block in net.blocks] == [(5, 4), (4, 4), (4, 4)]
     assert all(block.integrator.k.any() for block in net.blocks)
 
@@ -167,7 +167,7 @@ def test_a_training_in_which_depth_grows(tmp_path):
 def test_it_is_compressed():
     """Blocks are given what they were given in the network; most integrators need less than that."""
     net = db.create_model("lm_resnet", in_channels=1, depth=26, widths=(4, 4, 4)).eval()
-    images, score = torch.randn(8, 1, 8, 8), Score(0.0, 1.0, 8, 0.0)
+    images, score = torch.randn(8, 1, 8, 8), Score({"loss": 0.0, "accuracy": 1.0}, 8, 0.0)
     found = compress(net, [lambda net: score], [images], tolerance=0.5, integrators=("euler", "midpoint"))
     assert set(found.chosen) == {"body.0", "body.1.block", "body.2.block"}
     assert {block.steps for block in found.net.blocks} == {1}

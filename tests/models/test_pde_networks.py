@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import dynamicblocks as db
 from dynamicblocks.structure import structure, with_structure
-from dynamicblocks.training.config import ModelConfig
+from dynamicblocks.tasks import ModelConfig
 
 CIFAR10, CIFAR100, STL10 = (32, 64, 112, 112), (32, 64, 128, 256), (16, 32, 64, 128, 128)
 SMALL = {

@@ -8,7 +8,7 @@ import yaml
 import dynamicblocks as db
 from dynamicblocks.cli.main import main
 from dynamicblocks.cli.published import rewritten
-from dynamicblocks.training.runs import load_run
+from dynamicblocks.tasks import load_run
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_the_published_commands_run(name, cifar, tmp_path):
     assert config["optimizer"]["decay_epochs"] == [30, 60, 90]
     assert config["optimizer"]["weight_decay"] == (1e-4 if name == "rk4" else 5e-4)
     assert (config["data"]["batch_size"], config["seed"]) == (128, 1)
-    _, _, _, net = load_run(tmp_path / name)
+    net = load_run(tmp_path / name).net
     assert net.num_weights == (272_474 if name == "resnet" else 273_210)
     assert net.blocks[0].integrator.name == {"rk4": "rk4_classic"}.get(name, "euler")
 

@@ -11,11 +11,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 import dynamicblocks as db
-from dynamicblocks.training import HardwareConfig, ModelConfig, OptimizerConfig, RefineConfig, TrainConfig, Training
+from dynamicblocks.tasks import DataConfig, ModelConfig
+from dynamicblocks.training import HardwareConfig, OptimizerConfig, RefineConfig, Training
 from dynamicblocks.training.box import Box, largest_within
-from dynamicblocks.training.config import DataConfig, RediscretiseConfig
+from dynamicblocks.training.config import RediscretiseConfig
 from dynamicblocks.training.engine import Engine
 from dynamicblocks.training.rehearsal import idle_choices
+from tests.trainings import classification
 
 B = 0.3
 
@@ -134,12 +136,14 @@ def test_what_is_not_a_number_stays_to_be_seen():
 def config(tmp_path, run="run", **changes):
     model = ModelConfig(name="dynamicnet", widths=(4,), units=2, layer="preact_single", controls="linear")
     small = {"model": model, "epochs": 3, "data": DataConfig(batch_size=200), "keep": "last"}
-    return TrainConfig(**{**small, "hardware": HardwareConfig("cpu"), "output": str(tmp_path), "run": run, **changes})
+    return classification(
+        **{**small, "hardware": HardwareConfig("cpu"), "output": str(tmp_path), "run": run, **changes}
+    )
 
 
 @pytest.fixture(autouse=True)
 def _no_other_manifestations(monkeypatch):
-    monkeypatch.setattr("dynamicblocks.training.outcome.FEW_IMAGES", 0)
+    monkeypatch.setattr("dynamicblocks.training.outcome.FEW_SAMPLES", 0)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +180,7 @@ def test_bounds_hold_at_the_start_and_after_every_step(options, tmp_path, monkey
     optimizer = OptimizerConfig(**{"box": 0.05, "smoothness": 1e-4, **options})
     refined = RefineConfig((1,), variance=0.5)
     other = RediscretiseConfig((2,), controls=(3,), steps=(5,))
-    Training(config(tmp_path, optimizer=optimizer, refine=refined, rediscretise=other)).run()
+    Training(*config(tmp_path, optimizer=optimizer, refine=refined, rediscretise=other)).run()
     assert len(seen) >= 3 * 6 + 3
     assert max(seen) == pytest.approx(1.0, abs=1e-6)
     assert max(seen) <= 1.0
@@ -189,7 +193,7 @@ def bounds_of(net, options):
 
 def test_weights_of_half_precision_are_bound_too(tmp_path):
     hardware = HardwareConfig("cpu", precision="bf16-true")
-    training = Training(config(tmp_path, epochs=1, hardware=hardware, optimizer=OptimizerConfig(box=0.1, lr=1.0)))
+    training = Training(*config(tmp_path, epochs=1, hardware=hardware, optimizer=OptimizerConfig(box=0.1, lr=1.0)))
     training.run()
     weights = list(training.net.blocks[0].controls.parameters())
     assert {weight.dtype for weight in weights} == {torch.bfloat16}
@@ -224,7 +228,7 @@ def test_a_box_around_nothing_is_refused(tmp_path):
         Box(adaptive, OptimizerConfig(box=1.0, box_scale=("step",)))
     model = ModelConfig(name="dynamicnet", widths=(4,), integrator="dopri5", norm="none")
     with pytest.raises(db.ConfigurationError, match="chooses its own"):
-        Training(config(tmp_path, model=model, optimizer=OptimizerConfig(box=1.0, box_scale=("step",))))
+        Training(*config(tmp_path, model=model, optimizer=OptimizerConfig(box=1.0, box_scale=("step",))))
     assert not (tmp_path / "run").exists()
 
 
@@ -245,8 +249,8 @@ def test_impossible_choices(options, message):
 
 def test_choices_that_do_nothing_are_named(tmp_path, capsys):
     def notes(**changes):
-        plan = config(tmp_path, **changes)
-        return list(idle_choices(plan.model.create(1, 10), plan))
+        task, plan = config(tmp_path, **changes)
+        return list(idle_choices(task.model.create(1, 10), plan))
 
     single = ModelConfig(name="dynamicnet", widths=(4,), units=1)
     assert (
@@ -257,5 +261,5 @@ def test_choices_that_do_nothing_are_named(tmp_path, capsys):
     alone = {"model": single, "optimizer": OptimizerConfig(smoothness=1.0)}
     assert "every block has a single control" in notes(**alone)[0]
     assert notes(**alone, refine=RefineConfig((1,))) == notes(optimizer=OptimizerConfig(box=1.0, smoothness=1.0)) == []
-    Training(config(tmp_path, **alone))
+    Training(*config(tmp_path, **alone))
     assert "optimizer.smoothness does nothing" in " ".join(capsys.readouterr().out.split())

@@ -10,7 +10,7 @@ import dynamicblocks as db
 from dynamicblocks.analysis.compression import integrators_for
 from dynamicblocks.cli.main import main
 from dynamicblocks.integrators import FIRST_ORDER, as_integrator
-from dynamicblocks.training.evaluation import caveat, comparable, own_integrator
+from dynamicblocks.training.manifestations import caveat, comparable, own_integrator
 
 NAMES, FACTORS = ("euler", "midpoint"), (1, 2)
 

@@ -9,8 +9,10 @@ from rich.console import Console
 
 import dynamicblocks as db
 from dynamicblocks.errors import SolverError
-from dynamicblocks.training import HardwareConfig, ModelConfig, TrainConfig, Training, measured
+from dynamicblocks.tasks import Classify, ModelConfig
+from dynamicblocks.training import HardwareConfig, Training, measured
 from dynamicblocks.training.measured import Measurement, choose
+from tests.trainings import classification
 
 IMAGES, LABELS = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 3])
 
@@ -19,7 +21,7 @@ def pretend(monkeypatch, seconds, losses=None):
     """Let steps take so many seconds by precision and layout."""
     seen = []
 
-    def measure(net, images, labels, precision, channels_last):
+    def measure(task, net, batch, precision, channels_last):
         seen.append((precision, channels_last))
         loss = (losses or {}).get(precision, 2.3)
         return Measurement(precision, channels_last, seconds[precision, channels_last], loss)
@@ -33,7 +35,7 @@ SECONDS = {("32-true", False): 0.3, ("32-true", True): 0.2, ("bf16-mixed", False
 
 
 def chosen(hardware, steps):
-    found, _ = choose(hardware, torch.nn.Linear(1, 1), IMAGES, LABELS, steps)
+    found, _ = choose(Classify(), hardware, torch.nn.Linear(1, 1), (IMAGES, LABELS), steps)
     return found.precision, found.channels_last, found.compile
 
 
@@ -51,7 +53,7 @@ def test_what_is_asked_for_is_kept(monkeypatch):
     assert chosen(HardwareConfig(channels_last=False, compile=False), 10_000) == ("bf16-mixed", False, False)
     assert chosen(HardwareConfig(precision="64-true"), 10_000) == ("64-true", False, False)
     asked = HardwareConfig(precision="bf16-mixed", channels_last=True, compile=True)
-    assert choose(asked, torch.nn.Linear(1, 1), IMAGES, LABELS, 10_000) == (asked, [])
+    assert choose(Classify(), asked, torch.nn.Linear(1, 1), (IMAGES, LABELS), 10_000) == (asked, [])
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, 2.6])
@@ -68,7 +70,7 @@ def test_a_gain_within_the_noise_is_not_taken(monkeypatch):
 def test_measuring_leaves_the_network_as_it_was():
     net = db.create_model("continuousnet", in_channels=1, width=4)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    found = measured.measure(net, IMAGES, LABELS, "bf16-mixed", channels_last=True)
+    found = measured.measure(Classify(), net, (IMAGES, LABELS), "bf16-mixed", channels_last=True)
     assert found.seconds > 0
     assert found.loss == pytest.approx(math.log(10), rel=0.5)
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
@@ -76,7 +78,7 @@ def test_measuring_leaves_the_network_as_it_was():
 
 
 def config(tmp_path, **hardware):
-    return TrainConfig(
+    return classification(
         model=ModelConfig(name="continuousnet", width=4, units=1),
         hardware=HardwareConfig(**hardware),
         epochs=2,
@@ -87,13 +89,12 @@ def config(tmp_path, **hardware):
 
 def test_the_choice_is_recorded_and_leaves_the_draws_alone(monkeypatch, tmp_path):
     pretend(monkeypatch, SECONDS)
-    training = Training(config(tmp_path))
+    training = Training(*config(tmp_path))
     # 40 steps of 0.3 s are too few to look further.
     assert (training.config.hardware.precision, training.config.hardware.compile) == ("32-true", False)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["measured_steps"][0]["seconds"] == 0.3
-    asked = TrainConfig(**vars(config(tmp_path / "other", precision="32-true", channels_last=False, compile=False)))
-    other = Training(asked)
+    other = Training(*config(tmp_path / "other", precision="32-true", channels_last=False, compile=False))
     for (name, one), two in zip(training.net.state_dict().items(), other.net.state_dict().values(), strict=True):
         assert torch.equal(one, two), name
 
@@ -112,16 +113,16 @@ class Overflow(torch.nn.Module):
 
 def test_a_loss_that_overflows_in_bfloat16_goes_on_in_float32_loudly(monkeypatch, tmp_path):
     Overflow.calls = 0
-    build = ModelConfig.build
+    build = Classify.build
 
-    def overflowing(self, data):
-        net = build(self, data)
+    def overflowing(self):
+        net = build(self)
         net.body.append(Overflow())
         return net
 
-    monkeypatch.setattr(ModelConfig, "build", overflowing)
+    monkeypatch.setattr(Classify, "build", overflowing)
     console = Console(record=True, width=200)
-    training = Training(config(tmp_path, precision="bf16-mixed"), console=console)
+    training = Training(*config(tmp_path, precision="bf16-mixed"), console=console)
     training.run()
     assert "not finite under bf16-mixed" in console.export_text()
     assert training.config.hardware.precision == "32-true"
@@ -130,12 +131,12 @@ def test_a_loss_that_overflows_in_bfloat16_goes_on_in_float32_loudly(monkeypatch
     event = json.loads((tmp_path / "run" / "events.jsonl").read_text())
     assert (event["from"], event["to"]) == ("bf16-mixed", "32-true")
     # What goes on later does so in float32 too.
-    resumed = Training(config(tmp_path, precision="bf16-mixed"), resume=tmp_path / "run")
+    resumed = Training(*config(tmp_path, precision="bf16-mixed"), resume=tmp_path / "run")
     assert resumed.config.hardware.precision == "32-true"
 
 
 def test_in_float32_there_is_no_way_back(monkeypatch, tmp_path):
-    training = Training(config(tmp_path, precision="32-true"))
+    training = Training(*config(tmp_path, precision="32-true"))
     with torch.no_grad():
         training.net.head.linear.bias.fill_(math.nan)
     with pytest.raises(SolverError, match="not finite in epoch 1, step 1"):

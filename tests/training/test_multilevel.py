@@ -12,24 +12,22 @@ import dynamicblocks as db
 from dynamicblocks.cli.main import main
 from dynamicblocks.cli.published import rewritten
 from dynamicblocks.structure import discretisation
+from dynamicblocks.tasks import Classify, DataConfig, ModelConfig, load_config, load_run
 from dynamicblocks.training import (
-    DataConfig,
     HardwareConfig,
-    ModelConfig,
     OptimizerConfig,
     RediscretiseConfig,
     RefineConfig,
     TrainConfig,
     Training,
 )
-from dynamicblocks.training.config import load_config
 from dynamicblocks.training.engine import Engine
 from dynamicblocks.training.hardware import make_fabric
 from dynamicblocks.training.network_changes import Rediscretised, changes_before
 from dynamicblocks.training.optimizer import learning_rate, set_learning_rate
 from dynamicblocks.training.run_folder import RunFolder
-from dynamicblocks.training.runs import load_run
 from tests.training.test_refinement import loss_of, trained_net
+from tests.trainings import classification
 
 # Of a training whose learning rates are recorded.
 EPOCHS, STEPS = 9, 4
@@ -37,13 +35,15 @@ EPOCHS, STEPS = 9, 4
 
 @pytest.fixture(autouse=True)
 def _no_other_manifestations(monkeypatch):
-    monkeypatch.setattr("dynamicblocks.training.outcome.FEW_IMAGES", 0)
+    monkeypatch.setattr("dynamicblocks.training.outcome.FEW_SAMPLES", 0)
 
 
 def config(tmp_path, run="run", **changes):
     model = ModelConfig(name="dynamicnet", widths=(4,), units=2, layer="preact_single")
     small = {"model": model, "epochs": 4, "data": DataConfig(batch_size=300), "keep": "last"}
-    return TrainConfig(**{**small, "hardware": HardwareConfig("cpu"), "output": str(tmp_path), "run": run, **changes})
+    return classification(
+        **{**small, "hardware": HardwareConfig("cpu"), "output": str(tmp_path), "run": run, **changes}
+    )
 
 
 def metrics(folder):
@@ -54,8 +54,8 @@ def rates(tmp_path, monkeypatch, **changes):
     """The learning rate of every step of a training in which nothing is learnt."""
     found = []
     monkeypatch.setattr("dynamicblocks.training.train.set_learning_rate", lambda _, rate: found.append(rate))
-    monkeypatch.setattr(Training, "_step", lambda self, *_: self.sums.add_(torch.ones(3)))
-    training = Training(config(tmp_path, epochs=EPOCHS, data=DataConfig(batch_size=320), **changes))
+    monkeypatch.setattr(Training, "_step", lambda self, *_: self.sums.add_(1))
+    training = Training(*config(tmp_path, epochs=EPOCHS, data=DataConfig(batch_size=320), **changes))
     assert training.batches.steps == STEPS
     training.run()
     return found
@@ -86,7 +86,7 @@ def test_a_level_is_scheduled_as_a_training_of_its_length(schedule, tmp_path, mo
     options = OptimizerConfig(schedule=schedule, warmup=0.3, decay_epochs=(1, 2), lr_end=0.01)
     other = RediscretiseConfig((6,), steps=(3,), restart=True)
     found = rates(tmp_path, monkeypatch, optimizer=options, rediscretise=other, refine=RefineConfig((1,)), max_steps=33)
-    level = config(tmp_path, optimizer=options, epochs=6)
+    _, level = config(tmp_path, optimizer=options, epochs=6)
     monkeypatch.undo()
     first = [learning_rate(level.optimizer, step, 24, step // STEPS) for step in range(24)]
     second = [learning_rate(level.optimizer, step, 9, step // STEPS) for step in range(9)]
@@ -94,7 +94,7 @@ def test_a_level_is_scheduled_as_a_training_of_its_length(schedule, tmp_path, mo
 
 
 def test_levels_are_ranges_of_epochs(tmp_path):
-    both = config(
+    _, both = config(
         tmp_path,
         epochs=9,
         refine=RefineConfig((2, 7), restart=True),
@@ -138,14 +138,14 @@ def test_every_network_is_refined_in_a_training_with_a_step_on_each_side(name):
     def trained(engine):
         engine.net.train()
         set_learning_rate(engine.bare_optimizer, 1e-3)
-        loss, _ = engine.loss(images, labels)
+        loss, _ = engine.loss((images, labels))
         engine.step(loss)
         assert all(torch.isfinite(weight).all() for weight in engine.net.parameters())
         return engine
 
-    before = trained(Engine(db.create_model(name, in_channels=1, **tiny(name)), plan, fabric))
+    before = trained(Engine(db.create_model(name, in_channels=1, **tiny(name)), Classify(), plan, fabric))
     (change,) = changes_before(plan, 1)
-    after = Engine(change.apply(before.net), plan, fabric)
+    after = Engine(change.apply(before.net), Classify(), plan, fabric)
     change.carry(before.net, before.bare_optimizer.state, after.net, after.bare_optimizer.state)
     trained(after)
     assert [block.steps for block in after.net.blocks] == [2 * block.steps for block in before.net.blocks]
@@ -213,7 +213,7 @@ def test_momentum_is_projected_as_the_weights_are(controls, count):
 
 def test_a_training_goes_through_its_sequences_and_is_read_back(tmp_path, capsys):
     other = RediscretiseConfig((1, 2, 3), controls=(4, 6, 3), steps=(4, 8, 6))
-    training = Training(config(tmp_path, rediscretise=other))
+    training = Training(*config(tmp_path, rediscretise=other))
     outcome = training.run()
     (block,) = training.net.blocks
     assert (len(block.controls), block.steps, block.times.span) == (3, 6, (0.0, 2.0))
@@ -223,8 +223,9 @@ def test_a_training_goes_through_its_sequences_and_is_read_back(tmp_path, capsys
     assert entries[1]["rediscretised"]["validation_loss"][0] == entries[0]["validation_loss"]
     assert entries[3]["rediscretised"]["weights"] == outcome.weights < entries[2]["rediscretised"]["weights"]
     assert "Rediscretised before epoch 3 to" in capsys.readouterr().out
-    _, read, _, net = load_run(outcome.folder)
-    assert read.rediscretise == other
+    read = load_run(outcome.folder)
+    net = read.net
+    assert read.config.rediscretise == other
     assert discretisation(net) == discretisation(training.net)
     for name, tensor in training.net.state_dict().items():
         assert torch.equal(net.state_dict()[name], tensor), name
@@ -258,7 +259,7 @@ def test_a_run_cut_off_in_the_middle_of_a_level_goes_on_to_the_same_bits(optimiz
             checkpoint_steps=1,
         )
 
-    whole = Training(everything("whole"))
+    whole = Training(*everything("whole"))
     whole.run()
     saved = RunFolder.write_checkpoint
     for epoch in epochs:
@@ -271,9 +272,9 @@ def test_a_run_cut_off_in_the_middle_of_a_level_goes_on_to_the_same_bits(optimiz
 
         monkeypatch.setattr(RunFolder, "write_checkpoint", cut)
         with pytest.raises(CutError):
-            Training(everything(run)).run()
+            Training(*everything(run)).run()
         monkeypatch.setattr(RunFolder, "write_checkpoint", saved)
-        resumed = Training(everything(run), resume=tmp_path / run)
+        resumed = Training(*everything(run), resume=tmp_path / run)
         assert (resumed.state.epoch, resumed.state.step) == (epoch, 1)
         resumed.run()
         for name, tensor in whole.net.state_dict().items():
@@ -346,7 +347,7 @@ def test_what_a_network_cannot_become_is_refused_before_anything_is_written(tmp_
     model = ModelConfig(name="dynamicnet", widths=(4,), layer="unsteady_steps")
     changed = config(tmp_path, model=model, rediscretise=RediscretiseConfig((1,), steps=(3,)))
     with pytest.raises(db.ConfigurationError, match="as many steps as it ends with"):
-        Training(changed)
+        Training(*changed)
     assert not (tmp_path / "run").exists()
     with pytest.raises(db.ConfigurationError, match="holds no DynamicBlock"):
         db.rediscretise(nn.Sequential(), steps=3)
@@ -372,7 +373,7 @@ def test_weights_that_belong_to_steps_are_not_lost_unseen():
 def test_a_configuration_of_before_with_a_refinement_that_never_came_is_still_read(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("epochs: 5\nrefine:\n  epochs: [2, 7]\n")
-    assert load_config(path).refine.epochs == (2,)
+    assert load_config(path)[1].refine.epochs == (2,)
 
 
 def test_sequences_are_written_one_after_the_other_or_as_lists(tmp_path):
@@ -387,10 +388,10 @@ def test_sequences_are_written_one_after_the_other_or_as_lists(tmp_path):
     flags = ["--rediscretise.epochs", "1", "2", "--rediscretise.controls", "4", "2", "--rediscretise.restart", "true"]
     flags += ["--optimizer.box", "1", "--optimizer.box_scale", "step", "pixels"]
     assert main(["train", *small, *flags]) == 0
-    read = load_config(tmp_path / "run" / "config.yaml")
+    task, read = load_config(tmp_path / "run" / "config.yaml")
     assert read.rediscretise == RediscretiseConfig((1, 2), controls=(4, 2), restart=True)
     assert read.optimizer.box_scale == ("step", "pixels")
-    assert read.model.widths == (4,)
+    assert task.model.options["widths"] == (4,)
 
 
 def test_help_shows_the_flags(capsys):

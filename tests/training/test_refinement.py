@@ -13,13 +13,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 import dynamicblocks as db
-from dynamicblocks.data.images.batches import generator
+from dynamicblocks.draws import generator
 from dynamicblocks.structure import discretisation, with_discretisation
-from dynamicblocks.training import ModelConfig, RefineConfig, TrainConfig, Training
+from dynamicblocks.tasks import ModelConfig, load_run
+from dynamicblocks.training import RefineConfig, Training
 from dynamicblocks.training.network_changes import carry_momentum, changes_before, scatter_controls
-from dynamicblocks.training.runs import load_run
 from dynamicblocks.training.storage import read_tree
 from tests.training.test_training import kill_in_an_epoch
+from tests.trainings import classification
 
 
 def trained_net(**options):
@@ -130,7 +131,7 @@ def test_scattered_copies_differ_a_little_and_alike_for_the_same_key():
 def config(tmp_path, run, **changes):
     model = ModelConfig(name="continuousnet", width=4, units=1)
     refine = RefineConfig(epochs=(1, 2))
-    return TrainConfig(model=model, refine=refine, epochs=3, output=str(tmp_path), run=run, **changes)
+    return classification(model=model, refine=refine, epochs=3, output=str(tmp_path), run=run, **changes)
 
 
 def metrics(folder):
@@ -138,7 +139,7 @@ def metrics(folder):
 
 
 def test_a_training_refines_at_its_epochs_and_is_read_back_in_its_new_shape(tmp_path):
-    training = Training(config(tmp_path, "grown"))
+    training = Training(*config(tmp_path, "grown"))
     outcome = training.run()
     assert [block.steps for block in training.net.blocks] == [4, 4, 4]
     entries = metrics(outcome.folder)
@@ -147,14 +148,14 @@ def test_a_training_refines_at_its_epochs_and_is_read_back_in_its_new_shape(tmp_
     # Measured in evaluation mode: the weights before the refinement are those the epoch before was scored with.
     assert entries[1]["refined"]["validation_accuracy"][0] == entries[0]["validation_accuracy"]
     assert outcome.kept_epoch == 2
-    _, _, _, net = load_run(outcome.folder)
+    net = load_run(outcome.folder).net
     assert discretisation(net) == discretisation(training.net)
     for name, tensor in training.net.state_dict().items():
         assert torch.equal(net.state_dict()[name], tensor), name
 
 
 def test_measuring_a_refinement_leaves_the_statistics_alone(tmp_path):
-    training = Training(config(tmp_path, "still"))
+    training = Training(*config(tmp_path, "still"))
     training.state.epoch = 1
     before = {name: tensor.clone() for name, tensor in training.net.named_buffers()}
     expected = dict(db.refine(training.net).named_buffers())

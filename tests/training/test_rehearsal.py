@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from dynamicblocks.cli.main import main
-from dynamicblocks.training import DataConfig, HardwareConfig, ModelConfig, TrainConfig, Training, rehearsal, train
+from dynamicblocks.tasks import DataConfig, ModelConfig
+from dynamicblocks.training import HardwareConfig, Training, rehearsal, train
+from tests.trainings import classification
 
 MODEL = ["--model.name", "dynamicnet", "--model.widths", "[4,4,4]", "--model.units", "1"]
 
@@ -70,7 +72,7 @@ def test_a_step_that_fails_for_another_reason_is_told_before_the_folder(tmp_path
 
     monkeypatch.setattr(rehearsal.Engine, "loss", fails)
     assert main(["train", "--output", str(tmp_path / "runs"), *MODEL, *FIXED]) == 2
-    assert "a training step fails on images of shape (2, 1, 8, 8)" in (error := capsys.readouterr().err)
+    assert "a training step fails on a batch of shapes (2, 1, 8, 8), (2,) with" in (error := capsys.readouterr().err)
     assert "NotImplementedError: no such kernel" in error
     assert not (tmp_path / "runs").exists()
 
@@ -80,8 +82,8 @@ def test_a_rehearsal_leaves_no_trace(tmp_path, monkeypatch):
     model = ModelConfig(name="dynamicnet", widths=(4,), units=1)
 
     def begun(run):
-        config = TrainConfig(model=model, hardware=hardware, epochs=1, output=str(tmp_path), run=run)
-        training = Training(config)
+        plan = classification(model=model, hardware=hardware, epochs=1, output=str(tmp_path), run=run)
+        training = Training(*plan)
         return training.net.state_dict(), torch.get_rng_state()
 
     weights, state = begun("rehearsed")

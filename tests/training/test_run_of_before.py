@@ -21,7 +21,7 @@ from sklearn.datasets import load_digits
 
 import dynamicblocks as db
 from dynamicblocks.cli.main import main
-from dynamicblocks.training.runs import load_run
+from dynamicblocks.tasks import load_run
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 BEFORE = FIXTURES / "run_of_before"
@@ -39,8 +39,9 @@ def lines(path):
 
 
 def test_it_is_loaded_with_its_five_choices():
-    _, config, data, net = load_run(BEFORE)
-    assert (config.epochs, config.model.units, len(data.test)) == (2, 2, 360)
+    run = load_run(BEFORE)
+    net = run.net
+    assert (run.config.epochs, run.task.model.options["units"], len(run.task.images.test)) == (2, 2, 360)
     assert net.num_weights == 2430
     for block in net.blocks:
         assert isinstance(block.controls.basis, db.PiecewiseLinear)
@@ -48,7 +49,7 @@ def test_it_is_loaded_with_its_five_choices():
 
 
 def test_its_logits_are_those_of_before():
-    net = load_run(BEFORE)[-1].eval()
+    net = load_run(BEFORE).net.eval()
     # Straight from the source, so that the network alone is compared.
     images = torch.tensor(load_digits().images[:8], dtype=torch.float32)[:, None] / 8 - 1
     expected = torch.tensor(EXPECTED["logits"])

@@ -16,10 +16,12 @@ from safetensors.torch import load_file
 
 import dynamicblocks as db
 from dynamicblocks.cli.main import main
-from dynamicblocks.training import ModelConfig, OptimizerConfig, TrainConfig, Training
+from dynamicblocks.tasks import Classify, ModelConfig
+from dynamicblocks.training import OptimizerConfig, Training
 from dynamicblocks.training.optimizer import learning_rate, make_optimizer
 from dynamicblocks.training.storage import read_tensors, read_tree, write_tensors, write_tree
 from dynamicblocks.training.training_state import TrainingState
+from tests.trainings import classification
 
 MODEL = ["--model.units", "1", "--model.layer", "preact_single"]
 SMALL = [*MODEL, "--model.widths", "[8,16]", "--data.shift", "0", "--data.batch_size", "32"]
@@ -95,7 +97,7 @@ def test_output_says_what_came_out_and_what_to_do_next(tmp_path, capsys):
     out = capsys.readouterr().out
     for part in (
         "Test accuracy",
-        "of 360 images, read once",
+        "(360 images, read once)",
         "midpoint (trained)",
         "Run written to",
         "dynamicblocks eval",
@@ -105,7 +107,7 @@ def test_output_says_what_came_out_and_what_to_do_next(tmp_path, capsys):
 
 def small_config(tmp_path, **changes):
     model = ModelConfig(name="dynamicnet", widths=(4,), units=1, layer="preact_single")
-    return TrainConfig(**{"model": model, "epochs": 2, "output": str(tmp_path), "run": "run", **changes})
+    return classification(**{"model": model, "epochs": 2, "output": str(tmp_path), "run": "run", **changes})
 
 
 def kill_in_an_epoch(command, folder, env):
@@ -161,22 +163,22 @@ def test_dropout_is_resumed_with_the_same_draws(tmp_path):
     class StopError(Exception):
         pass
 
-    def build(self, data):
+    def build(self):
         layer = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3, padding=1), torch.nn.Dropout(0.5))
         block = db.DynamicBlock(layer, 2)
         return db.DynamicNet(db.Opening(1, 4), [block], db.Head(4, 10))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ModelConfig, "build", build)
-        whole = Training(small_config(tmp_path, run="whole"))
+        patch.setattr(Classify, "build", build)
+        whole = Training(*small_config(tmp_path, run="whole"))
         whole.run()
-        broken = Training(small_config(tmp_path, run="broken", checkpoint_steps=3))
+        broken = Training(*small_config(tmp_path, run="broken", checkpoint_steps=3))
         patch.setattr(broken.folder.__class__, "append", lambda *_: (_ for _ in ()).throw(StopError))
         with pytest.raises(StopError):
             broken.run()
         patch.undo()
-        patch.setattr(ModelConfig, "build", build)
-        resumed = Training(small_config(tmp_path, run="broken", checkpoint_steps=3), resume=tmp_path / "broken")
+        patch.setattr(Classify, "build", build)
+        resumed = Training(*small_config(tmp_path, run="broken", checkpoint_steps=3), resume=tmp_path / "broken")
         assert resumed.state.step == 18
         resumed.run()
     for name, tensor in whole.net.state_dict().items():
@@ -407,17 +409,17 @@ def test_only_matrices_and_kernels_decay():
 
 
 def test_the_checkpoint_is_chosen_on_validation_images(tmp_path):
-    training = Training(small_config(tmp_path, epochs=3))
+    training = Training(*small_config(tmp_path, epochs=3))
     outcome = training.run()
     metrics = [json.loads(line) for line in (Path(tmp_path) / "run" / "metrics.jsonl").read_text().splitlines()]
     best = min(metrics, key=lambda entry: entry["validation_loss"])
     assert outcome.kept_epoch == best["epoch"]
-    assert outcome.validation.accuracy == best["validation_accuracy"]
+    assert outcome.validation["accuracy"] == best["validation_accuracy"]
 
 
 def test_the_last_weights_are_kept_where_that_is_asked(tmp_path, monkeypatch):
     monkeypatch.setattr(TrainingState, "improved_by", lambda position, score: position.epoch == 0)
-    training = Training(small_config(tmp_path, epochs=3, keep="last"))
+    training = Training(*small_config(tmp_path, epochs=3, keep="last"))
     outcome = training.run()
     assert outcome.kept_epoch == 2
     stored = load_file(outcome.folder / "model.safetensors")

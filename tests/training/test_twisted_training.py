@@ -18,14 +18,15 @@ import dynamicblocks as db
 from dynamicblocks.cli.main import main
 from dynamicblocks.layers import TwistConv2d
 from dynamicblocks.structure import structure
-from dynamicblocks.training import ModelConfig, OptimizerConfig, RefineConfig, TrainConfig, Training
+from dynamicblocks.tasks import ModelConfig, load_run
+from dynamicblocks.training import OptimizerConfig, RefineConfig, TrainConfig, Training
 from dynamicblocks.training import train as train_module
 from dynamicblocks.training.config import TwistConfig
 from dynamicblocks.training.network_changes import Refined, Twisted, changes_before
 from dynamicblocks.training.optimizer import learning_rate, make_optimizer, set_learning_rate
-from dynamicblocks.training.runs import load_run
 from dynamicblocks.training.storage import read_tree
 from tests.training.test_training import kill_in_an_epoch, train, weights_equal
+from tests.trainings import classification
 
 TINY = ["--model.widths", "[4,8]", "--data.batch_size", "64"]
 VECTOR = ["--twist.parametrisation", "vector"]
@@ -86,7 +87,7 @@ def test_the_weights_of_a_twisted_run_are_its_own(finished):
 
 
 def test_a_twisted_run_is_read_back_and_evaluated(finished, capsys):
-    _, _, _, net = load_run(finished)
+    net = load_run(finished).net
     stored = load_file(finished / "model.safetensors")
     assert net.state_dict().keys() == stored.keys()
     assert all(torch.equal(tensor, stored[name]) for name, tensor in net.state_dict().items())
@@ -123,7 +124,7 @@ def test_a_twist_of_epoch_0_is_there_from_the_beginning(tmp_path, capsys):
     assert {name.split(".")[1] for name in twists_in(weights)} == {"0"}
     assert all(weights[name].shape[0] == 5 * 4 for name in twists_in(weights))
     record = json.loads((tmp_path / "run" / "run.json").read_text())
-    _, _, _, net = load_run(tmp_path / "run")
+    net = load_run(tmp_path / "run").net
     assert record["weights"] == net.num_weights
     assert {each.twist for each in db.twists(net).twisted} == {"full, degree 2"}
     # Its test images were read with the weights that were kept.
@@ -142,7 +143,7 @@ def test_a_twist_resnet_is_trained_from_the_command_line(tmp_path):
     flags = ["--model.name", "twist_resnet18", "--model.width", "4", "--model.stages", "TTTF", "--model.degree", "2"]
     limits = ["--epochs", "1", "--max_steps", "6", "--data.batch_size", "32"]
     assert main(["train", "--output", str(tmp_path), "--run", "run", *flags, *limits]) == 0
-    _, _, _, net = load_run(tmp_path / "run")
+    net = load_run(tmp_path / "run").net
     twisted = [module for module in net.modules() if isinstance(module, TwistConv2d)]
     assert {module.out_channels for module in twisted} == {4, 8, 16}
     assert len(twisted) == 12
@@ -186,11 +187,11 @@ def config(tmp_path, run, **changes):
     model = ModelConfig(name="continuousnet", width=4, units=1)
     twist = TwistConfig(parametrisation="vector", epoch=1)
     choices = {"model": model, "twist": twist, "epochs": 3, "output": str(tmp_path), "run": run, **changes}
-    return TrainConfig(**choices)
+    return classification(**choices)
 
 
 def test_depth_and_coefficients_grow_in_one_run(tmp_path):
-    training = Training(config(tmp_path, "grown", refine=RefineConfig(epochs=(1, 2))))
+    training = Training(*config(tmp_path, "grown", refine=RefineConfig(epochs=(1, 2))))
     outcome = training.run()
     first, second, third = metrics(outcome.folder)
     assert not {"refined", "twisted"} & first.keys()
@@ -205,7 +206,7 @@ def test_depth_and_coefficients_grow_in_one_run(tmp_path):
     assert "twisted" not in third
     names = {each.name for each in db.twists(training.net).twisted}
     assert sum(".controls.layers.3." in name for name in names) == 2 * 3
-    _, _, _, net = load_run(outcome.folder)
+    net = load_run(outcome.folder).net
     assert structure(net) == structure(training.net)
     assert all(torch.equal(net.state_dict()[name], tensor) for name, tensor in training.net.state_dict().items())
 
@@ -214,10 +215,11 @@ def test_weights_from_before_the_twist_are_not_the_result(tmp_path, monkeypatch)
     measured, losses = train_module.evaluate, iter(range(1, 99))
 
     def worse_each_time(*arguments):
-        return replace(measured(*arguments), loss=float(next(losses)))
+        score = measured(*arguments)
+        return replace(score, figures={**score.figures, "loss": float(next(losses))})
 
     monkeypatch.setattr(train_module, "evaluate", worse_each_time)
-    training = Training(config(tmp_path, "worse"))
+    training = Training(*config(tmp_path, "worse"))
     outcome = training.run()
     assert outcome.kept_epoch == 1
     assert twists_in(load_file(outcome.folder / "model.safetensors"))
@@ -296,23 +298,23 @@ def test_a_run_stopped_after_its_twist_goes_on_to_the_same_weights(optimizer, ep
         "twist": TwistConfig(parametrisation="vector", epoch=epoch),
         "epochs": 2,
     }
-    whole = Training(config(tmp_path, "whole", **choices))
+    whole = Training(*config(tmp_path, "whole", **choices))
     whole.run()
-    broken = Training(config(tmp_path, "broken", checkpoint_steps=4, **choices))
+    broken = Training(*config(tmp_path, "broken", checkpoint_steps=4, **choices))
     steps = broken.batches.steps + 6
     step, done = Training._step, []
 
-    def stopping(self, images, labels):
+    def stopping(self, batch):
         if len(done) == steps:
             raise StopError
         done.append(1)
-        step(self, images, labels)
+        step(self, batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(Training, "_step", stopping)
         with pytest.raises(StopError):
             broken.run()
-    resumed = Training(config(tmp_path, "broken", checkpoint_steps=4, **choices), resume=tmp_path / "broken")
+    resumed = Training(*config(tmp_path, "broken", checkpoint_steps=4, **choices), resume=tmp_path / "broken")
     assert (resumed.state.epoch, resumed.state.step) == (1, 4)
     assert ("twisted" in resumed.state.grown) == (epoch == 1)
     assert twists_in(resumed.net.state_dict())

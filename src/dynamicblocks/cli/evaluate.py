@@ -26,14 +26,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--steps_per_control", type=int | None, default=None, help="equal steps of each control interval"
     )
-    parser.add_argument("--split", type=Literal["test", "validation"], default="test", help="which images")
+    parser.add_argument("--split", type=Literal["test", "validation"], default="test", help="which samples")
     add_device_arguments(parser)
 
 
 def run(options: Namespace) -> None:
     """Evaluate both, print a table and add a line to the run."""
     console = make_console()
-    one = load(options, options.run, options.split)
+    one = load(options, options.run, options.split, console)
     unit, figures = one.task.unit, one.task.figures
     nets = {"as trained": one.net}
     if (options.integrator, options.steps, options.steps_per_control) != (None, None, None):

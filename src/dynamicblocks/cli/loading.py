@@ -7,9 +7,14 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 from lightning_fabric import Fabric
+from rich.console import Console
 from torch import nn
 
-from dynamicblocks.tasks import load_run
+from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.network import named_blocks
+from dynamicblocks.tasks import LoadedRun, load_run
+from dynamicblocks.tasks.own import asked_task, changed_since
+from dynamicblocks.tasks.parsing import written_in_file
 from dynamicblocks.training import Batches, Place, RunFolder, Task, TrainConfig
 from dynamicblocks.training.config import HardwareConfig
 from dynamicblocks.training.hardware import make_fabric, make_place
@@ -44,6 +49,13 @@ class ReadyRun:
         """Model and integrator."""
         return f"{self.model}, {self.integrator}" if self.integrator else self.model
 
+    @property
+    def source(self) -> str:
+        """The name of its data, without where they lie; that of its task where they have none."""
+        data = getattr(self.task, "data", None)
+        name = getattr(data, "name", data)
+        return name.partition(":")[0] if isinstance(name, str) else self.task.name
+
     @cached_property
     def test(self) -> Batches[Any]:
         """The test samples."""
@@ -55,18 +67,57 @@ class ReadyRun:
         return self.task.batches("train", self.place)
 
 
+def add_task_argument(parser: ArgumentParser) -> None:
+    """The class of a run's task, where it was read from a file."""
+    parser.add_argument(
+        "--task",
+        type=str | None,
+        default=None,
+        help="FILE.py:Name, where the run was trained with such a task: where its file lies is not recorded",
+    )
+
+
 def add_device_arguments(parser: ArgumentParser) -> None:
     """Where to read and to compute."""
+    add_task_argument(parser)
     parser.add_argument("--data_dir", type=str | None, default=None, help="local copy of the data; else the run's own")
     parser.add_argument("--accelerator", type=str, default="auto", help="auto, cpu, cuda, ...")
     parser.add_argument("--precision", type=str, default="32-true", help="32-true, bf16-mixed, ...")
 
 
-def load(options: Namespace, path: str, split: SplitName) -> ReadyRun:
+def read(options: Namespace, path: str, console: Console) -> LoadedRun:
+    """The run in ``path``, of the task that was asked for, if one was."""
+    own = None if options.task is None else asked_task(options.task)
+    run = load_run(Path(path), data_dir=options.data_dir, own=own)
+    reference, _ = written_in_file(run.folder.configuration())
+    note = changed_since(reference, own)
+    if note:
+        console.print(f"Note: {note}", highlight=False, soft_wrap=True)
+    return run
+
+
+def load(options: Namespace, path: str, split: SplitName, console: Console) -> ReadyRun:
     """The run in ``path``, ready to be evaluated on one of its splits."""
     fabric = make_fabric(HardwareConfig(accelerator=options.accelerator, precision=options.precision))
-    run = load_run(Path(path), data_dir=options.data_dir)
+    run = read(options, path, console)
     place = make_place(run.config, fabric)
     batches = run.task.batches(split, place)
     run.net.to(fabric.device).eval()
     return ReadyRun(run.folder, run.task, run.config, run.net, batches, fabric, place)
+
+
+def check_beside(first: ReadyRun, other: ReadyRun) -> None:
+    """Raise unless two runs can be compared by what their discretisation does to one figure.
+
+    Raises:
+        ConfigurationError: a network has no dynamic blocks, or the runs are of tasks with other figures.
+    """
+    if not named_blocks(other.net):
+        raise ConfigurationError(
+            f"the network of {other.folder.path} has no dynamic blocks, so no other discretisations"
+        )
+    if first.task.headline != other.task.headline:
+        raise ConfigurationError(
+            f"{first.folder.path} is judged by {first.task.headline.heading} and {other.folder.path} by "
+            f"{other.task.headline.heading}; give runs of one task"
+        )

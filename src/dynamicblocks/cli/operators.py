@@ -1,7 +1,6 @@
 """``dynamicblocks operators``."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
@@ -9,7 +8,7 @@ from rich.table import Table
 from dynamicblocks.analysis import Operators, TwistOperators, draw_fields, draw_operators, network_operators
 from dynamicblocks.analysis.operators import plain_part
 from dynamicblocks.cli.console import make_console
-from dynamicblocks.tasks import load_run
+from dynamicblocks.cli.loading import add_task_argument, read
 from dynamicblocks.twisting import twists
 
 USAGE = "dynamicblocks operators RUN [--pairs N] [--data_dir DIR]"
@@ -27,13 +26,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     """The run, and how much is drawn of it."""
     parser.add_argument("run", type=str, help="folder of the run")
     parser.add_argument("--pairs", type=int, default=6, help="pairs of channels whose vector fields are drawn")
+    add_task_argument(parser)
     parser.add_argument("--data_dir", type=str | None, default=None, help="local copy of the data; else the run's own")
 
 
 def run(options: Namespace) -> None:
     """Print the table and draw."""
     console = make_console()
-    run = load_run(Path(options.run), data_dir=options.data_dir)
+    run = read(options, options.run, console)
     folder, net = run.folder, run.net
     found = network_operators(net)
     strengths = {each.name: each.strength for each in twists(net).twisted}

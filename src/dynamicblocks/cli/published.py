@@ -28,6 +28,7 @@ class Flag(NamedTuple):
 
 # Flags of every training that take several values, one after the other or as a list.
 LISTS = (
+    "optimizer.betas",
     "optimizer.box_scale",
     "optimizer.decay_epochs",
     "rediscretise.controls",
@@ -41,6 +42,9 @@ FLAGS = {
     "name": Flag("data.name", lower=True),
     "data_dir": Flag("data.data_dir"),
     "batch_size": Flag("data.batch_size"),
+    # Of the version that knew one task.
+    "optimizer.label_smoothing": Flag("label_smoothing"),
+    "data.workers": Flag("hardware.workers"),
     "test_batch_size": Flag("data.test_batch_size"),
     "lr": Flag("optimizer.lr"),
     "lr_decay": Flag("optimizer.decay"),
@@ -63,8 +67,10 @@ FLAGS = {
 SWITCHES = {
     "batch_norm": ("model.norm", "batch", "none"),
     "no_batch_norm": ("model.norm", "none", "batch"),
+    "fast": ("hardware.fast", "true", "false"),
     "use_skipinit": ("model.skipinit", "true", "false"),
 }
+COMMON = ("fast",)  # of every task
 MODEL_FLAGS = ("model", "arch")
 
 _TRAINING = {
@@ -107,8 +113,11 @@ PRESETS = {
 }
 
 
-def rewritten(arguments: Sequence[str]) -> list[str]:
+def rewritten(arguments: Sequence[str], *, published: bool = True) -> list[str]:
     """The arguments of ``train`` with every published flag replaced, and the preset of a published model before them.
+
+    They are flags for the classification of images: of another task (``published`` is False) lists alone are gathered,
+    for its own options may have such names.
 
     Flags may be spelled with ``-`` or ``_``. Whatever is not in the table stays as it is. A preset comes first, so
     every other flag, and a configuration file, overrides it.
@@ -116,12 +125,14 @@ def rewritten(arguments: Sequence[str]) -> list[str]:
     >>> rewritten(["--lr-decay-epoch", "30", "60", "--use_skipinit"])
     ['--optimizer.decay_epochs=[30,60]', '--model.skipinit=true']
     """
-    preset, found = split(arguments)
+    preset, found = split(arguments, published=published)
     return [*preset, *found]
 
 
-def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+def split(arguments: Sequence[str], *, published: bool = True) -> tuple[list[str], list[str]]:
     """The preset of a published model, and the arguments with every published flag replaced."""
+    flags = FLAGS if published else {field: FLAGS[field] for field in LISTS}
+    switches = SWITCHES if published else {flag: SWITCHES[flag] for flag in COMMON}
     preset: list[str] = []
     found: list[str] = []
     rest = list(arguments)
@@ -133,18 +144,18 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         flag, equals, value = token[2:].partition("=")
         name = flag.replace("-", "_")
         values = [value] if equals else []
-        if name in MODEL_FLAGS:
+        if published and name in MODEL_FLAGS:
             model = (values or _values(rest, flag, several=False))[0]
             chosen, fields = _model(model)
             preset = [f"--{field}={text}" for field, text in chosen.items()]
             found += fields
-        elif name in FLAGS:
-            known = FLAGS[name]
+        elif name in flags:
+            known = flags[name]
             texts = values or _values(rest, flag, several=known.several)
             text = texts[0].lower() if known.lower else texts[0]
             found.append(f"--{known.field}={_listed(texts) if known.several else text}")
-        elif name in SWITCHES:
-            field, on, off = SWITCHES[name]
+        elif name in switches:
+            field, on, off = switches[name]
             if not values and rest and rest[0].lower() in ("true", "false"):
                 values = [rest.pop(0)]
             found.append(f"--{field}={off if values and values[0].lower() == 'false' else on}")

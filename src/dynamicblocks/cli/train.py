@@ -17,8 +17,8 @@ from dynamicblocks.errors import ConfigurationError, StorageError
 from dynamicblocks.network import evaluations_of, num_weights
 from dynamicblocks.options import NONE
 from dynamicblocks.tasks import load_config, tasks
-from dynamicblocks.tasks.files import task_class
 from dynamicblocks.tasks.option_table import OptionTable
+from dynamicblocks.tasks.own import asked_task, changed_since, task_of_run
 from dynamicblocks.tasks.parsing import (
     USUAL_TASK,
     Written,
@@ -27,6 +27,7 @@ from dynamicblocks.tasks.parsing import (
     written_as_flags,
     written_in_file,
 )
+from dynamicblocks.tasks.registry import named_task
 from dynamicblocks.training import Outcome, RunFolder, Task, Training
 from dynamicblocks.training.manifestations import caveat, own_integrator, solves_its_equation
 from dynamicblocks.training.runs import recorded
@@ -50,7 +51,7 @@ the original's defaults), --scheme, --dataset, --data-dir, --batch-size, --test-
 
 # Flags that are no options of a training; tasks are registered later than this.
 OWN_FLAGS = (
-    ("task", "TASK", "one of {tasks}"),
+    ("task", "TASK", "one of {tasks}, or FILE.py:Name, a class of your own"),
     ("config", "FILE", "YAML file with some or all of the options below; flags have the last word"),
     ("resume", "RUN", "folder of a run to continue, as it was configured"),
 )
@@ -66,10 +67,12 @@ class TrainCommand:
     Args:
         table: every option there is.
         sources: what was written of them, of which the later has the last word.
+        asked: whether somebody asked for the task.
     """
 
     table: OptionTable
     sources: tuple[Written, ...]
+    asked: bool
     USAGE = USAGE
     DESCRIPTION = DESCRIPTION
 
@@ -93,16 +96,7 @@ class TrainCommand:
         if options.print_config:
             print(yaml.safe_dump(recorded(task, config), sort_keys=False), end="")
             return
-        if options.resume is None:
-            training = Training(task, config)
-        else:
-            if any(source.options for source in self.sources):
-                raise ConfigurationError(
-                    "--resume continues a run as it was configured and takes no other options; to change some, start "
-                    f"a new run with --config {Path(options.resume) / 'config.yaml'}"
-                )
-            path = Path(options.resume)
-            training = Training(*load_config(RunFolder.open(path).configuration()), resume=path)
+        training = Training(task, config) if options.resume is None else self._resumed(options.resume)
         console = training.console
         console.print(training.note, soft_wrap=True)
         console.print(
@@ -111,7 +105,26 @@ class TrainCommand:
             soft_wrap=True,
             highlight=False,
         )
-        show(training.run(), training, console)
+        again = f" --task {shlex.quote(options.task)}" if training.task.source_hash else ""
+        show(training.run(), training, console, again)
+
+    def _resumed(self, run: str) -> Training:
+        if any(source.options for source in self.sources):
+            raise ConfigurationError(
+                "--resume continues a run as it was configured and takes no other options; to change some, start a new "
+                f"run with --config {Path(run) / 'config.yaml'}"
+            )
+        folder = RunFolder.open(Path(run))
+        own = self.table.task if self.asked else None
+        training = Training(*load_config(folder.configuration(), own), resume=folder.path)
+        reference, _ = written_in_file(folder.configuration())
+        note = changed_since(reference, own)
+        if note:
+            training.console.print(f"Note: {note}", highlight=False, soft_wrap=True)
+            if training.fabric.global_rank == 0:
+                event = {"event": "task", "from": reference, "to": training.task.reference}
+                folder.append("events.jsonl", {**event, "epoch": training.state.epoch, "step": training.state.step})
+        return training
 
 
 def _escaped(text: str) -> str:
@@ -126,29 +139,29 @@ def command_for(arguments: Sequence[str]) -> tuple[TrainCommand, Namespace]:
     Raises:
         ConfigurationError: no such flag, task, model or file.
     """
-    files: list[Written] = []
-    reference: Any = USUAL_TASK
+    asked = _value(dict(written_as_flags(arguments).options), "task")
+    own = None if asked is None else asked_task(asked)
+    task, files = own or named_task(USUAL_TASK), []
     for file in _files(arguments):
         try:
             reference, written = written_in_file(Path(file))
-        except StorageError as error:
+            task = task if reference is None else task_of_run(reference, own, Path(file))
+        except StorageError as error:  # here it is what the caller wrote
             raise ConfigurationError(f"--config: {error}") from error
         files.append(written)
-    asked = _value(dict(written_as_flags(arguments).options), "task")
-    task = task_class(reference if asked is None else asked)
     # Another task may have options of the same names.
-    preset, rest = split(arguments) if task.name == USUAL_TASK else ([], arguments)
+    preset, rest = split(arguments, published=task.name == USUAL_TASK)
     flags = dict(written_as_flags(rest).options)
-    own = Namespace(
+    others = Namespace(
+        task=asked,
         resume=_value(flags, "resume"),
         debug=_switched(flags, "debug"),
         print_config=_switched(flags, "print_config"),
     )
-    others = {name: texts for name, texts in flags.items() if name not in ("task", "config")}
-    given = Written(others)
+    given = Written({name: texts for name, texts in flags.items() if name not in ("task", "config")})
     table = table_of(task, [written_as_flags(preset), *files, given])
     usual = Written({path: text for path, text in written_as_flags(preset).options.items() if path in table.options})
-    return TrainCommand(table, (usual, *files, given)), own
+    return TrainCommand(table, (usual, *files, given), own is not None), others
 
 
 def _files(arguments: Sequence[str]) -> list[str]:
@@ -180,8 +193,8 @@ def _switched(flags: dict[str, Any], name: str) -> bool:
     return texts is not None
 
 
-def show(outcome: Outcome, training: Training, console: Console) -> None:
-    """The result, the same weights in other manifestations, and what to do next."""
+def show(outcome: Outcome, training: Training, console: Console, again: str = "") -> None:
+    """The result, the same weights in other manifestations, and what to do next, with the flags of ``again``."""
     task, headline = training.task, training.task.headline
     test, chosen = (headline.shown(score[headline.name]) for score in (outcome.test, outcome.validation))
     console.print(
@@ -198,9 +211,9 @@ def show(outcome: Outcome, training: Training, console: Console) -> None:
         console.print(f"Drawn: {picture}", highlight=False, soft_wrap=True)
     console.print(f"Run written to {outcome.folder}\nNext:", highlight=False, soft_wrap=True)
     for command in (
-        f"dynamicblocks converge {run}",
-        f"dynamicblocks compress {run}",
-        f"dynamicblocks evaluate {run}{other}",
+        f"dynamicblocks converge {run}{again}",
+        f"dynamicblocks compress {run}{again}",
+        f"dynamicblocks evaluate {run}{again}{other}",
     ):
         console.print(f"  {command}", highlight=False, soft_wrap=True)
 

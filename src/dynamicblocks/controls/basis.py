@@ -298,6 +298,16 @@ class Basis(ABC):
             places.append(old.place(self.time(node), beside=inside))
         return old.values(places)
 
+    def nearest_from(self, old: "Basis") -> Matrix:
+        """The map from the controls of ``old`` to those of its own with the nearest theta(t).
+
+        It is the same theta(t) where this basis contains the other one, as after a refinement; else its projection.
+        """
+        if self == old:
+            return np.eye(self.count)
+        contained = set(old.points) <= set(self.points) and self.count >= old.count
+        return self.controls_from(old) if contained else projection_matrix(old, self)
+
 
 def no_depth() -> ConfigurationError:
     """The error for a block of which nothing tells how deep it is."""

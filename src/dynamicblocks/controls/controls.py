@@ -136,11 +136,7 @@ class Controls(nn.Module):
         projection. Where nothing is to change these controls are returned.
         """
         basis = self.basis.with_intervals(count)
-        if basis == self.basis:
-            return self
-        contained = set(self.basis.points) <= set(basis.points) and basis.count >= self.basis.count
-        matrix = basis.controls_from(self.basis) if contained else projection_matrix(self.basis, basis)
-        return self._transferred(basis, matrix)
+        return self if basis == self.basis else self._transferred(basis, basis.nearest_from(self.basis))
 
     def coarsen(self, factor: int = 2) -> "Controls":
         """A ``factor``-th of the intervals, or of a polynomial's controls, theta(t) projected by least squares."""

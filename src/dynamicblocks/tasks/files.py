@@ -1,6 +1,5 @@
 """Configurations and runs, read from their files."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,8 @@ from torch import nn
 
 from dynamicblocks.errors import ConfigurationError, StorageError
 from dynamicblocks.structure import with_structure
-from dynamicblocks.tasks.parsing import table_of, values_of, written_in_file
-from dynamicblocks.tasks.registry import tasks
+from dynamicblocks.tasks.own import task_of_run
+from dynamicblocks.tasks.parsing import USUAL_TASK, table_of, values_of, written_in_file
 from dynamicblocks.training.config import TrainConfig
 from dynamicblocks.training.run_folder import RunFolder
 from dynamicblocks.training.task import Task
@@ -41,7 +40,8 @@ def load_config(path: Path, own: type[Task[Any]] | None = None) -> tuple[Task[An
         ConfigurationError: it is of a task of its own, which is not given.
     """
     reference, written = written_in_file(path)
-    table = table_of(task_class(reference, own), [written])
+    kind = task_of_run(USUAL_TASK if reference is None else reference, own, path)
+    table = table_of(kind, [written])
     try:
         values = values_of(table, [written])
         epochs = values.get("epochs", table.options["epochs"].default)
@@ -50,18 +50,6 @@ def load_config(path: Path, own: type[Task[Any]] | None = None) -> tuple[Task[An
         return table.make(values)
     except ConfigurationError as error:
         raise StorageError(f"{path} is no configuration of this version: {error}") from error
-
-
-def task_class(reference: str | Mapping[str, str], own: type[Task[Any]] | None = None) -> type[Task[Any]]:
-    """The class of a task as a file names it.
-
-    Raises:
-        ConfigurationError: it is none of the package's, and was not given.
-    """
-    name = reference if isinstance(reference, str) else reference.get("name", "")
-    if own is not None:
-        return own
-    return tasks[name]  # type: ignore[return-value]
 
 
 def load_run(path: Path, *, data_dir: str | None = None, own: type[Task[Any]] | None = None) -> LoadedRun:

@@ -54,7 +54,7 @@ class Written:
 
 
 def written_in_file(path: Path) -> tuple[Any, Written]:
-    """The task that a configuration file names, and its options.
+    """How a configuration file names its task, None where it does not, and its options.
 
     Raises:
         StorageError: it cannot be read, or is no mapping.
@@ -66,7 +66,7 @@ def written_in_file(path: Path) -> tuple[Any, Written]:
     if not isinstance(written, dict):
         raise StorageError(f"{path} must hold a mapping of options, got {type(written).__name__}")
     options = of_this_version(written)
-    return options.pop("task"), Written(options, path, before="task" not in written)
+    return options.pop("task", None), Written(options, path, before="task" not in written)
 
 
 def of_this_version(written: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,7 +78,6 @@ def of_this_version(written: Mapping[str, Any]) -> dict[str, Any]:
     options = {key: dict(value) if isinstance(value, Mapping) else value for key, value in written.items()}
     if "task" in options:
         return options
-    options["task"] = USUAL_TASK
     for group, name, place in (("optimizer", "label_smoothing", None), ("data", "workers", "hardware")):
         if isinstance(options.get(group), dict) and name in options[group]:
             target = options if place is None else options.setdefault(place, {})

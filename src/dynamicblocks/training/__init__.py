@@ -16,6 +16,7 @@ with needed_for(__name__):
     from dynamicblocks.training.outcome import Outcome
     from dynamicblocks.training.run_folder import RunFolder
     from dynamicblocks.training.task import LOSS, Batches, Figure, Place, Task
+    from dynamicblocks.training.tensor_batches import TensorBatches
     from dynamicblocks.training.train import Training
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "RunFolder",
     "Score",
     "Task",
+    "TensorBatches",
     "TrainConfig",
     "Training",
     "TwistConfig",

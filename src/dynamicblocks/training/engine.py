@@ -1,5 +1,6 @@
 """A network with its optimiser on a device: one training step, and what a change of the network's shape renews."""
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from dynamicblocks.surgery import freeze_unused_controls
+from dynamicblocks.training.average import Average
 from dynamicblocks.training.box import Box
 from dynamicblocks.training.config import TrainConfig
 from dynamicblocks.training.optimizer import make_optimizer
@@ -15,7 +17,7 @@ from dynamicblocks.training.task import Task
 
 
 class Engine:
-    """Everything that hangs on the network's shape: frozen controls, optimiser, compilation, wrappers.
+    """Everything that hangs on the network's shape: frozen controls, optimiser, average, compilation, wrappers.
 
     Args:
         net: the bare network; it is kept for evaluation and storage, with names without the prefixes of wrappers.
@@ -43,6 +45,27 @@ class Engine:
         if self.box is not None:
             self.box.project()
 
+        self.average = Average(net, self.options.ema) if self.options.ema else None
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that is validated and kept: the average, or, without one, the network itself."""
+        return self.net if self.average is None else self.average.net
+
+    def take_average(self, net: nn.Module, updates: int) -> None:
+        """Go on with an average of other shape, which ``net`` has been made from."""
+        if self.average is not None:
+            self.average.load_state_dict({"weights": net.state_dict(), "updates": updates})
+            if self.box is not None:
+                Box(self.average.net, self.options).project()
+
+    def agree(self) -> None:
+        """Give all processes the statistics of the first, which are those that are stored."""
+        if self.fabric.world_size > 1:
+            mine = list(self.evaluated.buffers())
+            for buffer, first in zip(mine, self.fabric.broadcast(mine), strict=True):
+                buffer.copy_(first)
+
     def loss(self, batch: Any) -> tuple[Tensor, Tensor]:
         """The loss to be lowered; and, without gradient, the task's sums of the batch."""
         loss, sums = self.task.loss(self.model, batch)
@@ -50,12 +73,24 @@ class Engine:
             loss = loss + self.smoothness(loss.device)
         return loss, sums.detach()
 
-    def step(self, loss: Tensor) -> None:
-        """Backward pass, a step of the optimiser, and the weights back into their box."""
-        self.optimizer.zero_grad(set_to_none=True)
-        self.fabric.backward(loss)
+    def exchange(self, enabled: bool) -> AbstractContextManager[Any]:
+        """Whether processes exchange the gradients of the loss and the backward pass inside: once a group is enough."""
+        return self.fabric.no_backward_sync(self.model, enabled=not enabled)
+
+    def step(self, loss: Tensor, place: int = 0, size: int = 1) -> None:
+        """Backward pass of one of ``size`` batches; after the last, a step with the mean of their gradients.
+
+        Then the weights go back into their box, and the average follows them.
+        """
+        if place == 0:
+            self.optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(loss if size == 1 else loss / size)
+        if place + 1 < size:
+            return
         if self.options.clip:
             self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.options.clip)
         self.optimizer.step()
         if self.box is not None:
             self.box.project()
+        if self.average is not None:
+            self.average.update()

@@ -84,7 +84,8 @@ def score_of(task: Task[Any], net: nn.Module, batches: Iterable[Any], fabric: Fa
     with evaluating(net, fabric):
         for batch in batches:
             total += task.score(net, batch)
-    return score_from(task, over_processes(fabric, total), time.perf_counter() - begin)
+    sums = over_processes(fabric, total).cpu()  # waits for what the device has still to do
+    return score_from(task, sums, time.perf_counter() - begin)
 
 
 def score_from(task: Task[Any], sums: Tensor, seconds: float) -> Score:

@@ -1,7 +1,7 @@
 """Networks that change their shape while they train: what happens to weights and momentum."""
 
 import copy
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -9,13 +9,18 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from dynamicblocks.controls.controls import Controls
 from dynamicblocks.draws import generator
 from dynamicblocks.network import named_blocks
 from dynamicblocks.surgery import rediscretise, refine
 from dynamicblocks.training.config import RefineConfig, TrainConfig, TwistConfig
 
 Momenta = MutableMapping[Tensor, dict[str, Any]]
-"""The state of an optimiser: for each weight, its ``momentum_buffer``."""
+"""The state of an optimiser: for each weight, by name, what it keeps of its gradients."""
+
+SECOND_MOMENTS = ("exp_avg_sq",)
+COUNTERS = ("step",)
+"""What in it is no direction in the space of weights."""
 
 
 class NetworkChange(Protocol):
@@ -116,19 +121,73 @@ def map_momentum(
     carried: Momenta,
     change: Callable[[nn.Module], nn.Module],
 ) -> None:
-    """Give the weights of a network that was changed the momentum of those they come from.
+    """Give the weights of a network that was changed the state of those they come from, whatever the optimiser.
 
-    Momentum is a direction in the space of weights, so it is changed as weights are: by the same linear map.
+    - Momentum is a direction in the space of weights, so it is changed as weights are: by the same linear map.
+    - A second moment is none: it says how large gradients are, and that map may make it negative. It becomes the mean
+      of those that the weight comes from, weighted by the sizes |s_j| of their shares, so a copy keeps it, and with it
+      the length of its steps. It stays in the range of the old ones, and by Cauchy-Schwarz a step, momentum over the
+      root of the second moment, is at most sum_j |s_j| times as long as the longest of theirs.
+    - A number of steps is the largest of theirs.
+
+    A weight that comes from none that has moved begins anew.
     """
+    states = {name: momenta.get(weight, {}) for name, weight in old.named_parameters()}
+    entries = dict.fromkeys(key for state in states.values() for key in state)
+    mapped = {key: _mapped(old, states, key, change) for key in entries if key not in COUNTERS}
+    sources = _sources(old, new)
+    for name, weight in new.named_parameters():
+        shares = {source: share for source, share in sources.get(name, {}).items() if states.get(source)}
+        if not weight.requires_grad or not shares:
+            continue
+        carried[weight] = {key: mapped[key][name].detach().clone() for key in mapped}
+        for key in entries:
+            found = {source: states[source][key] for source in shares if key in states[source]}
+            if key in COUNTERS:
+                carried[weight][key] = _copied(max(found.values()))
+            elif key in SECOND_MOMENTS and all(moment.shape == weight.shape for moment in found.values()):
+                total = sum(abs(shares[source]) for source in found)
+                carried[weight][key] = sum(abs(shares[source]) / total * moment for source, moment in found.items())
+            elif key in SECOND_MOMENTS:
+                # Of an integrator with weights for its steps: copies, and zeros for steps that are new.
+                carried[weight][key].clamp_(min=0.0)
+
+
+def _mapped(
+    old: nn.Module, states: Mapping[str, Mapping[str, Any]], key: str, change: Callable[[nn.Module], nn.Module]
+) -> dict[str, Tensor]:
+    """What the change makes of an entry of the state, in the place of the weights; zero where there is none."""
     moving = copy.deepcopy(old)
     with torch.no_grad():
-        for target, weight in zip(moving.parameters(), old.parameters(), strict=True):
-            momentum = momenta.get(weight, {}).get("momentum_buffer")
-            target.copy_(torch.zeros_like(target) if momentum is None else momentum)
-    changed = dict(change(moving).named_parameters())
-    for name, weight in new.named_parameters():
-        if weight.requires_grad:
-            carried[weight] = {"momentum_buffer": changed[name].detach().clone()}
+        for name, target in moving.named_parameters():
+            entry = states[name].get(key)
+            target.copy_(torch.zeros_like(target) if entry is None else entry)
+    return dict(change(moving).named_parameters())
+
+
+def _sources(old: nn.Module, new: nn.Module) -> dict[str, dict[str, float]]:
+    """For each weight of ``new``, by name, the weights of ``old`` that it is a combination of, and their shares.
+
+    Controls are combined, as :meth:`Basis.nearest_from` says; everything else comes from what has its name.
+    """
+    found: dict[str, dict[str, float]] = {}
+    if isinstance(new, Controls) and isinstance(old, Controls):
+        for place, row in enumerate(new.basis.nearest_from(old.basis).tolist()):
+            for index, share in enumerate(row):
+                if share != 0.0:
+                    # Layers may hold blocks, whose controls are combined in their turn.
+                    for name, origins in _sources(old.layers[index], new.layers[place]).items():
+                        combined = found.setdefault(f"layers.{place}.{name}", {})
+                        combined.update({f"layers.{index}.{origin}": share * w for origin, w in origins.items()})
+        return found
+    for name, _ in new.named_parameters(recurse=False):
+        found[name] = {name: 1.0}
+    for child, module in new.named_children():
+        other = old._modules.get(child)
+        if other is not None:
+            for name, origins in _sources(other, module).items():
+                found[f"{child}.{name}"] = {f"{child}.{origin}": share for origin, share in origins.items()}
+    return found
 
 
 def scatter_controls(net: nn.Module, spread: float, draw: torch.Generator) -> None:

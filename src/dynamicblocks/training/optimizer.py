@@ -1,6 +1,8 @@
 """The optimiser and its learning rate."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,11 +11,14 @@ from dynamicblocks.layers.twist import TwistConv
 from dynamicblocks.training.config import OptimizerConfig
 from dynamicblocks.training.muon import Muon
 
+Groups = list[dict[str, Any]]
+"""Groups of weights: those of rank 2 and more, the others, and twists that have a rate of their own."""
+
 
 def make_optimizer(net: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """SGD or Muon over the weights that learn; those of rank 0 or 1 (biases, normalisations) decay only if asked.
+    """The optimiser of the weights that learn; those of rank 0 or 1 (biases, normalisations) decay only if asked.
 
-    Every group has a ``share``: its learning rate is that share of ``config.lr``, all along the schedule.
+    Every group has a ``share``: its learning rate is that share of the schedule's, all along.
     """
     weights = [weight for weight in net.parameters() if weight.requires_grad]
     small = config.weight_decay if config.decay_all else 0.0
@@ -22,23 +27,53 @@ def make_optimizer(net: nn.Module, config: OptimizerConfig) -> torch.optim.Optim
     apart = set() if config.twist_lr is None else {id(layer.twist) for layer in twisted_layers}
     twists = [weight for weight in weights if id(weight) in apart]
     matrices = [weight for weight in weights if weight.ndim > 1 and id(weight) not in apart]
-    groups = [
+    groups: Groups = [
         {"params": matrices, "weight_decay": config.weight_decay, "share": 1.0},
         {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": small, "share": 1.0},
     ]
-    twisted = {"params": twists, "share": (config.twist_lr or 0.0) / config.lr}
-    if config.name == "sgd":
-        groups += [{**twisted, "weight_decay": config.weight_decay}] if twists else []
-        return torch.optim.SGD(
-            groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov and config.momentum > 0
-        )
-    # Muon is for what lies inside a network; its linear head moves plainly.
-    groups[0]["params"] = [weight for weight in matrices if weight.ndim == 2]
-    kernels = [weight for weight in matrices if weight.ndim > 2]
-    share = config.kernel_lr / config.lr
-    groups.append({"params": kernels, "weight_decay": config.kernel_decay, "share": share, "orthogonal": True})
-    groups.append({**twisted, "weight_decay": config.kernel_decay, "orthogonal": True})
-    return Muon([group for group in groups if group["params"]], lr=config.lr, momentum=config.momentum)
+    if twists:
+        share = (config.twist_lr or 0.0) / config.rate
+        groups.append({"params": twists, "weight_decay": config.weight_decay, "share": share})
+    return MAKERS[config.name](groups, config)
+
+
+def _sgd(groups: Groups, config: OptimizerConfig) -> torch.optim.Optimizer:
+    nesterov = config.nesterov and config.momentum > 0
+    return torch.optim.SGD(groups, lr=config.rate, momentum=config.momentum, nesterov=nesterov)
+
+
+def _muon(groups: Groups, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Muon is for what lies inside a network; its linear head moves plainly."""
+    matrices, small, *twists = groups
+    inside = {"weight_decay": config.kernel_decay, "orthogonal": True}
+    split = [
+        {**matrices, "params": [weight for weight in matrices["params"] if weight.ndim == 2]},
+        small,
+        {
+            "params": [weight for weight in matrices["params"] if weight.ndim > 2],
+            "share": config.kernel_lr / config.rate,
+            **inside,
+        },
+        *({**group, **inside} for group in twists),
+    ]
+    return Muon([group for group in split if group["params"]], lr=config.rate, momentum=config.momentum)
+
+
+def _adam(groups: Groups, config: OptimizerConfig) -> torch.optim.Optimizer:
+    return torch.optim.Adam(groups, lr=config.rate, betas=config.betas, eps=config.eps)
+
+
+def _adamw(groups: Groups, config: OptimizerConfig) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, lr=config.rate, betas=config.betas, eps=config.eps)
+
+
+MAKERS: dict[str, Callable[[Groups, OptimizerConfig], torch.optim.Optimizer]] = {
+    "sgd": _sgd,
+    "muon": _muon,
+    "adam": _adam,
+    "adamw": _adamw,
+}
+"""What makes the optimiser of each name; :data:`~dynamicblocks.training.config.optimizer.OPTIMIZERS` has the same."""
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int, epoch: int = 0) -> float:
@@ -51,17 +86,17 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int, epoch: int = 0
     """
     if config.schedule == "xexp":
         x = (step + 1) / (config.peak * steps)
-        return config.lr_end + config.lr * x * math.exp(1 - x)
+        return config.lr_end + config.rate * x * math.exp(1 - x)
     warm = round(config.warmup * steps)
     if step < warm:
-        return config.lr * (step + 1) / warm
+        return config.rate * (step + 1) / warm
     if config.schedule == "constant":
-        return config.lr
+        return config.rate
     if config.schedule == "steps":
-        return float(config.lr * config.decay ** sum(epoch >= decayed for decayed in config.decay_epochs))
+        return float(config.rate * config.decay ** sum(epoch >= decayed for decayed in config.decay_epochs))
     left = 1 - (step - warm) / max(1, steps - warm)
     height = left if config.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
-    return config.lr_end + (config.lr - config.lr_end) * height
+    return config.lr_end + (config.rate - config.lr_end) * height
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from dynamicblocks.errors import SolverError, StorageError
 from dynamicblocks.network import evaluations_of, num_weights
 from dynamicblocks.structure import structure, with_structure
+from dynamicblocks.training.choices import Choices, settled
 from dynamicblocks.training.config import TrainConfig
 from dynamicblocks.training.engine import Engine
+from dynamicblocks.training.environment import differences, environment
 from dynamicblocks.training.evaluation import Score, evaluate, score_from
 from dynamicblocks.training.hardware import (
     make_fabric,
@@ -25,7 +27,6 @@ from dynamicblocks.training.hardware import (
     random_state,
     set_random_state,
 )
-from dynamicblocks.training.measured import measured_config
 from dynamicblocks.training.network_changes import NetworkChange, changes_before
 from dynamicblocks.training.optimizer import learning_rate, set_learning_rate
 from dynamicblocks.training.outcome import Outcome, conclude
@@ -57,6 +58,7 @@ class Training:
         self, task: Task[Any], config: TrainConfig, *, resume: Path | None = None, console: Console | None = None
     ) -> None:
         self.task = task
+        config = replace(config, optimizer=config.optimizer.settled())
         if resume is not None:
             # What was chosen at the run's start holds to its end.
             config = replace(config, hardware=RunFolder.open(resume).hardware())
@@ -65,7 +67,7 @@ class Training:
         self.note = task.load()
         torch.manual_seed(config.seed)
         net = build(task, config)
-        self.config, measured = (config, []) if resume is not None else measured_config(task, config, net)
+        self.config, choices = (config, Choices({})) if resume is not None else settled(task, config, net)
         self.fabric = make_fabric(self.config.hardware)
         self.fabric.launch()
         self.console = Console(quiet=True) if self.fabric.global_rank else console or Console()
@@ -77,11 +79,15 @@ class Training:
         if resume is not None:
             self.folder = RunFolder.open(resume)
             self._restore(net)
+            for other in differences(self.folder.record(), environment()):
+                self.console.print(f"Note: {other}", highlight=False, soft_wrap=True)
         else:
             rehearse(net, task, self.config, self.batches, self.fabric)
-            for idle in idle_choices(net, self.config):
+            if choices.chosen:
+                self.console.print(f"{choices}", highlight=False, soft_wrap=True)
+            for idle in idle_choices(net, config):
                 self.console.print(f"Note: {idle}", highlight=False)
-            self.folder = begin_run(task, self.config, net, self.note, self.fabric, measured)
+            self.folder = begin_run(task, self.config, net, self.note, self.fabric, choices)
             self._set_up(net)
             self._save(self.sums)
 
@@ -108,6 +114,19 @@ class Training:
         """Steps that lie behind."""
         return self.state.epoch * self.batches.steps + self.state.step
 
+    def _updates(self, steps: int) -> int:
+        """Steps of the optimiser in the first ``steps`` steps of the training, each of which is a batch."""
+        epochs, rest = divmod(steps, self.batches.steps)
+        group = self.config.optimizer.accumulate
+        return epochs * math.ceil(self.batches.steps / group) + math.ceil(rest / group)
+
+    def _group(self) -> tuple[int, int]:
+        """The place of the next batch among those of a step of the optimiser, and how many these are."""
+        first, step = self.state.epoch * self.batches.steps, self.state.step
+        last = min(self.batches.steps, self.total_steps - first)
+        place = step % self.config.optimizer.accumulate
+        return place, min(self.config.optimizer.accumulate, last - (step - place))
+
     def _restore(self, net: nn.Module, precision: str | None = None) -> None:
         """Everything as it was at the newest checkpoint, perhaps with another precision from there on."""
         state = self.folder.read_checkpoint()
@@ -117,6 +136,8 @@ class Training:
             net.load_state_dict(state["weights"])
             self._set_up(net)
             self.engine.optimizer.load_state_dict(state["optimizer"])
+            if self.engine.average is not None:
+                self.engine.average.load_state_dict(state["average"])
             self.state = TrainingState(**state["position"])
             self.sums.zero_()
             if self.fabric.global_rank == 0:
@@ -136,9 +157,11 @@ class Training:
 
     def _save(self, sums: Tensor) -> None:
         if self.fabric.global_rank == 0:
+            average = self.engine.average
             state = {
                 "weights": self.net.state_dict(),
                 "optimizer": self.engine.optimizer.state_dict(),
+                "average": None if average is None else average.state_dict(),
                 "position": vars(self.state),
                 "sums": dict(zip(self.task.sums, sums.tolist(), strict=True)),
                 "random": random_state(),
@@ -179,13 +202,15 @@ class Training:
         rate = 0.0
         last = min(self.batches.steps, self.total_steps - epoch * self.batches.steps)
         level = self.config.level(epoch)
-        begun = level.start * self.batches.steps
-        length = min(level.stop * self.batches.steps, self.total_steps) - begun
+        begun = self._updates(level.start * self.batches.steps)
+        length = self._updates(min(level.stop * self.batches.steps, self.total_steps)) - begun
         for step, batch in enumerate(self.batches.training(epoch, first, epoch / self.config.epochs), start=first):
             if step == last:
                 break
             done = epoch * self.batches.steps + step
-            rate = learning_rate(self.config.optimizer, done - begun, length, epoch - level.start)
+            place, size = self._group()
+            update = self._updates(done - place) - begun
+            rate = learning_rate(self.config.optimizer, update, length, epoch - level.start)
             set_learning_rate(self.engine.bare_optimizer, rate)
             self._step(batch)
             elapsed = time.perf_counter() - begin
@@ -193,13 +218,16 @@ class Training:
             bar.step(done + 1, epoch, self.sums, seen / elapsed)
             self.state.step = step + 1
             every = self.config.checkpoint_steps
-            if every and (step + 1) % every == 0 and step + 1 < last:
+            # Between groups alone: gradients are not stored.
+            due = every and (step + 1) // every > (step - place) // every
+            if due and place + 1 == size and step + 1 < last:
                 self.state.seconds = before + elapsed
                 self._save(self._finite_sums())
+        sums = self._finite_sums()  # waits for what the device has still to do
         elapsed = time.perf_counter() - begin
-        trained = score_from(self.task, self._finite_sums(), elapsed)
+        trained = score_from(self.task, sums, elapsed)
         self.state.seconds = before + elapsed
-        score = evaluate(self.task, self.net, self.validation, self.fabric)
+        score = self._validated()
         entry = {
             "epoch": epoch,
             "learning_rate": rate,
@@ -211,12 +239,20 @@ class Training:
         self._finish_epoch(score, {**entry, **self.state.grown})
 
     def _step(self, batch: Any) -> None:
-        loss, sums = self.engine.loss(batch)
-        self.sums += sums
-        if self.fabric.device.type == "cpu" and not math.isfinite(loss.item()):
-            # Reading a loss costs nothing on a CPU; elsewhere it would wait for the device, so the sums are read later.
-            self._not_finite()
-        self.engine.step(loss)
+        place, size = self._group()
+        with self.engine.exchange(place + 1 == size):
+            loss, sums = self.engine.loss(batch)
+            self.sums += sums
+            if self.fabric.device.type == "cpu" and not math.isfinite(loss.item()):
+                # Reading a loss costs nothing on a CPU; elsewhere it would wait for the device, so the sums are read
+                # later.
+                self._not_finite()
+            self.engine.step(loss, place, size)
+
+    def _validated(self) -> Score:
+        """The score on the validation samples of the network that would be kept now."""
+        self.engine.agree()
+        return evaluate(self.task, self.engine.evaluated, self.validation, self.fabric)
 
     def _finite_sums(self) -> Tensor:
         """The sums of the epoch so far, over all processes."""
@@ -248,11 +284,13 @@ class Training:
 
     def _change_network(self, change: NetworkChange) -> None:
         """Change the network, carry its momentum over, and measure it before and after."""
-        before = evaluate(self.task, self.net, self.validation, self.fabric)
+        before = self._validated()
         old = self.engine
         self._set_up(change.apply(old.net))
         change.carry(old.net, old.bare_optimizer.state, self.net, self.engine.bare_optimizer.state)
-        after = evaluate(self.task, self.net, self.validation, self.fabric)
+        if old.average is not None:
+            self.engine.take_average(change.apply(old.average.net), old.average.updates)
+        after = self._validated()
         # The best weights of a smaller network are not what was asked for.
         self.state.kept_epoch, self.state.best_loss = -1, math.inf
         self.state.grown[change.name] = {
@@ -275,7 +313,8 @@ class Training:
         if self.config.keep == "last" or self.state.improved_by(score):
             self.state.kept_epoch, self.state.best_loss = self.state.epoch, score.loss
             if self.fabric.global_rank == 0:
-                self.folder.write_weights(self.net.state_dict(), recorded(self.task, self.config), structure(self.net))
+                kept = self.engine.evaluated
+                self.folder.write_weights(kept.state_dict(), recorded(self.task, self.config), structure(kept))
         if self.fabric.global_rank == 0:
             self.folder.append("metrics.jsonl", entry)
         self.state.epoch += 1

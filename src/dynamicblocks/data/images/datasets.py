@@ -2,11 +2,13 @@
 
 import hashlib
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from dynamicblocks.data.images.augmentation import Augmentation
 from dynamicblocks.data.images.catalogue import Where, read_raw
@@ -92,7 +94,7 @@ def load_dataset(
         train, held_out = (raw.train.select(torch.from_numpy(part)) for part in (indices, held))
         how = f"validation: {len(held_out)} training images, stratified, split seed {split_seed}"
     if train_images is not None:
-        places, listed = _some(indices, train_images, split_seed)
+        places, listed = some_of(indices, train_images, split_seed)
         train = train.select(torch.from_numpy(places))
         how += f"; trained on {listed}"
     mean, std = moments(train)
@@ -100,7 +102,7 @@ def load_dataset(
     return ImageDataset(name, raw.classes, train, held_out, raw.test, mean, std, note, raw.augmentation)
 
 
-def _some(indices: NDArray[np.int64], count: int, seed: int) -> tuple[NDArray[np.int64], str]:
+def some_of(indices: NDArray[np.int64], count: int, seed: int) -> tuple[NDArray[np.int64], str]:
     """The places of the first ``count`` of a fixed order, and what the record of a run says of that list."""
     if check_count(count, "data.train_images") > len(indices):
         raise ConfigurationError(f"data.train_images must be at most the {len(indices)} training images, got {count}")
@@ -111,14 +113,19 @@ def _some(indices: NDArray[np.int64], count: int, seed: int) -> tuple[NDArray[np
 
 
 def moments(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, over all images (of a folder: over a sample).
+    """Mean and standard deviation of each channel, over all images (of a folder: over a sample)."""
+    step = 1 if isinstance(split, MemorySplit) else math.ceil(len(split) / FOLDER_SAMPLE)
+    return moments_of(split.stream(list(torch.split(torch.arange(0, len(split), step), 1000))), split.channels)
+
+
+def moments_of(batches: Iterable[Tensor], channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of the first channels of uint8 images (n, channels or more, height, width).
 
     From the counts of the 256 pixel values, which are exact and small.
     """
-    step = 1 if isinstance(split, MemorySplit) else math.ceil(len(split) / FOLDER_SAMPLE)
-    counts = torch.zeros(split.channels, 256, dtype=torch.float64)
-    for images in split.stream(list(torch.split(torch.arange(0, len(split), step), 1000))):
-        for channel in range(split.channels):
+    counts = torch.zeros(channels, 256, dtype=torch.float64)
+    for images in batches:
+        for channel in range(channels):
             counts[channel] += torch.bincount(images[:, channel].flatten(), minlength=256)
     values, total = torch.arange(256, dtype=torch.float64), counts.sum(dim=1)
     mean = counts @ values / total

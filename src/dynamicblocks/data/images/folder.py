@@ -1,6 +1,6 @@
 """Images in folders, one for each class: PATH/train/CLASS/*.jpg and PATH/val or PATH/test (Imagenette's layout)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,16 +33,34 @@ class _Decoded(Dataset[Tensor | StorageError]):
     An error is returned, not raised: what a worker raises arrives with its traceback as the message.
     """
 
-    def __init__(self, paths: Sequence[Path], size: int) -> None:
-        self.paths = paths
-        self.size = size
+    def __init__(self, read: Callable[[int], NDArray[np.uint8]]) -> None:
+        self.read = read
 
     def __getitem__(self, batch: Tensor) -> Tensor | StorageError:
         try:
-            images = [read_image(self.paths[index], self.size) for index in batch.tolist()]
+            images = [self.read(index) for index in batch.tolist()]
         except StorageError as error:
             return error
         return torch.from_numpy(np.stack(images))
+
+
+def decoded(
+    read: Callable[[int], NDArray[np.uint8]], batches: Sequence[Tensor], workers: int, device: torch.device
+) -> Iterator[Tensor]:
+    """What ``read`` gives for each index of several batches, stacked, read by so many processes."""
+    loader = DataLoader(
+        _Decoded(read),
+        batch_size=None,
+        sampler=batches,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        # A loader draws seeds for its workers; from the global generator they would make a resumed run another one.
+        generator=torch.Generator(),
+    )
+    for images in loader:
+        if isinstance(images, StorageError):
+            raise images
+        yield images.to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -75,20 +93,12 @@ class FolderSplit(Split):
         paths = tuple(self.paths[index] for index in indices.tolist())
         return FolderSplit(paths, self.labels[indices.to(self.labels.device)], self.size, self.workers)
 
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """One image."""
+        return read_image(self.paths[index], self.size)
+
     def stream(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        loader = DataLoader(
-            _Decoded(self.paths, self.size),
-            batch_size=None,
-            sampler=batches,
-            num_workers=self.workers,
-            pin_memory=self.labels.device.type == "cuda",
-            # A loader draws seeds for its workers; from the global generator they would make a resumed run another one.
-            generator=torch.Generator(),
-        )
-        for images in loader:
-            if isinstance(images, StorageError):
-                raise images
-            yield images.to(self.labels.device, non_blocking=True)
+        yield from decoded(self.read, batches, self.workers, self.labels.device)
 
 
 def read_folder(root: Path, size: int) -> tuple[dict[str, FolderSplit], tuple[str, ...]]:

@@ -1,7 +1,8 @@
 """How weights are changed."""
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Literal, NamedTuple
 
 from dynamicblocks.errors import ConfigurationError, unknown_name
 from dynamicblocks.times import check_amount, check_count
@@ -10,17 +11,44 @@ SMOOTHNESS = ("l2", "l1", "smooth_l1")
 BOX_SCALES = ("step", "pixels", "channels")
 
 
+class Kind(NamedTuple):
+    """What the configuration knows of an optimiser: its usual learning rate, and options that not every one reads."""
+
+    lr: float
+    reads: tuple[str, ...]
+
+
+OPTIMIZERS = {
+    "sgd": Kind(0.1, ("momentum", "nesterov")),
+    "muon": Kind(0.1, ("momentum", "kernel_lr", "kernel_decay")),
+    "adam": Kind(0.001, ("betas", "eps")),
+    "adamw": Kind(0.001, ("betas", "eps")),
+}
+# Of each schedule, the options that not every one reads.
+SCHEDULES = {
+    "cosine": ("lr_end", "warmup"),
+    "linear": ("lr_end", "warmup"),
+    "steps": ("warmup", "decay", "decay_epochs"),
+    "constant": ("warmup",),
+    "xexp": ("lr_end", "peak"),
+}
+
+
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Stochastic gradient descent.
+    """The optimiser, its learning rate over the training, and what else is done to weights in a step.
 
     Args:
-        name: sgd, or muon, which makes the updates of kernels orthogonal and needs fewer epochs.
-        lr: highest learning rate.
+        name: sgd; muon, which makes the updates of kernels orthogonal and needs fewer epochs; adam or adamw, PyTorch's.
+        lr: highest learning rate; by default the optimiser's own, 0.1 of sgd and muon, 0.001 of adam and adamw.
         lr_end: lowest learning rate, at the end of a cosine or a line.
-        momentum: of the gradient.
-        nesterov: whether momentum looks ahead (under muon it always does).
-        weight_decay: of matrices and kernels.
+        momentum: of the gradient, under sgd and muon.
+        nesterov: whether momentum looks ahead under sgd (under muon it always does).
+        betas: under adam and adamw, how much of the running means of the gradient and of its square is kept in a step.
+        eps: under adam and adamw, what is added to the root of the mean square, by which steps are divided.
+        weight_decay: of matrices and kernels. Under sgd, muon and adam it is part of the gradient (an l2 penalty, which
+            adam divides by the root of the mean square like the rest); under adamw weights shrink by lr times it in
+            each step, whatever the gradient, and usual values are larger, such as 0.01.
         kernel_lr: highest learning rate of kernels under muon, where it is a relative size of steps.
         kernel_decay: weight decay of kernels under muon, which is decoupled from the gradient.
         twist_lr: highest learning rate of twists, by default that of other kernels. Under muon the steps of a kernel
@@ -44,13 +72,20 @@ class OptimizerConfig:
             and channels no row sum of a kernel, its norm in the maximum norm, is larger than B.
         box_kernels_only: whether only kernels are bound, not biases and the weights of normalisations.
         clip: largest norm of the gradient; 0 for none.
+        ema: decay of an exponential average of the weights and running statistics, such as 0.999, moved after each step
+            of the optimiser; 0 for none. Validation, the weights that are kept and the test are of the average. Its
+            first steps follow the weights more closely: step n keeps at most (1 + n) / (10 + n) of the average.
+        accumulate: batches whose mean gradient makes one step of the optimiser; the last group of an epoch may be
+            smaller. Schedule, clip, box and ema act once a group; max_steps and checkpoint_steps count batches.
     """
 
-    name: Literal["sgd", "muon"] = "sgd"
-    lr: float = 0.1
+    name: Literal["sgd", "muon", "adam", "adamw"] = "sgd"
+    lr: float | None = None
     lr_end: float = 0.0
     momentum: float = 0.9
     nesterov: bool = True
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
     weight_decay: float = 5e-4
     kernel_lr: float = 0.01
     kernel_decay: float = 0.01
@@ -68,12 +103,19 @@ class OptimizerConfig:
     box_scale: tuple[Literal["step", "pixels", "channels"], ...] = ()
     box_kernels_only: bool = False
     clip: float = 0.0
+    ema: float = 0.0
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
+        if self.name not in OPTIMIZERS:
+            raise unknown_name("optimizer.name", self.name, OPTIMIZERS)
+        if self.schedule not in SCHEDULES:
+            raise unknown_name("optimizer.schedule", self.schedule, SCHEDULES)
+        check_count(self.accumulate, "optimizer.accumulate")
         for name in (
-            "lr",
             "lr_end",
             "momentum",
+            "eps",
             "weight_decay",
             "kernel_lr",
             "kernel_decay",
@@ -82,13 +124,20 @@ class OptimizerConfig:
             "smoothness",
             "box",
             "clip",
+            "ema",
         ):
             check_amount(getattr(self, name), f"optimizer.{name}")
-        if self.twist_lr is not None:
-            check_amount(self.twist_lr, "optimizer.twist_lr")
+        for name in ("lr", "twist_lr"):
+            if getattr(self, name) is not None:
+                check_amount(getattr(self, name), f"optimizer.{name}")
         if self.lr == 0:
             raise ConfigurationError("optimizer.lr must be above 0")
-        for name in ("momentum", "warmup"):
+        if not isinstance(self.betas, tuple | list) or len(self.betas) != 2:
+            raise ConfigurationError(f"optimizer.betas must be two numbers such as (0.9, 0.999), got {self.betas!r}")
+        for beta in self.betas:
+            if check_amount(beta, "each of optimizer.betas") >= 1:
+                raise ConfigurationError(f"each of optimizer.betas must be below 1, got {beta}")
+        for name in ("momentum", "warmup", "ema"):
             if getattr(self, name) >= 1:
                 raise ConfigurationError(f"optimizer.{name} must be below 1, got {getattr(self, name)}")
         if self.smoothness_kind not in SMOOTHNESS:
@@ -102,3 +151,27 @@ class OptimizerConfig:
             raise ConfigurationError(f"optimizer.peak must lie between 0 and 1, got {self.peak}")
         for epoch in self.decay_epochs:
             check_count(epoch, "optimizer.decay_epochs")
+
+    @property
+    def rate(self) -> float:
+        """The highest learning rate: the one that is given, or else the optimiser's own.
+
+        >>> OptimizerConfig(name="adam").rate
+        0.001
+        """
+        return OPTIMIZERS[self.name].lr if self.lr is None else self.lr
+
+    def settled(self) -> "OptimizerConfig":
+        """The same with the learning rate as a number, for the record."""
+        return replace(self, lr=self.rate)
+
+    def idle(self) -> Iterator[str]:
+        """What was set and is read neither by this optimiser nor by this schedule."""
+        usual = {each.name: each.default for each in fields(self)}
+        options = {kind: known.reads for kind, known in OPTIMIZERS.items()}
+        for choice, readers in (("name", options), ("schedule", SCHEDULES)):
+            chosen = getattr(self, choice)
+            for option in dict.fromkeys(option for reads in readers.values() for option in reads):
+                if option not in readers[chosen] and getattr(self, option) != usual[option]:
+                    others = ", ".join(reader for reader, reads in readers.items() if option in reads)
+                    yield f"optimizer.{option} does nothing with optimizer.{choice} {chosen}; it is read by {others}"

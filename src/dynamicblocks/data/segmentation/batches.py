@@ -1,0 +1,91 @@
+"""Batches of images and masks: shuffled, augmented and normalised on the device."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from dynamicblocks.data.segmentation.augmentation import PairAugmentation
+from dynamicblocks.data.segmentation.pairs import Pairs
+from dynamicblocks.draws import generator
+from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.times import check_count
+
+
+@dataclass(frozen=True)
+class PairBatches:
+    """Normalised images (n, channels, height, width) with their masks (n, height, width) as int64.
+
+    What a training sees is decided by (seed, epoch, step) alone, so a resumed run sees what it would have seen.
+
+    Args:
+        split: the pairs, on the device where they are used.
+        batch_size: images in a step, over all processes.
+        mean, std: of pixel values, for each channel.
+        seed: of shuffling and augmentation.
+        augmentation: random changes of training pairs.
+        evaluation_size: images in a step of evaluation; None for ``batch_size``.
+        dtype: of the images.
+        channels_last: whether images are stored channels last.
+        rank, world: this process and the number of processes; each takes its share of every batch.
+    """
+
+    split: Pairs
+    batch_size: int
+    mean: Sequence[float]
+    std: Sequence[float]
+    seed: int = 0
+    augmentation: PairAugmentation = field(default_factory=PairAugmentation)
+    evaluation_size: int | None = None
+    dtype: torch.dtype = torch.float32
+    channels_last: bool = False
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        check_count(self.batch_size, "data.batch_size")
+        if self.evaluation_size is not None:
+            check_count(self.evaluation_size, "data.test_batch_size")
+        if self.batch_size % self.world:
+            raise ConfigurationError(f"batch_size {self.batch_size} must be a multiple of {self.world} processes")
+
+    @property
+    def steps(self) -> int:
+        """Full batches in an epoch (one, smaller, if the split is smaller than a batch)."""
+        return max(1, len(self.split) // self.batch_size)
+
+    @property
+    def samples(self) -> int:
+        """Images of the split."""
+        return len(self.split)
+
+    def training(self, epoch: int, first_step: int = 0, progress: float = 0.0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of an epoch in random order, augmented, from ``first_step`` on, without a last partial one."""
+        if len(self.split) < self.world:
+            raise ConfigurationError(
+                f"{len(self.split)} images cannot be shared by {self.world} processes: give more or fewer devices"
+            )
+        order = torch.randperm(len(self.split), generator=generator(self.seed, epoch))
+        steps = range(first_step, self.steps)
+        batches = [order[step * self.batch_size : (step + 1) * self.batch_size] for step in steps]
+        for step, pairs in zip(steps, self.split.stream(batches), strict=True):
+            # Changes are drawn for the whole batch, so that they do not depend on the number of processes.
+            changed = self.augmentation.apply(pairs, generator(self.seed, epoch, step))
+            yield self.parted(changed[self.rank :: self.world])
+
+    def evaluation(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The pairs in order, as they are; this process's share of them."""
+        mine = torch.arange(self.rank, len(self.split), self.world)
+        if len(mine):  # there may be fewer pairs than processes
+            batches = list(torch.split(mine, self.evaluation_size or self.batch_size))
+            yield from map(self.parted, self.split.stream(batches))
+
+    def parted(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        """Images of mean zero and variance one over the training images, and masks."""
+        mean, std = (
+            torch.tensor(each, dtype=self.dtype, device=pairs.device).view(-1, 1, 1) for each in (self.mean, self.std)
+        )
+        images = (pairs[:, :-1].to(self.dtype) - mean) / std
+        memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
+        return images.contiguous(memory_format=memory_format), pairs[:, -1].long()

@@ -1,0 +1,208 @@
+"""Tasks of one's own: a class in a file that the caller names.
+
+Only what the caller names is ever imported. A run stores the name of the class and the hash of the file, never where
+the file lies, so a run folder from elsewhere cannot make anybody's program import something.
+"""
+
+import hashlib
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import MISSING, fields
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from dynamicblocks.errors import ConfigurationError, StorageError, unknown_name
+from dynamicblocks.tasks.plain_options import is_plain, types_of
+from dynamicblocks.tasks.registry import named_task, tasks
+from dynamicblocks.training.config import TrainConfig
+from dynamicblocks.training.task import Figure, Task
+
+FORM = "FILE.py:Name"
+# Flags of `dynamicblocks train` that are no fields of the configuration.
+OTHER_FLAGS = ("config", "debug", "fast", "help", "resume", "task")
+
+
+def is_own(text: str) -> bool:
+    """Whether a task is asked for by its file.
+
+    >>> is_own("waves.py:Waves"), is_own("classify")
+    (True, False)
+    """
+    return ":" in text or text.endswith(".py")
+
+
+def asked_task(text: str) -> type[Task[Any]]:
+    """The task that somebody asks for: by its name, or ``FILE.py:Name``."""
+    return own_task(text) if is_own(text) else named_task(text)
+
+
+def own_task(text: str) -> type[Task[Any]]:
+    """The class of a task, ``FILE.py:Name``, with the file's hash in its ``source_hash``.
+
+    The file is run as a module of its own. What lies beside it can be imported meanwhile, as by a program there.
+
+    Args:
+        text: the file, seen from the working directory, and the name of the class in it.
+
+    Raises:
+        ConfigurationError: it is no task that could be trained; the message says why, and the line where there is one.
+    """
+    file, _, name = text.rpartition(":")
+    if not file or not name:
+        raise ConfigurationError(f"a task of one's own is given as {FORM}, a file and a class in it, got {text!r}")
+    path = Path(file).resolve()
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"the file of the task {text!r} cannot be read: {error.strerror}: {path}") from error
+    # Code and hash are of the same bytes: a cache of compiled code could be older than the file.
+    module = _module(path, source)
+    if name not in vars(module):
+        known = [each for each, found in vars(module).items() if _is_task(found) and _is_of(module, found)]
+        if not known:
+            raise ConfigurationError(f"{file} holds no task: a task is a dataclass derived from {_home(Task)}")
+        raise unknown_name(f"task in {file}", name, known)
+    found = getattr(module, name)
+    _check_class(text, module, found)
+    found.source_hash = hashlib.sha256(source).hexdigest()
+    if not isinstance(getattr(found, "name", None), str):
+        found.name = found.__name__
+    _check_fields(text, found)
+    with _errors_of(path):
+        figures: Any = found().figures
+    if not (isinstance(figures, tuple) and figures and all(isinstance(each, Figure) for each in figures)):
+        raise ConfigurationError(f"the figures of {text} must be a tuple of {_home(Figure)}, got {figures!r}")
+    if figures[0].name != "loss":
+        raise ConfigurationError(f"the first of the figures of {text} must be called loss, got {figures[0].name!r}")
+    return found
+
+
+def task_of_run(reference: Any, own: type[Task[Any]] | None, run: Path) -> type[Task[Any]]:
+    """The task that a run names in its files, which is ``own`` where it was read from a file.
+
+    Raises:
+        ConfigurationError: the run is of another task than ``own``, or needs one and there is none.
+        StorageError: what stands there names no task.
+    """
+    if isinstance(reference, str) and reference in tasks:
+        found = named_task(reference)
+        if own not in (None, found):
+            raise ConfigurationError(f"{run} is of the task {reference!r}, not of {own.__name__}; leave out --task")
+        return found
+    if not isinstance(reference, Mapping) or not all(isinstance(reference.get(key), str) for key in ("name", "sha256")):
+        known = f"known are {', '.join(tasks)}, and one of your own is given by --task {FORM} alone"
+        raise StorageError(f"{run} names no task that there is, {reference!r}: {known}")
+    name = reference["name"]
+    if own is None:
+        raise ConfigurationError(
+            f"{run} is of a task of its own, {name}, and where its file lies is not recorded; add --task "
+            f"FILE.py:{name} with the file that it was trained with (SHA-256 {reference['sha256']:.12}...)"
+        )
+    if own.source_hash is None or own.__name__ != name:
+        raise ConfigurationError(f"{run} is of the task {name}, not of {own.__name__}; add --task FILE.py:{name}")
+    return own
+
+
+def changed_since(reference: Any, own: type[Task[Any]] | None) -> str:
+    """A note where the file of a task is no longer the one that a run was made with, and else nothing.
+
+    It is no error, not even where a run is resumed: whoever mends what failed at the end of a long training wants that
+    training. What the run then is of, its record says.
+    """
+    if own is None or not isinstance(reference, Mapping) or reference.get("sha256") == own.source_hash:
+        return ""
+    return (
+        f"the file of the task {own.__name__} has changed since the run began (SHA-256 then "
+        f"{reference.get('sha256')!s:.12}, now {own.source_hash:.12}), so numbers may differ from those of before"
+    )
+
+
+def _module(path: Path, source: bytes) -> ModuleType:
+    """The file as a module under a private name; the same one as before where nothing has changed."""
+    private = f"_dynamicblocks_own_{hashlib.sha256(bytes(path) + source).hexdigest()[:16]}"
+    if private in sys.modules:
+        return sys.modules[private]
+    module = ModuleType(private)
+    module.__file__ = str(path)
+    sys.modules[private] = module  # there dataclasses look up the types of their fields
+    search = list(sys.path)
+    sys.path.insert(0, str(path.parent))
+    try:
+        with _errors_of(path):
+            exec(compile(source, str(path), "exec", dont_inherit=True), vars(module))
+    except BaseException:
+        del sys.modules[private]
+        raise
+    finally:
+        sys.path[:] = search
+    return module
+
+
+@contextmanager
+def _errors_of(path: Path) -> Iterator[None]:
+    """Whatever goes wrong in a file, as one error that names the line."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:  # a program may end itself, too
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        if isinstance(error, SyntaxError) and error.filename == str(path):
+            lines.append(error.lineno)
+        where = f"{path}, line {lines[-1]}" if lines else str(path)
+        said = error.msg if isinstance(error, SyntaxError) else str(error)
+        raise ConfigurationError(f"{where}: {type(error).__name__}: {said}".rstrip(": ")) from error
+
+
+def _check_class(text: str, module: ModuleType, found: Any) -> None:
+    """Raise unless it is the class of a task, written in this file."""
+    if not _is_task(found):
+        raise ConfigurationError(f"{text} is no task: a task is a dataclass derived from {_home(Task)}, got {found!r}")
+    if not _is_of(module, found):
+        raise ConfigurationError(
+            f"{text} is imported there from {found.__module__}; derive a class of your own from it, so that the hash "
+            "of the file says what was trained"
+        )
+    if "__dataclass_fields__" not in vars(found):
+        raise ConfigurationError(f"{text} is no dataclass; put @dataclass(frozen=True) over it")
+    missing = sorted(found.__abstractmethods__)
+    if missing:
+        raise ConfigurationError(f"{text} lacks {', '.join(missing)}, which every task has")
+
+
+def _check_fields(text: str, found: type[Task[Any]]) -> None:
+    """Raise for options that hide something else, or that must be given before a task can be made."""
+    names = [each.name for each in fields(found)]  # type: ignore[arg-type]
+    hiding = [name for name in names if name == "name" or hasattr(Task, name)]
+    if hiding:
+        raise ConfigurationError(f"the option {hiding[0]!r} of {text} hides Task.{hiding[0]}; call it otherwise")
+    common = {each.name for each in fields(TrainConfig)}.union(OTHER_FLAGS)
+    taken = [name for name in names if name in common]
+    if taken:
+        raise ConfigurationError(f"the option {taken[0]!r} of {text} is one of every training; call it otherwise")
+    for name, hint in types_of(found).items():
+        if not is_plain(hint):
+            raise ConfigurationError(
+                f"the option {name!r} of {text} is of type {hint}, which no file of options holds; use bool, int, "
+                "float, str, tuples and lists of them, or a dataclass of such options"
+            )
+    bare = [
+        each.name
+        for each in fields(found)  # type: ignore[arg-type]
+        if each.init and each.default is MISSING and each.default_factory is MISSING
+    ]
+    if bare:
+        raise ConfigurationError(f"every option of a task has a default, but {text} has none for {', '.join(bare)}")
+
+
+def _is_task(found: Any) -> bool:
+    return isinstance(found, type) and issubclass(found, Task)
+
+
+def _is_of(module: ModuleType, found: Any) -> bool:
+    return bool(found.__module__ == module.__name__)
+
+
+def _home(found: type) -> str:
+    return f"dynamicblocks.training.{found.__name__}"
