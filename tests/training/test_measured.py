@@ -10,7 +10,7 @@ from rich.console import Console
 import dynamicblocks as db
 from dynamicblocks.errors import SolverError
 from dynamicblocks.tasks import Classify, ModelConfig
-from dynamicblocks.training import HardwareConfig, TrainConfig, Training, measured
+from dynamicblocks.training import HardwareConfig, Training, measured
 from dynamicblocks.training.measured import Measurement, choose
 from tests.trainings import classification
 
@@ -94,8 +94,7 @@ def test_the_choice_is_recorded_and_leaves_the_draws_alone(monkeypatch, tmp_path
     assert (training.config.hardware.precision, training.config.hardware.compile) == ("32-true", False)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["measured_steps"][0]["seconds"] == 0.3
-    asked = TrainConfig(**vars(config(tmp_path / "other", precision="32-true", channels_last=False, compile=False)))
-    other = Training(asked)
+    other = Training(*config(tmp_path / "other", precision="32-true", channels_last=False, compile=False))
     for (name, one), two in zip(training.net.state_dict().items(), other.net.state_dict().values(), strict=True):
         assert torch.equal(one, two), name
 

@@ -86,7 +86,7 @@ def test_a_level_is_scheduled_as_a_training_of_its_length(schedule, tmp_path, mo
     options = OptimizerConfig(schedule=schedule, warmup=0.3, decay_epochs=(1, 2), lr_end=0.01)
     other = RediscretiseConfig((6,), steps=(3,), restart=True)
     found = rates(tmp_path, monkeypatch, optimizer=options, rediscretise=other, refine=RefineConfig((1,)), max_steps=33)
-    level = config(tmp_path, optimizer=options, epochs=6)
+    _, level = config(tmp_path, optimizer=options, epochs=6)
     monkeypatch.undo()
     first = [learning_rate(level.optimizer, step, 24, step // STEPS) for step in range(24)]
     second = [learning_rate(level.optimizer, step, 9, step // STEPS) for step in range(9)]

@@ -163,7 +163,7 @@ def test_dropout_is_resumed_with_the_same_draws(tmp_path):
     class StopError(Exception):
         pass
 
-    def build(self, data):
+    def build(self):
         layer = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3, padding=1), torch.nn.Dropout(0.5))
         block = db.DynamicBlock(layer, 2)
         return db.DynamicNet(db.Opening(1, 4), [block], db.Head(4, 10))

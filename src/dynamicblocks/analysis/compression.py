@@ -1,7 +1,9 @@
-"""Making a trained network cheaper: for each block the cheapest discretisation that keeps the accuracy."""
+"""Making a trained network cheaper: for each block the cheapest discretisation that is about as good."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +12,13 @@ from dynamicblocks.analysis.candidates import Candidate, candidates
 from dynamicblocks.block import DynamicBlock
 from dynamicblocks.network import named_blocks
 from dynamicblocks.surgery import map_blocks, recalibrate
+from dynamicblocks.tasks.classify import ACCURACY
 from dynamicblocks.training.evaluation import Score, evaluation_mode
+from dynamicblocks.training.task import Figure
 
 INTEGRATORS = ("euler", "midpoint", "ralston2", "kutta3", "rk4_classic")
 
-# Below it no accuracy may be lost at all; above the rounding of accuracies that are equal.
+# Below it nothing may be lost at all; above the rounding of figures that are equal.
 LEAST_TOLERANCE = 1e-9
 
 Chosen = Mapping[str, Candidate]
@@ -28,7 +32,7 @@ class Compression:
     Args:
         net: the compressed network.
         chosen: the discretisation of each block that was changed, by name.
-        before, after: scores on each set of images by which it was chosen.
+        before, after: scores on each set of samples by which it was chosen.
         tried: number of networks that were evaluated.
     """
 
@@ -53,7 +57,7 @@ def changed(net: nn.Module, chosen: Chosen, batches: Iterable[Tensor]) -> nn.Mod
     """A copy of ``net`` with the chosen discretisations.
 
     Where weights are projected, running statistics are measured anew on ``batches``. Another integrator or grid alone
-    reads the same controls at nearly the same states: the statistics of the training, of many more images, are better.
+    reads the same controls at nearly the same states: the statistics of the training, of many more samples, are better.
     """
 
     def change(name: str, block: DynamicBlock) -> DynamicBlock:
@@ -69,13 +73,14 @@ def changed(net: nn.Module, chosen: Chosen, batches: Iterable[Tensor]) -> nn.Mod
 def compress(
     net: nn.Module,
     scores: Sequence[Callable[[nn.Module], Score]],
-    batches: Sequence[Tensor],
+    batches: Sequence[Any],
     *,
     tolerance: float | Sequence[float],
+    figure: Figure = ACCURACY,
     integrators: Sequence[str] | None = None,
     progress: Callable[[int], object] = lambda tried: None,
 ) -> Compression:
-    """Find, for each block, the cheapest integrator, steps and number of controls that keep the accuracy.
+    """Find, for each block, the cheapest integrator, steps and number of controls with which a figure stays as good.
 
     First the candidates of each block are tried with the other blocks as they are, the cheapest first, up to one that
     uses no more than the block's part of the tolerance. Then, for a bound on what a single change may use, every block
@@ -84,23 +89,26 @@ def compress(
 
     Args:
         net: a trained network.
-        scores: what a network reaches on one or several sets of images, none of them the test images, the smallest
+        scores: what a network reaches on one or several sets of samples, none of them the test samples, the smallest
             first. The tolerance holds on each: a small set alone would be fitted by trying many networks.
-        batches: training images, on which states and running statistics are measured.
-        tolerance: largest loss of accuracy, as a share: 0.002 is 0.2 points. One for all sets, or one for each.
+        batches: what the network is called with in training, on which states and running statistics are measured.
+        tolerance: by how much the figure may become worse, in its own unit: of an accuracy 0.002 is 0.2 points. One for
+            all sets, or one for each.
+        figure: what is to stay as good, of those of the scores.
         integrators: names of those to try; None for :func:`integrators_for` each block.
         progress: called with the number of networks tried so far.
     """
     tolerances = list(tolerance) if isinstance(tolerance, Sequence) else [tolerance] * len(scores)
     with evaluation_mode(net):
-        return _search(net, scores, batches, tolerances, integrators, progress)
+        return _search(net, scores, batches, tolerances, figure, integrators, progress)
 
 
 def _search(
     net: nn.Module,
     scores: Sequence[Callable[[nn.Module], Score]],
-    batches: Sequence[Tensor],
+    batches: Sequence[Any],
     tolerances: Sequence[float],
+    figure: Figure,
     integrators: Sequence[str] | None,
     progress: Callable[[int], object],
 ) -> Compression:
@@ -115,7 +123,9 @@ def _search(
         other, after, used = changed(net, chosen, batches), [], 0.0
         for score, old, allowed in zip(scores, before, tolerances, strict=True):
             after.append(score(other))
-            used = max(used, (old["accuracy"] - after[-1]["accuracy"]) / max(allowed, LEAST_TOLERANCE))
+            worse = figure.worse(old[figure.name], after[-1][figure.name])
+            # A discretisation may be unstable: what is no number is as bad as can be.
+            used = math.inf if math.isnan(worse) else max(used, worse / max(allowed, LEAST_TOLERANCE))
             if used > 1:
                 break
         return used, Compression(other, chosen, before, after, tried)
@@ -149,7 +159,7 @@ def _search(
     return replace(best, tried=tried)
 
 
-def _states(net: nn.Module, images: Tensor) -> Iterable[tuple[tuple[str, DynamicBlock], tuple[Tensor, Tensor | None]]]:
+def _states(net: nn.Module, inputs: Any) -> Iterable[tuple[tuple[str, DynamicBlock], tuple[Tensor, Tensor | None]]]:
     """Each block by name, with the states at its begin and, where it is given them, those before."""
     seen: dict[str, tuple[Tensor, Tensor | None]] = {}
 
@@ -157,14 +167,12 @@ def _states(net: nn.Module, images: Tensor) -> Iterable[tuple[tuple[str, Dynamic
         seen[name] = (y, before)
 
     handles = [
-        block.register_forward_pre_hook(
-            lambda _, inputs, named, name=name: see(name, *inputs, **named), with_kwargs=True
-        )
+        block.register_forward_pre_hook(lambda _, given, named, name=name: see(name, *given, **named), with_kwargs=True)
         for name, block in named_blocks(net).items()
     ]
     try:
         with torch.no_grad():
-            net(images)
+            net(inputs)
     finally:
         for handle in handles:
             handle.remove()

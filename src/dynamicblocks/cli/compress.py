@@ -2,8 +2,8 @@
 
 import re
 import shlex
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
@@ -17,39 +17,47 @@ from torch import nn
 from dynamicblocks.analysis import Compression, changed, compress, halved
 from dynamicblocks.analysis.compression import INTEGRATORS
 from dynamicblocks.cli.console import make_console
-from dynamicblocks.cli.loading import ReadyRun, add_device_arguments, load
+from dynamicblocks.cli.loading import ReadyRun, add_device_arguments, check_beside, load
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.integrators import as_integrator
 from dynamicblocks.network import evaluations_of, num_weights
 from dynamicblocks.structure import structure
-from dynamicblocks.training import evaluate
+from dynamicblocks.times import check_amount
+from dynamicblocks.training import Figure, evaluate
 from dynamicblocks.training.environment import environment
 from dynamicblocks.training.evaluation import Score, answered, score_of
 from dynamicblocks.training.run_folder import RunFolder
 from dynamicblocks.training.runs import recorded
 
 USAGE = "dynamicblocks compress RUN [--tolerance 0.2%%] [--beside RUN] [--to FOLDER] ..."
-DESCRIPTION = """Find, for each block, the cheapest integrator, time grid and number of controls that keep the accuracy.
+DESCRIPTION = """Find, for each block, the cheapest integrator, time grid and number of controls that are about as good.
 
-The tolerance holds on the validation images and on training images changed at random. On the latter, moreover, few
-answers may differ from those of the network as it was: where images are few, accuracy alone is a matter of chance.
-Statistics are measured anew on training images; test images are read at the end, before and after. The result is a new
-run folder, which the other commands read like any other.
+What is kept is the main figure of the run's task: the accuracy of a classification. The tolerance holds on the
+validation samples and on training samples, changed at random as in training. On the latter, moreover, answers may
+hardly differ from those of the network as it was: where samples are few, the figure alone is a matter of chance.
+Of a share (an accuracy, a relative error) the tolerance is in points, 0.2%. Of another figure it is a number in its
+unit, or with % a share of what it was.
+Statistics are measured anew on training samples; test samples are read at the end, before and after. The result is a
+new run folder, which the other commands read like any other.
 
 Example: dynamicblocks compress runs/MINE --tolerance 0.2% --beside runs/PLAIN"""
 
 REPEATS = 3
-# What the tolerance holds on, beside the validation images: so many training images, changed as in training.
-CHANGED_IMAGES = 2000
-SETS = ("validation images", "changed training images", "changed training images answered as before")
+# What the tolerance holds on, beside the validation samples: so many training samples, changed as in training.
+CHANGED_SAMPLES = 2000
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """The run, how much accuracy may be lost, and where to write."""
+    """The run, how much may be lost, and where to write."""
     parser.add_argument("run", type=str, help="folder of the run")
-    parser.add_argument("--tolerance", type=str, default="0.2%", help="largest loss of validation accuracy, in points")
     parser.add_argument(
-        "--disagreement", type=str, default="0.5%", help="largest share of changed training images answered otherwise"
+        "--tolerance", type=str, default="0.2%", help="by how much the main figure may become worse, such as 0.2%%"
+    )
+    parser.add_argument(
+        "--disagreement",
+        type=str,
+        default="0.5%",
+        help="the same of the answers on changed training samples, beside those of the network as it was",
     )
     parser.add_argument(
         "--beside", type=str | None, default=None, help="folder of a second run, such as a plain ResNet"
@@ -66,9 +74,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> None:
-    """Search, write the new run, and report both networks on the test images."""
+    """Search, write the new run, and report both networks on the test samples."""
     console = make_console()
-    tolerance = share(options.tolerance)
     for name in options.integrators or ():
         if not as_integrator(name).fixed_cost:
             raise ConfigurationError(
@@ -78,20 +85,29 @@ def run(options: Namespace) -> None:
     target = Path(options.to or f"{options.run.rstrip('/')}-compressed")
     RunFolder.check_free(target)
     one = load(options, options.run, "validation", console)
-    found = _search(one, options, (tolerance, tolerance, share(options.disagreement)), console)
+    check_beside(one, one)
+    plain = None if options.beside is None else load(options, options.beside, "validation", console)
+    if plain is not None:
+        check_beside(one, plain)
+    tolerance = Tolerance.read(options.tolerance, one.task.headline)
+    sets = _sets(one, tolerance, Tolerance.read(options.disagreement, one.task.headline))
+    found = _search(one, sets, options, console)
     rows: list[dict[str, Any]] = [_tested(one, "before", one.net), _tested(one, "compressed", found.net)]
-    if options.beside is not None:
-        plain = load(options, options.beside, "validation", console)
-        same = changed(plain.net, halved(plain.net), _training_images(plain, options.batches))
+    if plain is not None:
+        same = changed(plain.net, halved(plain.net), _training_inputs(plain, options.batches))
         rows += [_tested(plain, "before", plain.net), _tested(plain, "half the steps", same)]
-    console.print(_table(rows, one.test.samples))
-    _print_blocks(found, console)
+    console.print(_table(rows, one))
+    _print_blocks(one, sets, found, console)
     result = {
         "compressed_from": str(one.folder.path),
-        "tolerance": tolerance,
+        "tolerance": tolerance.value,
         "scores": {
-            name: {"before": before.as_record(one.task.unit), "after": after.as_record(one.task.unit)}
-            for name, before, after in zip(SETS, found.before, found.after, strict=True)
+            each.name: {
+                "before": before.as_record(one.task.unit),
+                "after": after.as_record(one.task.unit),
+                "tolerance": each.tolerance,
+            }
+            for each, before, after in zip(sets, found.before, found.after, strict=True)
         },
         "networks_tried": found.tried,
         "blocks": {name: asdict(each) for name, each in found.chosen.items()},
@@ -103,8 +119,50 @@ def run(options: Namespace) -> None:
     )
     folder.write_weights(found.net.state_dict(), recorded(one.task, one.config), structure(found.net))
     folder.write_result(result)
-    quoted = shlex.quote(str(target))
-    console.print(f"Run written to {target}\nNext:\n  dynamicblocks evaluate {quoted}", highlight=False, soft_wrap=True)
+    again = f" --task {shlex.quote(options.task)}" if options.task else ""
+    console.print(
+        f"Run written to {target}\nNext:\n  dynamicblocks evaluate {shlex.quote(str(target))}{again}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """By how much a figure may become worse.
+
+    Args:
+        value: in the figure's own unit, or
+        relative: as a share of what it was.
+    """
+
+    value: float
+    relative: bool = False
+
+    @classmethod
+    def read(cls, text: str, figure: Figure) -> "Tolerance":
+        """A tolerance on the command line; 0.2% of a figure that is a share are points.
+
+        >>> Tolerance.read("0.2%", Figure("relative_error", ".2%"))
+        Tolerance(value=0.002, relative=False)
+        >>> Tolerance.read("0.2%", Figure("error", ".3g")), Tolerance.read("20", Figure("error", ".3g"))
+        (Tolerance(value=0.002, relative=True), Tolerance(value=20.0, relative=False))
+        """
+        if figure.percent:
+            return cls(share(text))
+        if text.strip().endswith("%"):
+            return cls(share(text), relative=True)
+        try:
+            return cls(check_amount(float(text), "a tolerance"))
+        except ValueError as error:
+            raise ConfigurationError(
+                f"a tolerance of {figure.heading} must be a number in its unit, zero or more, or a share of what it "
+                f"was such as 0.2%, got {text!r}"
+            ) from error
+
+    def of(self, before: Callable[[], float]) -> float:
+        """The tolerance in the figure's unit."""
+        return self.value * abs(before()) if self.relative else self.value
 
 
 def share(text: str) -> float:
@@ -115,60 +173,98 @@ def share(text: str) -> float:
     """
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(%?)\s*", text)
     if match is None:
-        raise ConfigurationError(f"a tolerance must be a share of the images such as 0.2% or 0.002, got {text!r}")
+        raise ConfigurationError(f"a tolerance must be a share such as 0.2% or 0.002, got {text!r}")
     value = float(match[1]) / (100 if match[2] else 1)
     if not 0 <= value < 1:
         raise ConfigurationError(f"a tolerance must be at least 0 and below 100%, got {text!r}")
     return value
 
 
-def _training_images(one: ReadyRun, wanted: int) -> list[Any]:
-    """Batches as in training, on which running statistics are measured."""
+@dataclass(frozen=True)
+class Judged:
+    """Samples on which the main figure is to stay as good.
+
+    Args:
+        name: what they are.
+        score: of a network on them.
+        tolerance: in the figure's unit.
+    """
+
+    name: str
+    score: Callable[[nn.Module], Score]
+    tolerance: float
+
+
+def _sets(one: ReadyRun, tolerance: Tolerance, disagreement: Tolerance) -> list[Judged]:
+    task, figure = one.task, one.task.headline
+    # Small sets are seen several times, each time changed otherwise.
+    epochs = chain.from_iterable(one.training.training(epoch) for epoch in count())
+    batches = list(islice(epochs, max(1, CHANGED_SAMPLES // one.training.batch_size)))
+    answers = [answered(task, one.net, batch, one.fabric) for batch in batches]
+
+    def held_out(net: nn.Module) -> Score:
+        return evaluate(task, net, one.batches, one.fabric)
+
+    def on(given: Sequence[Any]) -> Callable[[nn.Module], Score]:
+        return lambda net: score_of(task, net, given, one.fabric)
+
+    def before(score: Callable[[nn.Module], Score]) -> Callable[[], float]:
+        return lambda: score(one.net)[figure.name]
+
+    changed_ones = f"changed training {task.unit}"
+    sets = [
+        Judged(f"validation {task.unit}", held_out, tolerance.of(before(held_out))),
+        Judged(changed_ones, on(batches), tolerance.of(before(on(batches)))),
+    ]
+    if all(answer is not None for answer in answers):
+        # Beside its own answers a network errs by nothing: a share is one of its error beside the true ones.
+        allowed = disagreement.of(before(on(batches)))
+        sets.append(Judged(f"{changed_ones} answered as before", on(answers), allowed))
+    return sets
+
+
+def _training_inputs(one: ReadyRun, wanted: int) -> list[Any]:
+    """What the network is called with in training, on which running statistics are measured."""
     return [one.task.inputs(batch) for batch in islice(one.training.training(epoch=0), wanted)]
 
 
-def _search(one: ReadyRun, options: Namespace, tolerance: Sequence[float], console: Console) -> Compression:
-    # Small sets are seen several times, each time changed otherwise.
-    epochs = chain.from_iterable(one.training.training(epoch) for epoch in count())
-    batches = list(islice(epochs, max(1, CHANGED_IMAGES // one.training.batch_size)))
-    answers = [answered(one.task, one.net, batch, one.fabric) for batch in batches]
+def _search(one: ReadyRun, sets: Sequence[Judged], options: Namespace, console: Console) -> Compression:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("trying discretisations", total=None)
+        bar = progress.add_task("trying discretisations", total=None)
         return compress(
             one.net,
-            [
-                lambda net: evaluate(one.task, net, one.batches, one.fabric),
-                lambda net: score_of(one.task, net, batches, one.fabric),
-                lambda net: score_of(one.task, net, answers, one.fabric),
-            ],
-            _training_images(one, options.batches),
-            tolerance=tolerance,
+            [each.score for each in sets],
+            _training_inputs(one, options.batches),
+            tolerance=[each.tolerance for each in sets],
+            figure=one.task.headline,
             integrators=options.integrators,
-            progress=lambda tried: progress.update(task, description=f"trying discretisations: {tried}"),
+            progress=lambda tried: progress.update(bar, description=f"trying discretisations: {tried}"),
         )
 
 
 def _tested(one: ReadyRun, state: str, net: nn.Module) -> dict[str, Any]:
-    """Cost and accuracy on the test images; the throughput is the best of a few passes."""
+    """Cost and figures on the test samples; the throughput is the best of a few passes."""
     scores: list[Score] = [evaluate(one.task, net, one.test, one.fabric) for _ in range(REPEATS)]
     return {
         "network": one.model,
         "state": state,
         "weights": num_weights(net),
         "evaluations": evaluations_of(net),
-        "accuracy": scores[0]["accuracy"],
-        "loss": scores[0].loss,
-        "images_per_second": max(score.samples_per_second for score in scores),
+        **scores[0].figures,
+        f"{one.task.unit}_per_second": max(score.samples_per_second for score in scores),
     }
 
 
-def _table(rows: list[dict[str, Any]], images: int) -> Table:
-    table = Table(title=f"On {images} test images", title_justify="left")
+def _table(rows: Sequence[Mapping[str, Any]], one: ReadyRun) -> Table:
+    figure, unit = one.task.headline, one.task.unit
+    table = Table(title=f"On {one.test.samples} test {unit}", title_justify="left")
     for column in ("network", ""):
         table.add_column(column)
-    for column in ("weights", "evaluations", "images/s", "times as fast", "accuracy", "points"):
+    difference = "points" if figure.percent else "change"
+    for column in ("weights", "evaluations", f"{unit}/s", "times as fast", figure.heading, difference):
         table.add_column(column, justify="right")
+    speed = f"{unit}_per_second"
     for index, row in enumerate(rows):
         first = rows[index - index % 2]
         table.add_row(
@@ -176,15 +272,15 @@ def _table(rows: list[dict[str, Any]], images: int) -> Table:
             row["state"],
             f"{row['weights']:,}",
             str(row["evaluations"]),
-            f"{row['images_per_second']:,.0f}",
-            "" if row is first else f"{row['images_per_second'] / first['images_per_second']:.2f}",
-            f"{row['accuracy']:.2%}",
-            "" if row is first else f"{100 * (row['accuracy'] - first['accuracy']):+.2f}",
+            f"{row[speed]:,.0f}",
+            "" if row is first else f"{row[speed] / first[speed]:.2f}",
+            figure.shown(row[figure.name]),
+            "" if row is first else figure.change(first[figure.name], row[figure.name]),
         )
     return table
 
 
-def _print_blocks(found: Compression, console: Console) -> None:
+def _print_blocks(one: ReadyRun, sets: Sequence[Judged], found: Compression, console: Console) -> None:
     for name, each in found.chosen.items():
         controls = "projected weights" if each.projected else "the weights as they are"
         times = ", ".join(f"{time:g}" for time in each.times)
@@ -193,8 +289,8 @@ def _print_blocks(found: Compression, console: Console) -> None:
         )
     if not found.chosen:
         console.print("No cheaper discretisation stays within the tolerance; the network is as it was.")
-    console.print(f"Chosen among {found.tried} networks by their accuracy on", highlight=False)
-    for name, before, after in zip(SETS, found.before, found.after, strict=True):
-        console.print(
-            f"  {before.samples} {name}: {before['accuracy']:.2%} -> {after['accuracy']:.2%}", highlight=False
-        )
+    figure = one.task.headline
+    console.print(f"Chosen among {found.tried} networks by their {figure.heading} on", highlight=False)
+    for judged, before, after in zip(sets, found.before, found.after, strict=True):
+        change = f"{figure.shown(before[figure.name])} -> {figure.shown(after[figure.name])}"
+        console.print(f"  {before.samples} {judged.name}: {change}", highlight=False)

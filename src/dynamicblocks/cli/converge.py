@@ -11,7 +11,7 @@ from rich.table import Table
 
 from dynamicblocks.analysis import Panel, draw_manifestations
 from dynamicblocks.cli.console import make_console
-from dynamicblocks.cli.loading import ReadyRun, add_device_arguments, load
+from dynamicblocks.cli.loading import ReadyRun, add_device_arguments, check_beside, load
 from dynamicblocks.integrators import as_integrator
 from dynamicblocks.network import num_weights
 from dynamicblocks.training.environment import environment
@@ -21,7 +21,8 @@ from dynamicblocks.training.storage import write_text
 USAGE = "dynamicblocks converge RUN [--beside RUN ...] [--integrators NAMES] [--factors NUMBERS] [--split SPLIT] ..."
 DESCRIPTION = """Evaluate the weights of a run under several integrators and step counts, without training them further.
 
-A network of continuous depth keeps its accuracy; a plain residual network, given with --beside, does not.
+A network of continuous depth stays as good; a plain residual network, given with --beside, does not. What is drawn is
+the main figure of the run's task: the accuracy of a classification.
 Writes convergence.json and convergence.png into the folder of the run.
 
 Example: dynamicblocks converge runs/MINE --beside runs/PLAIN --integrators [euler,midpoint,rk4] --factors [1,2,4]"""
@@ -46,7 +47,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--factors", type=list[int], default=list(FACTORS), help="multiples of the steps of the training"
     )
-    parser.add_argument("--split", type=Literal["test", "validation"], default="test", help="which images")
+    parser.add_argument("--split", type=Literal["test", "validation"], default="test", help="which samples")
     add_device_arguments(parser)
 
 
@@ -57,9 +58,10 @@ def run(options: Namespace) -> None:
     # An unknown name is an error before anything is evaluated; "dopri5" and "dopri5(rtol=0.001)" are one column.
     if options.integrators is not None:
         options.integrators = list(dict.fromkeys(as_integrator(name).shorthand for name in options.integrators))
-    folder = runs[0].folder.path
-    task = runs[0].task
-    subject = f"{options.split} {task.unit} of {task.title.partition('-')[0]}"
+    for one in runs:
+        check_beside(runs[0], one)
+    folder, task = runs[0].folder.path, runs[0].task
+    subject = f"{options.split} {task.unit} of {runs[0].source}"
     panels: list[Panel] = []
     for one in runs:
         panels.append(Panel(one.title, one.integrator, _manifestations(one, options, console)))
@@ -72,7 +74,7 @@ def run(options: Namespace) -> None:
             "runs": [_record(*pair) for pair in zip(runs, panels, strict=False)],
         }
         write_text(folder / "convergence.json", json.dumps(record, indent=1) + "\n")
-        draw_manifestations(panels, folder / "convergence.png", subject=subject)
+        draw_manifestations(panels, folder / "convergence.png", subject=subject, figure=task.headline)
     written = f"{folder / 'convergence.json'} and {folder / 'convergence.png'}"
     console.print(f"Written to {written}", highlight=False, soft_wrap=True)
     if not options.beside:

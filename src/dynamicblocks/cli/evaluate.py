@@ -26,7 +26,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--steps_per_control", type=int | None, default=None, help="equal steps of each control interval"
     )
-    parser.add_argument("--split", type=Literal["test", "validation"], default="test", help="which images")
+    parser.add_argument("--split", type=Literal["test", "validation"], default="test", help="which samples")
     add_device_arguments(parser)
 
 

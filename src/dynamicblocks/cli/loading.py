@@ -10,6 +10,8 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from torch import nn
 
+from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.network import named_blocks
 from dynamicblocks.tasks import LoadedRun, load_run
 from dynamicblocks.tasks.files import read_options
 from dynamicblocks.tasks.own import asked_task, changed_since
@@ -46,6 +48,13 @@ class ReadyRun:
     def title(self) -> str:
         """Model and integrator."""
         return f"{self.model}, {self.integrator}" if self.integrator else self.model
+
+    @property
+    def source(self) -> str:
+        """The name of its data, without where they lie; that of its task where they have none."""
+        data = getattr(self.task, "data", None)
+        name = getattr(data, "name", data)
+        return name.partition(":")[0] if isinstance(name, str) else self.task.name
 
     @cached_property
     def test(self) -> Batches[Any]:
@@ -95,3 +104,20 @@ def load(options: Namespace, path: str, split: SplitName, console: Console) -> R
     batches = run.task.batches(split, place)
     run.net.to(fabric.device).eval()
     return ReadyRun(run.folder, run.task, run.config, run.net, batches, fabric, place)
+
+
+def check_beside(first: ReadyRun, other: ReadyRun) -> None:
+    """Raise unless two runs can be compared by what their discretisation does to one figure.
+
+    Raises:
+        ConfigurationError: a network has no dynamic blocks, or the runs are of tasks with other figures.
+    """
+    if not named_blocks(other.net):
+        raise ConfigurationError(
+            f"the network of {other.folder.path} has no dynamic blocks, so no other discretisations"
+        )
+    if first.task.headline != other.task.headline:
+        raise ConfigurationError(
+            f"{first.folder.path} is judged by {first.task.headline.heading} and {other.folder.path} by "
+            f"{other.task.headline.heading}; give runs of one task"
+        )

@@ -68,6 +68,7 @@ FLAGS = {
 SWITCHES = {
     "batch_norm": ("model.norm", "batch", "none"),
     "no_batch_norm": ("model.norm", "none", "batch"),
+    "fast": ("hardware.fast", "true", "false"),
     "use_skipinit": ("model.skipinit", "true", "false"),
 }
 MODEL_FLAGS = ("model", "arch")

@@ -21,6 +21,8 @@ from dynamicblocks.training.task import LOSS, Batches, Figure, Place, SplitName,
 Labelled = tuple[Tensor, Tensor]
 """Images and their labels."""
 
+ACCURACY = Figure("accuracy", ".2%", higher=True)
+
 # Of images that are not read yet. What is possible does not depend on them.
 CHANNELS, CLASSES = 3, 10
 # Images of a rehearsal.
@@ -40,7 +42,8 @@ class Classify(Task[Labelled]):
 
     name: ClassVar[str] = "classify"
     unit: ClassVar[str] = "images"
-    figures: ClassVar[tuple[Figure, ...]] = (LOSS, Figure("accuracy", ".2%", higher=True))
+    bears_half: ClassVar[bool] = True
+    figures: ClassVar[tuple[Figure, ...]] = (LOSS, ACCURACY)
 
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -105,6 +105,7 @@ class Segment(Task[Masked]):
 
     name: ClassVar[str] = "segment"
     unit: ClassVar[str] = "images"
+    bears_half: ClassVar[bool] = True
     figures: ClassVar[tuple[Figure, ...]] = (
         LOSS,
         Figure("mean_iou", ".2%", higher=True, title="mean IoU"),

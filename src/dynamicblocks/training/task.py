@@ -95,6 +95,11 @@ class Figure:
         """Its title, or else its name with spaces."""
         return self.title or self.name.replace("_", " ")
 
+    @property
+    def percent(self) -> bool:
+        """Whether it is a share, printed in hundredths."""
+        return self.form.endswith("%")
+
     def shown(self, value: float) -> str:
         """The value as text.
 
@@ -109,7 +114,7 @@ class Figure:
 
     def change(self, before: float, after: float) -> str:
         """A difference as text, with its sign: of shares in points of a hundred."""
-        return f"{100 * (after - before):+.2f}" if self.form.endswith("%") else f"{after - before:+{self.form}}"
+        return f"{100 * (after - before):+.2f}" if self.percent else f"{after - before:+{self.form}}"
 
 
 LOSS = Figure("loss")
@@ -128,6 +133,8 @@ class Task(ABC, Generic[Batch]):
     """What is counted, in the plural: images, fields, series."""
     figures: ClassVar[tuple[Figure, ...]] = (LOSS,)
     """What is shown. The first is the loss, by which weights are kept; the second, if any, what one wants to know."""
+    bears_half: ClassVar[bool] = False
+    """Whether its answers bear bfloat16, of three digits, so that it may be chosen without being asked for."""
     source_hash: ClassVar[str | None] = None
     """Of a task that was read from a file: the SHA-256 of that file."""
 
