@@ -107,11 +107,16 @@ def table() -> str:
             continue
         shares = [100 * row["test_rods"] for row in rows]
         spread = f" ({min(shares):.2f} to {max(shares):.2f})" if len(shares) > 1 else ", one seed"
-        by_seed = ", ".join(f"{share:.2f}" for share in shares)
         minutes = mean(row["training_seconds"] for row in rows) / 60
-        lines.append(
-            f"| {name} | {meaning} | {rows[0]['weights']:,} | {mean(shares):.2f} %{spread} | {by_seed} | {minutes:.1f} |"
-        )
+        cells = [
+            name,
+            meaning,
+            f"{rows[0]['weights']:,}",
+            f"{mean(shares):.2f} %{spread}",
+            ", ".join(f"{share:.2f}" for share in shares),
+            f"{minutes:.1f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
