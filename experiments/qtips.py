@@ -11,6 +11,7 @@ Example: python experiments/qtips.py --seeds 0 1 2
 
 import argparse
 import json
+import shutil
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -23,7 +24,10 @@ from dynamicblocks.training.config import HardwareConfig
 from dynamicblocks.training.environment import environment
 
 HERE = Path(__file__).parent
-RESULT, DOCUMENTS = HERE / "results" / "qtips.json", (HERE / "README.md", HERE.parent / "docs" / "segmentation.md")
+RESULT = HERE / "results" / "qtips.json"
+DOCUMENTS = (HERE / "README.md", HERE.parent / "docs" / "segmentation.md")
+PICTURE = HERE.parent / "docs" / "figures" / "qtips.png"
+DRAWN = ("IMEX", 0)
 BEGIN, END = "<!-- table: python experiments/qtips.py --table -->", "<!-- end of Q-tips -->"
 RODS = ("white-white", "white-black", "black-black")
 EPOCHS = 10
@@ -43,7 +47,7 @@ MEANING = {
 
 def train(name: str, seed: int, output: str, note: str) -> dict:
     """One training; what came out."""
-    run = f"{name.replace(' ', '_')}_{seed}"
+    run = run_name(name, seed)
     task = Segment(model=NETWORKS[name])
     config = TrainConfig(epochs=EPOCHS, hardware=HARDWARE, keep="last", seed=seed, output=output, run=run)
     begun = Path(output) / run
@@ -71,6 +75,11 @@ def train(name: str, seed: int, output: str, note: str) -> dict:
         "epochs": folder.metrics(),
         **environment(),
     }
+
+
+def run_name(name: str, seed: int) -> str:
+    """The name of the run of a row."""
+    return f"{name.replace(' ', '_')}_{seed}"
 
 
 def rods(figures: dict) -> float:
@@ -149,6 +158,8 @@ def main() -> None:
                 continue
             row = train(name, seed, options.output, options.note)
             keep(lambda found, row=row: found["rows"].append(row))
+            if (name, seed) == DRAWN:
+                shutil.copy(Path(options.output) / run_name(name, seed) / "segmentation.png", PICTURE)
             print(f"{name}, seed {seed}: {row['test_rods']:.2%}, {row['weights']:,} weights", flush=True)
 
 
