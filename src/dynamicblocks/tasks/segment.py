@@ -83,8 +83,9 @@ class MaskConfig:
 
 
 def default_model() -> ModelConfig:
-    """A network whose pixels reach far in a few steps, at the resolution of the images."""
-    return ModelConfig("imexnet", widths=(16, 16), units=2, integrator="imex")
+    """A network at the resolution of the images whose pixels see far from the start: what f finds, a solve spreads."""
+    layer = "semi_implicit(explicit='preact_double', operator='depthwise(scale=8)')"
+    return ModelConfig("dynamicnet", widths=(16,), units=3, layer=layer, integrator="imex(balanced=True)")
 
 
 @tasks.register("segment")
