@@ -52,7 +52,6 @@ FLAGS = {
     "lr_decay_epoch": Flag("optimizer.decay_epochs", several=True),
     "weight_decay": Flag("optimizer.weight_decay"),
     "device": Flag("hardware.accelerator", lower=True),
-    "data.workers": Flag("hardware.workers"),  # where versions before had it
     "scheme": Flag("model.integrator", lower=True),
     "alpha": Flag("model.width"),
     "widen_factor": Flag("model.widen"),
