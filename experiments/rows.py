@@ -13,8 +13,6 @@ from common import HERE, RESULTS, begun, read
 from dynamicblocks.training.run_folder import RunFolder
 
 BENCHMARKS = HERE.parent / "benchmarks"
-# Epochs of more seconds than this have checkpoints in between.
-LONG_EPOCH, CHECKPOINT_STEPS = 20.0, 100
 
 
 @dataclass(frozen=True)
@@ -93,10 +91,11 @@ class Row(ABC):
 
 @dataclass(frozen=True)
 class Trained(Row):
-    """A configuration that ``run.py`` trains."""
+    """A configuration that ``run.py`` trains; where epochs are long, with checkpoints in between."""
 
     name: str
     minutes: float
+    checkpoint_steps: int | None = None
     resumes = True
 
     @property
@@ -124,10 +123,8 @@ class Trained(Row):
         # As the rows that were measured on a GPU before; on a CPU compiling takes minutes.
         precision, compiled = ("32-true", "false") if setting.accelerator == "cpu" else ("bf16-mixed", "true")
         flags = ["--precision", precision, "--compile", compiled, "--channels_last", "true"]
-        if self.minutes * 60 > LONG_EPOCH * self.configuration["epochs"]:
-            flags += ["--checkpoint_steps", f"{CHECKPOINT_STEPS}"]
-        if setting.steps is not None:
-            flags += ["--steps", f"{setting.steps}"]
+        for flag, steps in (("--checkpoint_steps", self.checkpoint_steps), ("--steps", setting.steps)):
+            flags += [] if steps is None else [flag, f"{steps}"]
         flags += ["--accelerator", setting.accelerator, "--note", setting.note, *setting.data_flags, "--resume"]
         places = ["--output", str(setting.state), "--results", str(setting.state / "results")]
         return [str(HERE / "run.py"), self.name, *flags, *places]
@@ -227,13 +224,13 @@ ROWS: dict[str, Row] = {
         Trained("cifar10_rk4_2", 18),
         Trained("cifar10_rk4_1to2", 17),
         Trained("cifar10_midpoint_1to2", 12),
-        Trained("cifar10_dynamicblocks_rk4", 40),
+        Trained("cifar10_dynamicblocks_rk4", 40, checkpoint_steps=100),
         Trained("twist_resnet34_50ep", 25),
         Twists("cifar10_twist_slow", 3, SLOW_TWISTS),
         Trained("cifar10_resnet56", 18),
         Trained("cifar10_euler_8", 21),
-        Trained("cifar10_rk4_1to8", 57),
-        Trained("cifar10_rk4_8", 96),
+        Trained("cifar10_rk4_1to8", 57, checkpoint_steps=100),
+        Trained("cifar10_rk4_8", 96, checkpoint_steps=100),
         Compressed("cifar10_compression", 6, RK4),
         Trained("cifar100_wide_euler_8", 26),
         Trained("cifar100_wide_resnet58", 26),

@@ -52,8 +52,8 @@ def test_the_trainings_in_documents_are_configured(line, monkeypatch):
     """Everything but the training: flags, values, the network."""
     made = []
 
-    def configured(config):
-        made.append(config.model.create(3, 10))
+    def configured(task, config):
+        made.append(task.model.create(3, 10))
         raise ConfigurationError("that is enough")
 
     monkeypatch.setattr(cli_train, "Training", configured)

@@ -1,15 +1,17 @@
 """``dynamicblocks models``, ``dynamicblocks integrators`` and ``dynamicblocks methods``."""
 
-import inspect
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
+from textwrap import wrap
 from typing import Any
 from unittest.mock import patch
 
 from dynamicblocks.cli.table import table
 
 WRAPPED = "reversible('NAME')"
+# Characters of a line of help.
+WIDTH = 80
 EXPLAINED = "Explicit Runge-Kutta methods with steps that can be taken back"
 
 
@@ -25,7 +27,8 @@ Example: dynamicblocks models resnet20"""
         parser.add_argument("name", nargs="?", help="a network, to see its options")
 
     def run(self, options: Namespace) -> None:
-        from dynamicblocks.models import create_model, list_models, model_options
+        from dynamicblocks.models import create_model, described_options, list_models
+        from dynamicblocks.options import NONE
 
         if options.name is None:
             rows = []
@@ -36,12 +39,14 @@ Example: dynamicblocks models resnet20"""
             print(table("Networks (colour images, 10 classes)", ("network", "weights", "evaluations"), rows))
             print("\nOptions of one: dynamicblocks models NAME")
             return
-        defaults = [
-            (option, "" if parameter.default is inspect.Parameter.empty else repr(parameter.default))
-            for option, parameter in model_options(options.name).items()
-        ]
-        print(table(f"Options of {options.name}", ("option", "default"), defaults))
-        print(f"\nUse one: dynamicblocks train --model.name {options.name}")
+        rows = []
+        for name, option in described_options(options.name).items():
+            default = "" if option.default is NONE else repr(option.default)
+            first, *others = wrap(option.help, WIDTH) or [""]
+            rows += [(name, default, first), *(("", "", line) for line in others)]
+        print(table(f"Options of {options.name}", ("option", "default", "what it is"), rows))
+        print("\nin_channels, num_classes, dims and dense are for create_model; in a training the task decides them.")
+        print(f"Use one: dynamicblocks train --model.name {options.name} --model.OPTION VALUE")
 
 
 class IntegratorsCommand:

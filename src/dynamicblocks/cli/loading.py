@@ -13,8 +13,8 @@ from torch import nn
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.network import named_blocks
 from dynamicblocks.tasks import LoadedRun, load_run
-from dynamicblocks.tasks.files import read_options
 from dynamicblocks.tasks.own import asked_task, changed_since
+from dynamicblocks.tasks.parsing import written_in_file
 from dynamicblocks.training import Batches, Place, RunFolder, Task, TrainConfig
 from dynamicblocks.training.config import HardwareConfig
 from dynamicblocks.training.hardware import make_fabric, make_place
@@ -87,7 +87,7 @@ def read(options: Namespace, path: str, console: Console) -> LoadedRun:
     """The run in ``path``, of the task that was asked for, if one was."""
     own = None if options.task is None else asked_task(options.task)
     run = load_run(Path(path), data_dir=options.data_dir, own=own)
-    reference, _ = read_options(run.folder.configuration())
+    reference, _ = written_in_file(run.folder.configuration())
     note = changed_since(reference, own)
     if note:
         console.print(f"Note: {note}", highlight=False, soft_wrap=True)

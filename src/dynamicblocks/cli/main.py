@@ -51,6 +51,8 @@ EXAMPLES = """examples:
   dynamicblocks models
   dynamicblocks COMMAND --help"""
 
+HELP = {"-h", "--help"}
+
 USAGE_ERROR = 2
 FAILURE = 1
 INTERRUPTED = 130
@@ -94,17 +96,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _loaded(name: str, arguments: list[str]) -> tuple[Command, Any]:
     """A command, and its options among the arguments behind its name."""
     entry = COMMANDS[name]
-    command: Command
     with needed_for(f"dynamicblocks {name}"):
         module: Any = import_module(f"dynamicblocks.cli.{entry.module}")
+        if name == "train":
+            command, options = module.command_for([token for token in arguments if token not in HELP])
+            if HELP.intersection(arguments):
+                _parser(name, command).parse_args(["--help"])
+            return command, options
         if not entry.name:
             from dynamicblocks.cli.typed import typed_options
 
-            if name == "train":
-                command, arguments = module.command_for(arguments)
-                return command, typed_options(name, command, arguments)
             return module, typed_options(name, module, arguments)
-    command = getattr(module, entry.name)
+    listing: Command = getattr(module, entry.name)
+    return listing, _parser(name, listing).parse_args(arguments)
+
+
+def _parser(name: str, command: Command) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"dynamicblocks {name}",
         usage=command.USAGE,
@@ -113,7 +120,7 @@ def _loaded(name: str, arguments: list[str]) -> tuple[Command, Any]:
     )
     command.add_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return command, parser.parse_args(arguments)
+    return parser
 
 
 def _say(message: str, colour: str = "") -> None:

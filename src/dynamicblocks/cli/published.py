@@ -26,9 +26,8 @@ class Flag(NamedTuple):
     lower: bool = False
 
 
-# Flags of our own that take several values, one after the other or as a list.
+# Flags of every training that take several values, one after the other or as a list.
 LISTS = (
-    "model.widths",
     "optimizer.betas",
     "optimizer.box_scale",
     "optimizer.decay_epochs",
@@ -68,8 +67,10 @@ FLAGS = {
 SWITCHES = {
     "batch_norm": ("model.norm", "batch", "none"),
     "no_batch_norm": ("model.norm", "none", "batch"),
+    "fast": ("hardware.fast", "true", "false"),
     "use_skipinit": ("model.skipinit", "true", "false"),
 }
+COMMON = ("fast",)  # of every task
 MODEL_FLAGS = ("model", "arch")
 
 _TRAINING = {
@@ -124,7 +125,14 @@ def rewritten(arguments: Sequence[str], *, published: bool = True) -> list[str]:
     >>> rewritten(["--lr-decay-epoch", "30", "60", "--use_skipinit"])
     ['--optimizer.decay_epochs=[30,60]', '--model.skipinit=true']
     """
+    preset, found = split(arguments, published=published)
+    return [*preset, *found]
+
+
+def split(arguments: Sequence[str], *, published: bool = True) -> tuple[list[str], list[str]]:
+    """The preset of a published model, and the arguments with every published flag replaced."""
     flags = FLAGS if published else {field: FLAGS[field] for field in LISTS}
+    switches = SWITCHES if published else {flag: SWITCHES[flag] for flag in COMMON}
     preset: list[str] = []
     found: list[str] = []
     rest = list(arguments)
@@ -146,14 +154,14 @@ def rewritten(arguments: Sequence[str], *, published: bool = True) -> list[str]:
             texts = values or _values(rest, flag, several=known.several)
             text = texts[0].lower() if known.lower else texts[0]
             found.append(f"--{known.field}={_listed(texts) if known.several else text}")
-        elif published and name in SWITCHES:
-            field, on, off = SWITCHES[name]
+        elif name in switches:
+            field, on, off = switches[name]
             if not values and rest and rest[0].lower() in ("true", "false"):
                 values = [rest.pop(0)]
             found.append(f"--{field}={off if values and values[0].lower() == 'false' else on}")
         else:
             found.append(f"--{name}{equals}{value}")
-    return [*preset, *found]
+    return preset, found
 
 
 def _model(name: str) -> tuple[dict[str, str], list[str]]:

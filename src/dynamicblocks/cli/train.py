@@ -1,27 +1,36 @@
 """``dynamicblocks train``."""
 
-import json
 import shlex
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+import yaml
 from rich.console import Console
 from rich.table import Table
 
-from dynamicblocks.cli.published import rewritten
+from dynamicblocks.cli.published import split
 from dynamicblocks.errors import ConfigurationError, StorageError
 from dynamicblocks.network import evaluations_of, num_weights
+from dynamicblocks.options import NONE
 from dynamicblocks.tasks import load_config, tasks
-from dynamicblocks.tasks.files import DEFAULT, read_options
+from dynamicblocks.tasks.option_table import OptionTable
 from dynamicblocks.tasks.own import asked_task, changed_since, task_of_run
-from dynamicblocks.tasks.parsing import add_task_arguments, task_and_config
-from dynamicblocks.tasks.plain_options import check_written, options_of
+from dynamicblocks.tasks.parsing import (
+    USUAL_TASK,
+    Written,
+    table_of,
+    task_and_config,
+    written_as_flags,
+    written_in_file,
+)
 from dynamicblocks.tasks.registry import named_task
-from dynamicblocks.training import Outcome, RunFolder, Task, TrainConfig, Training
+from dynamicblocks.training import Outcome, RunFolder, Task, Training
 from dynamicblocks.training.manifestations import caveat, own_integrator, solves_its_equation
+from dynamicblocks.training.runs import recorded
 
 # A list of every flag above each error would hide the error.
 USAGE = "dynamicblocks train [--task TASK] [--config FILE] [--FLAG VALUE ...] [--resume RUN]"
@@ -40,35 +49,54 @@ the original's defaults), --scheme, --dataset, --data-dir, --batch-size, --test-
 --n-time-steps-per, --time-epsilon, --use-skipinit, --refine, --refine-variance, --name, --depth-res, --depth-wide."""
 
 
+# Flags that are no options of a training; tasks are registered later than this.
+OWN_FLAGS = (
+    ("task", "TASK", "one of {tasks}, or FILE.py:Name, a class of your own"),
+    ("config", "FILE", "YAML file with some or all of the options below; flags have the last word"),
+    ("resume", "RUN", "folder of a run to continue, as it was configured"),
+)
+
+# Characters in a line of help.
+LINE = 100
+
+
 @dataclass(frozen=True)
 class TrainCommand:
-    """The command for one task, whose options are its flags.
+    """The command for one task and one model, whose options are its flags.
 
     Args:
-        task: whose flags it has.
-        asked: whether somebody asked for it.
+        table: every option there is.
+        sources: what was written of them, of which the later has the last word.
+        asked: whether somebody asked for the task.
     """
 
-    task: type[Task[Any]]
+    table: OptionTable
+    sources: tuple[Written, ...]
     asked: bool
     USAGE = USAGE
     DESCRIPTION = DESCRIPTION
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Every field of the configuration is a flag."""
-        parser.add_argument(
-            "--task", type=str, default=DEFAULT, help=f"one of {', '.join(tasks)}, or FILE.py:Name, a class of your own"
-        )
-        parser.add_argument("--config", action="config", help="YAML file with some or all of the options below")
-        add_task_arguments(parser, self.task)
-        parser.add_argument(
-            "--resume", type=str, default=None, help="folder of a run to continue, as it was configured"
-        )
+        """Every option is a flag; they are read by :func:`command_for`, the parser shows them."""
+        parser.add_argument("--print_config", action="store_true", help="print the configuration and do nothing else")
+        for name, metavar, text in OWN_FLAGS:
+            parser.add_argument(f"--{name}", metavar=metavar, help=text.format(tasks=", ".join(tasks)))
+        for part in self.table.parts:
+            about = fill(part.about, LINE, break_on_hyphens=False)
+            group = parser.add_argument_group(f"options of {part.title}", _escaped(about))
+            for name, option in part.options.items():
+                default = f", default: {option.shown_default}" if option.default is not NONE else ", needed"
+                text = f"{option.help} (type: {option.kind.written}{default})"
+                metavar = name.upper()
+                group.add_argument(f"--{part.path_of(name)}", metavar=metavar, help=_escaped(text.strip()))
 
     def run(self, options: Namespace) -> None:
         """Train and show what came out."""
-        task, config = task_and_config(self.task, options)
-        training = Training(task, config) if options.resume is None else self._resumed(options, task, config)
+        task, config = task_and_config(self.table, self.sources)
+        if options.print_config:
+            print(yaml.safe_dump(recorded(task, config), sort_keys=False), end="")
+            return
+        training = Training(task, config) if options.resume is None else self._resumed(options.resume)
         console = training.console
         console.print(training.note, soft_wrap=True)
         console.print(
@@ -80,16 +108,16 @@ class TrainCommand:
         again = f" --task {shlex.quote(options.task)}" if training.task.source_hash else ""
         show(training.run(), training, console, again)
 
-    def _resumed(self, options: Namespace, task: Task[Any], config: TrainConfig) -> Training:
-        if (task, config) != (self.task(), TrainConfig()):
+    def _resumed(self, run: str) -> Training:
+        if any(source.options for source in self.sources):
             raise ConfigurationError(
-                "--resume continues a run as it was configured and takes no other options; to change some, start "
-                f"a new run with --config {Path(options.resume) / 'config.yaml'}"
+                "--resume continues a run as it was configured and takes no other options; to change some, start a new "
+                f"run with --config {Path(run) / 'config.yaml'}"
             )
-        folder = RunFolder.open(Path(options.resume))
-        own = self.task if self.asked else None
+        folder = RunFolder.open(Path(run))
+        own = self.table.task if self.asked else None
         training = Training(*load_config(folder.configuration(), own), resume=folder.path)
-        reference, _ = read_options(folder.configuration())
+        reference, _ = written_in_file(folder.configuration())
         note = changed_since(reference, own)
         if note:
             training.console.print(f"Note: {note}", highlight=False, soft_wrap=True)
@@ -99,46 +127,70 @@ class TrainCommand:
         return training
 
 
-def command_for(arguments: Sequence[str]) -> tuple[TrainCommand, list[str]]:
-    """The command for the task that is asked for, and its arguments.
+def _escaped(text: str) -> str:
+    return text.replace("%", "%%")
 
-    The task is that of ``--task``, or else that of a configuration file. Files are read here and handed on as text:
-    they may be of an earlier version, or have come with somebody else's run.
+
+def command_for(arguments: Sequence[str]) -> tuple[TrainCommand, Namespace]:
+    """The command for the task and the model named among the arguments or in files, and the flags that are no options.
+
+    Flags have the last word, then files, the last of them first, then the preset of a published model.
+
+    Raises:
+        ConfigurationError: no such flag, task, model or file.
     """
-    asked, rest = taken(arguments, "--task")
-    paths, rest = taken(rest, "--config")
-    own = asked_task(asked[-1]) if asked else None
-    kind, read = own or named_task(DEFAULT), []
-    for path in map(Path, paths):
+    asked = _value(dict(written_as_flags(arguments).options), "task")
+    own = None if asked is None else asked_task(asked)
+    task, files = own or named_task(USUAL_TASK), []
+    for file in _files(arguments):
         try:
-            reference, written = read_options(path)
-            kind = kind if reference is None else task_of_run(reference, own, path)
-            check_written(written, {**options_of(kind), **options_of(TrainConfig)})
+            reference, written = written_in_file(Path(file))
+            task = task if reference is None else task_of_run(reference, own, Path(file))
         except StorageError as error:  # here it is what the caller wrote
-            raise ConfigurationError(str(error)) from error
-        read.append(f"--config={json.dumps(written)}")
-    known = [f"--task={text}" for text in asked[-1:]] + rewritten([*read, *rest], published=kind.name == DEFAULT)
-    return TrainCommand(kind, bool(asked)), known
+            raise ConfigurationError(f"--config: {error}") from error
+        files.append(written)
+    # Another task may have options of the same names.
+    preset, rest = split(arguments, published=task.name == USUAL_TASK)
+    flags = dict(written_as_flags(rest).options)
+    others = Namespace(
+        task=asked,
+        resume=_value(flags, "resume"),
+        debug=_switched(flags, "debug"),
+        print_config=_switched(flags, "print_config"),
+    )
+    given = Written({name: texts for name, texts in flags.items() if name not in ("task", "config")})
+    table = table_of(task, [written_as_flags(preset), *files, given])
+    usual = Written({path: text for path, text in written_as_flags(preset).options.items() if path in table.options})
+    return TrainCommand(table, (usual, *files, given), own is not None), others
 
 
-def taken(arguments: Sequence[str], flag: str) -> tuple[list[str], list[str]]:
-    """The values of a flag among arguments, and the other arguments.
+def _files(arguments: Sequence[str]) -> list[str]:
+    """The files that --config names, which may come several times."""
+    found = []
+    for place, token in enumerate(arguments):
+        if token.partition("=")[0] == "--config":
+            # What stands behind its text is the next flag, or nothing that it could take.
+            behind = next((end for end in range(place + 1, len(arguments)) if arguments[end].startswith("--")), None)
+            found.append(_value(dict(written_as_flags(arguments[place:behind]).options), "config"))
+    return [file for file in found if file is not None]
 
-    >>> taken(["--seed", "1", "--task", "one", "--task=two"], "--task")
-    (['one', 'two'], ['--seed', '1'])
-    """
-    values, rest, others = [], list(arguments), []
-    while rest:
-        name, equals, value = rest.pop(0).partition("=")
-        if name != flag:
-            others.append(f"{name}{equals}{value}")
-        elif equals:
-            values.append(value)
-        elif rest:
-            values.append(rest.pop(0))
-        else:
-            raise ConfigurationError(f"{flag} expects a value; see `dynamicblocks train --help`")
-    return values, others
+
+def _value(flags: dict[str, Any], name: str) -> str | None:
+    """The one text behind a flag, which is taken away."""
+    texts = flags.pop(name, None)
+    if texts is None:
+        return None
+    if len(texts) != 1 or not texts[0]:
+        raise ConfigurationError(f"--{name} expects one value, got {' '.join(texts) or 'nothing'}")
+    return str(texts[0])
+
+
+def _switched(flags: dict[str, Any], name: str) -> bool:
+    """Whether a flag without a value is there, which is taken away."""
+    texts = flags.pop(name, None)
+    if texts:
+        raise ConfigurationError(f"--{name} takes no value, got {' '.join(texts)!r}")
+    return texts is not None
 
 
 def show(outcome: Outcome, training: Training, console: Console, again: str = "") -> None:

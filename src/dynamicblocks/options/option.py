@@ -44,8 +44,8 @@ class Option:
         try:
             return self.kind.take(value, texts=texts)
         except (ValueError, OverflowError):
-            came = ", ".join(value) if texts and isinstance(value, list) else value
-            raise ConfigurationError(f"{what} expects {self.kind.expected}, got {came!r:.80}") from None
+            came = repr(value) if isinstance(value, str) or not texts else shown(value)
+            raise ConfigurationError(f"{what} expects {self.kind.expected}, got {came:.80}") from None
 
 
 def shown(value: Any) -> str:

@@ -8,14 +8,17 @@ with needed_for(__name__):
     from dynamicblocks.tasks.images import DataConfig
     from dynamicblocks.tasks.model import ModelConfig
     from dynamicblocks.tasks.registry import tasks
+    from dynamicblocks.tasks.regress import FieldConfig, Regress
     from dynamicblocks.tasks.segment import MaskConfig, Segment
 
 __all__ = [
     "Classify",
     "DataConfig",
+    "FieldConfig",
     "LoadedRun",
     "MaskConfig",
     "ModelConfig",
+    "Regress",
     "Segment",
     "load_config",
     "load_run",

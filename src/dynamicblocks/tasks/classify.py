@@ -42,6 +42,7 @@ class Classify(Task[Labelled]):
 
     name: ClassVar[str] = "classify"
     unit: ClassVar[str] = "images"
+    bears_half: ClassVar[bool] = True
     figures: ClassVar[tuple[Figure, ...]] = (LOSS, ACCURACY)
 
     data: DataConfig = field(default_factory=DataConfig)

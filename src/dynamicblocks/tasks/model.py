@@ -16,7 +16,7 @@ from dynamicblocks.training.config.plain import plain
 
 BY_THE_TASK: Mapping[str, str] = {
     "in_channels": "the channels of its data",
-    "num_classes": "what is learnt",
+    "num_classes": "how many numbers are learnt",
     "dims": "the dimensions of its data",
     "dense": "whether there is an answer for each pixel",
 }
@@ -156,7 +156,7 @@ def no_such_option(name: str, option: str, what: str = "") -> ConfigurationError
     begin = f"{what}: " if what else ""
     if option in BY_THE_TASK:
         return ConfigurationError(
-            f"{begin}{option} is no option that could be given: the task decides it by {BY_THE_TASK[option]}"
+            f"{begin}{option} is not to be given, the task decides it: {BY_THE_TASK[option]}; leave it out"
         )
     others = [other for other in list_models() if option in options_of_model(other)]
     if others:

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from dynamicblocks.errors import ConfigurationError, StorageError, unknown_name
-from dynamicblocks.tasks.plain_options import is_plain, options_of
+from dynamicblocks.tasks.plain_options import is_plain, types_of
 from dynamicblocks.tasks.registry import named_task, tasks
 from dynamicblocks.training.config import TrainConfig
 from dynamicblocks.training.task import Figure, Task
@@ -181,7 +181,7 @@ def _check_fields(text: str, found: type[Task[Any]]) -> None:
     taken = [name for name in names if name in common]
     if taken:
         raise ConfigurationError(f"the option {taken[0]!r} of {text} is one of every training; call it otherwise")
-    for name, hint in options_of(found).items():
+    for name, hint in types_of(found).items():
         if not is_plain(hint):
             raise ConfigurationError(
                 f"the option {name!r} of {text} is of type {hint}, which no file of options holds; use bool, int, "

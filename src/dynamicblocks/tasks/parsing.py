@@ -1,21 +1,196 @@
-"""Configurations as flags of a command."""
+"""Configurations as they are written: flags of a command, and files."""
 
-from dataclasses import fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+import yaml
 
+from dynamicblocks.errors import ConfigurationError, StorageError, unknown_name
+from dynamicblocks.options import Option
+from dynamicblocks.tasks.model import no_such_option
+from dynamicblocks.tasks.option_table import OptionTable
+from dynamicblocks.tasks.registry import tasks
 from dynamicblocks.training.config import TrainConfig
 from dynamicblocks.training.task import Task
 
-
-def add_task_arguments(parser: ArgumentParser, task: type[Task[Any]]) -> None:
-    """Give a parser every option of a task, and every field of :class:`TrainConfig`, as a flag."""
-    parser.add_class_arguments(task, nested_key=None)
-    parser.add_class_arguments(TrainConfig, nested_key=None)
+USUAL_TASK = "classify"
 
 
-def task_and_config(task: type[Task[Any]], options: Namespace) -> tuple[Task[Any], TrainConfig]:
-    """The task and the configuration among instantiated options."""
-    parts = ({each.name: options[each.name] for each in fields(kind)} for kind in (task, TrainConfig))  # type: ignore[arg-type]
-    return task(**next(parts)), TrainConfig(**next(parts))
+Texts = tuple[str, ...]
+"""What stands behind a flag."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """Options that somebody wrote: nested mappings, paths with dots, or both.
+
+    Args:
+        options: what was written; behind a flag, :data:`Texts`.
+        file: where it was written; None on the command line.
+        before: whether it is of the version that wrote down all options of all models, null for those not given.
+    """
+
+    options: Mapping[str, Any]
+    file: Path | None = None
+    before: bool = False
+
+    def at(self, path: str) -> Any:
+        """What was written for a path, if anything."""
+        found: Any = None
+        for key, value in self.options.items():
+            if key == path:
+                found = value[-1] if isinstance(value, tuple) and value else value
+            elif isinstance(value, Mapping) and path.startswith(f"{key}."):
+                inner = Written(value).at(path.removeprefix(f"{key}."))
+                found = found if inner is None else inner
+        return found
+
+    def what(self, path: str) -> str:
+        """How a message names an option."""
+        return f"--{path}" if self.file is None else f"{path} in {self.file}"
+
+
+def written_in_file(path: Path) -> tuple[Any, Written]:
+    """How a configuration file names its task, None where it does not, and its options.
+
+    Raises:
+        StorageError: it cannot be read, or is no mapping.
+    """
+    try:
+        written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise StorageError(f"{path} is no configuration of this version: {error}") from error
+    if not isinstance(written, dict):
+        raise StorageError(f"{path} must hold a mapping of options, got {type(written).__name__}")
+    options = of_this_version(written)
+    return options.pop("task", None), Written(options, path, before="task" not in written)
+
+
+def of_this_version(written: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as this version writes it.
+
+    One without a task is of the version that knew one: it had label smoothing among the options of optimisers, reading
+    processes among those of data.
+    """
+    options = {key: dict(value) if isinstance(value, Mapping) else value for key, value in written.items()}
+    if "task" in options:
+        return options
+    for group, name, place in (("optimizer", "label_smoothing", None), ("data", "workers", "hardware")):
+        if isinstance(options.get(group), dict) and name in options[group]:
+            target = options if place is None else options.setdefault(place, {})
+            target[name] = options[group].pop(name)
+    return options
+
+
+def written_as_flags(arguments: Sequence[str]) -> Written:
+    """The flags among arguments, each with the texts behind it; of one that comes twice, the last. A - is a _ in names.
+
+    >>> written_as_flags(["--model.widths", "8", "16", "--epochs=3", "--debug"]).options
+    {'model.widths': ('8', '16'), 'epochs': ('3',), 'debug': ()}
+
+    Raises:
+        ConfigurationError: a text stands behind no flag.
+    """
+    found: dict[str, Any] = {}
+    name = ""
+    for token in arguments:
+        if token.startswith("--"):
+            flag, equals, text = token[2:].partition("=")
+            name = flag.replace("-", "_")
+            found.pop(name, None)
+            found[name] = (text,) if equals else ()
+        elif name:
+            found[name] = (*found[name], token)
+        else:
+            raise ConfigurationError(f"{token!r} stands behind no flag; options are written as --NAME VALUE")
+    return Written({name: _nested(texts) for name, texts in found.items()})
+
+
+def _nested(texts: Texts) -> Any:
+    """Texts that are a mapping in YAML as one, such as ``{name: resnet20, unit: post}``."""
+    text = " ".join(texts)
+    if text.startswith("{"):
+        try:
+            found = yaml.safe_load(text)
+        except yaml.YAMLError:
+            return texts
+        return found if isinstance(found, dict) else texts
+    return texts
+
+
+def table_of(task: type[Task[Any]], sources: Sequence[Written]) -> OptionTable:
+    """The options of a task, with those of the models named in the last of these sources that names one."""
+
+    def written(path: str) -> Any:
+        return next((name for source in reversed(sources) if (name := source.at(path)) is not None), None)
+
+    return OptionTable(task, written)
+
+
+def task_and_config(table: OptionTable, sources: Sequence[Written]) -> tuple[Task[Any], TrainConfig]:
+    """The task and the configuration, of which later sources have more to say.
+
+    Raises:
+        ConfigurationError: an option that does not exist, a value of the wrong kind, or values that do not go together.
+    """
+    return table.make(values_of(table, sources))
+
+
+def values_of(table: OptionTable, sources: Sequence[Written]) -> dict[str, Any]:
+    """What was written, by path, each value as it is meant."""
+    return {path: value for source in sources for path, value in _values(table, source, source.options, "")}
+
+
+def _values(table: OptionTable, source: Written, options: Mapping[str, Any], inside: str) -> Iterator[tuple[str, Any]]:
+    for key, value in options.items():
+        path = f"{inside}.{key}" if inside else str(key)
+        what = source.what(path)
+        option = table.options.get(path)
+        if source.before and value is None and _left_out(table, path, option):
+            continue
+        if option is not None:
+            yield path, option.take(_text(option, value, what), what, texts=True)
+        elif not any(other.startswith(f"{path}.") for other in table.options):
+            raise _unknown(table, path, what)
+        elif isinstance(value, Mapping):
+            yield from _values(table, source, value, path)
+        elif value is not None:  # which is a heading with nothing under it
+            came = " ".join(value) if isinstance(value, tuple) else value
+            raise ConfigurationError(f"{what} expects options such as {{name: X}}, got {came!r:.80}")
+
+
+def _text(option: Option, value: Any, what: str) -> Any:
+    """A value, of which the texts behind a flag are one; a bare flag of a truth value means that it is true."""
+    if not isinstance(value, tuple):
+        return value
+    if not value and bool not in option.kind.scalars:
+        raise ConfigurationError(f"{what} expects {option.kind.expected}, got nothing")
+    return (", " if option.kind.several else " ").join(value or ("true",))
+
+
+def _left_out(table: OptionTable, path: str, option: Option | None) -> bool:
+    """Whether null means that an option of a model is not given: but where nothing is a value of its own."""
+    of_a_model = path.rpartition(".")[0] in table.models
+    return of_a_model and not (option is not None and option.kind.none and option.default is not None)
+
+
+def _unknown(table: OptionTable, path: str, what: str) -> ConfigurationError:
+    """The error for an option that there is not: it says who has it, or what is nearest."""
+    part, _, name = path.rpartition(".")
+    if part in table.models:
+        return no_such_option(table.models[part], name, what)
+    others = [other for other in tasks if path in OptionTable(tasks[other]).options]  # type: ignore[arg-type]
+    if others:
+        return ConfigurationError(
+            f"{what}: the task {table.task.name!r} has no option {path!r}; tasks that have it: {', '.join(others)}"
+        )
+    known = [other.removeprefix(f"{part}.") for other in table.options if other.rpartition(".")[0] == part]
+    if part and known:
+        return ConfigurationError(f"{what}: {unknown_name(f'option of {part}', name, known)}")
+    last = {other.rpartition(".")[2]: other for other in table.options}
+    near = get_close_matches(path, table.options, n=1) or [last[each] for each in get_close_matches(name, last, n=1)]
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return ConfigurationError(f"{what}: there is no such option{hint} All of them: dynamicblocks train --help")

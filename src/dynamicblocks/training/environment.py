@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +39,27 @@ def environment() -> dict[str, Any]:
             "gpus": gpus,
         },
     }
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """What may give other bits now than in the run that ``before`` is the record of: a sentence, or none.
+
+    Sums are split among threads, and each processor and version of PyTorch has kernels of its own.
+    """
+    places = (
+        ("threads of PyTorch", "hardware", "torch_threads"),
+        ("processor", "hardware", "processor"),
+        ("GPU", "hardware", "gpus"),
+        ("PyTorch", "versions", "torch"),
+    )
+    found = []
+    for title, part, name in places:
+        there, here = (record.get(part, {}).get(name) for record in (before, now))
+        if there is not None and there != here:
+            found.append(f"{title} {_shown(here)} (run.json: {_shown(there)})")
+    if found:
+        yield f"bits may differ from those of an uninterrupted run, for this one goes on with {', '.join(found)}"
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(value) or "none" if isinstance(value, list) else str(value)

@@ -17,7 +17,7 @@ from dynamicblocks.training.config import OptimizerConfig, TrainConfig
 from dynamicblocks.training.engine import Engine
 from dynamicblocks.training.evaluation import evaluating
 from dynamicblocks.training.hardware import make_fabric, random_state, set_random_state
-from dynamicblocks.training.measured import can_compile
+from dynamicblocks.training.hardware_rules import can_compile
 from dynamicblocks.training.network_changes import changes_before
 from dynamicblocks.training.run_folder import RunFolder
 from dynamicblocks.training.smoothness import SmoothnessPenalty
@@ -66,6 +66,11 @@ def idle_choices(net: nn.Module, config: TrainConfig) -> Iterator[str]:
         yield "optimizer.box_scale and box_kernels_only do nothing without optimizer.box"
     if not options.smoothness and (options.smoothness_kind != "l2" or options.smoothness_kernels_only):
         yield "optimizer.smoothness_kind and smoothness_kernels_only do nothing without optimizer.smoothness"
+    hardware = config.hardware
+    if hardware.fast and "auto" not in (hardware.precision, hardware.channels_last, hardware.compile):
+        yield "hardware.fast does nothing: precision, channels_last and compile are given"
+    elif hardware.fast and hardware.devices > 1:
+        yield "hardware.fast does nothing with several processes, which might not agree; they follow the rules"
     for name in ("refine", "rediscretise"):
         changes = getattr(config, name)
         if changes.restart and not changes.epochs:

@@ -1,7 +1,5 @@
 """Runs begun: what is written down of them."""
 
-from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,9 +8,9 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from dynamicblocks.network import num_weights
+from dynamicblocks.training.choices import Choices
 from dynamicblocks.training.config import TrainConfig
 from dynamicblocks.training.environment import environment
-from dynamicblocks.training.measured import Measurement
 from dynamicblocks.training.run_folder import RunFolder
 from dynamicblocks.training.task import Task
 
@@ -28,7 +26,7 @@ def begin_run(
     net: nn.Module,
     note: str,
     fabric: Fabric,
-    measured: Sequence[Measurement],
+    choices: Choices,
 ) -> RunFolder:
     """A new folder with what makes the run.
 
@@ -44,7 +42,7 @@ def begin_run(
         "data": note,
         "device": str(fabric.device),
         "processes": fabric.world_size,
-        "measured_steps": [asdict(each) for each in measured],
+        **choices.as_record(),
     }
     # Every process checks before one of them writes, so that all of them stop.
     RunFolder.check_free(path)

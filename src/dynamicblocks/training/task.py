@@ -133,6 +133,8 @@ class Task(ABC, Generic[Batch]):
     """What is counted, in the plural: images, fields, series."""
     figures: ClassVar[tuple[Figure, ...]] = (LOSS,)
     """What is shown. The first is the loss, by which weights are kept; the second, if any, what one wants to know."""
+    bears_half: ClassVar[bool] = False
+    """Whether its answers bear bfloat16, of three digits, so that it may be chosen without being asked for."""
     source_hash: ClassVar[str | None] = None
     """Of a task that was read from a file: the SHA-256 of that file."""
 

@@ -117,11 +117,12 @@ def _folder(root: Path, share: float, seed: int, size: int | None, train_images:
     if size is not None:
         check_count(size, "data.size")
     pairs = find_pairs(root)
-    extent, channels = _common(pairs, size)
+    extent, grey = _common(pairs, size)
     counts = {part: np.stack([_counted(mask, size) for _, mask in of_part]) for part, of_part in pairs.items()}
     classes = _classes(root, pairs, counts)
-    decoded = sum(map(len, pairs.values())) * (channels + 1) * extent[0] * extent[1]
-    splits = {part: _split(FolderPairs(files, channels, size), decoded) for part, files in pairs.items()}
+    whole = {part: FolderPairs(files, grey, size) for part, files in pairs.items()}
+    decoded = sum(len(split) * (split.channels + 1) * extent[0] * extent[1] for split in whole.values())
+    splits = {part: in_memory(split) if decoded <= KEPT_BYTES else split for part, split in whole.items()}
     train = splits["train"]
     chosen = np.arange(len(train))
     if len(splits) == 3:
@@ -147,8 +148,8 @@ def _folder(root: Path, share: float, seed: int, size: int | None, train_images:
     )
 
 
-def _common(pairs: dict[str, tuple[Pair, ...]], size: int | None) -> tuple[tuple[int, int], int]:
-    """Width and height of the images as they are used, and their channels: 1 where all of them are grey."""
+def _common(pairs: dict[str, tuple[Pair, ...]], size: int | None) -> tuple[tuple[int, int], bool]:
+    """Width and height of the images as they are used, and whether all of them are grey."""
     first, *_ = pairs["train"]
     extent, grey = check_pair(*first)
     for pair in (pair for of_part in pairs.values() for pair in of_part):
@@ -159,7 +160,7 @@ def _common(pairs: dict[str, tuple[Pair, ...]], size: int | None) -> tuple[tuple
                 "one size, or make squares of them with data.size"
             )
         grey = grey and is_grey
-    return extent if size is None else (size, size), 1 if grey else 3
+    return extent if size is None else (size, size), grey
 
 
 def _counted(mask: Path, size: int | None) -> NDArray[np.int64]:
@@ -193,10 +194,8 @@ def _classes(root: Path, pairs: dict[str, tuple[Pair, ...]], counts: dict[str, N
     return names
 
 
-def _split(pairs: FolderPairs, decoded: int) -> Pairs:
-    """Pairs that are kept in memory where all splits together are small."""
-    if decoded > KEPT_BYTES:
-        return pairs
+def in_memory(pairs: FolderPairs) -> Pairs:
+    """The same pairs, read once."""
     return MemoryPairs(torch.cat(list(pairs.stream(list(torch.split(torch.arange(len(pairs)), AT_ONCE))))))
 
 

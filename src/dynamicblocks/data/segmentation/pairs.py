@@ -73,20 +73,24 @@ class FolderPairs(Pairs):
 
     Args:
         paths: of the images and masks.
-        channels: of the images: 3, or 1 for grey ones.
+        grey: whether the images have one channel, else three.
         size: side of the squares that are made of them; None where they are used as they are.
         workers: processes that read; 0 for this one.
         device: where they are needed.
     """
 
     paths: tuple[Pair, ...]
-    channels: int
+    grey: bool
     size: int | None = None
     workers: int = 0
     device: torch.device = CPU
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    @property
+    def channels(self) -> int:
+        return 1 if self.grey else 3
 
     def to(self, device: torch.device) -> "FolderPairs":
         return replace(self, device=device)
