@@ -241,3 +241,20 @@ def test_states_of_all_kinds(name):
     for empty in (y[:0], y[..., :0]):
         assert operator.solve(empty, 0.5).shape == operator(empty).shape == empty.shape
     assert operator.to("meta").solve(y.to("meta"), 0.5).shape == y.shape
+
+
+def test_the_first_weights_of_a_depthwise_operator_have_a_scale():
+    """The larger it is, the farther a solve spreads a spike: what stays where it was falls."""
+    torch.manual_seed(0)
+    stays = []
+    for scale in (1.0, 8.0, 64.0):
+        operator = make_operator(f"depthwise(scale={scale})", 64)
+        assert 0.9 * scale < operator.weight.max() <= scale
+        assert 0 <= operator.weight.min() < 0.1 * scale
+        spike = torch.zeros(1, 64, 33, 33)
+        spike[..., 16, 16] = 1
+        with torch.no_grad():
+            stays.append(operator.solve(spike, 1.0)[..., 16, 16].mean().item())
+    assert stays[0] > 1.5 * stays[1] > 2 * stays[2]
+    with pytest.raises(db.ConfigurationError, match="scale"):
+        make_operator("depthwise(scale=-1)", 4)

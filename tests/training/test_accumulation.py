@@ -132,7 +132,7 @@ def test_checkpoints_lie_between_groups_and_a_run_goes_on_from_there(checkpoint_
 def test_without_groups_steps_are_those_of_before(tmp_path):
     """The schedule of plain trainings, as a number for each batch."""
     training = quiet(Small(), plan(tmp_path, max_steps=9))
-    assert [training._updates(step) for step in range(13)] == list(range(13))
+    assert [training.timetable.updates(step) for step in range(13)] == list(range(13))
     assert TrainConfig().optimizer.accumulate == 1
     found = rates(training)
     training.run()

@@ -144,6 +144,8 @@ class Depthwise(_Spectral):
         kernel_size: odd.
         boundary: ``circular``, solved by FFT, or ``reflecting`` (mirrors half a pixel outside the image, L made even in
             each axis besides), solved by the cosine transform.
+        scale: of the first weights. The larger L is, the farther a solve reaches: a channel over about as many pixels
+            as L is large, so with a few units networks see far from the start.
         dims: 1 for signals, 2 for images, 3 for volumes.
 
     >>> operator = Depthwise(4, boundary="reflecting")
@@ -153,14 +155,17 @@ class Depthwise(_Spectral):
     (True, True)
     """
 
-    def __init__(self, width: int, *, kernel_size: int = 3, boundary: str = "circular", dims: int = 2) -> None:
+    def __init__(
+        self, width: int, *, kernel_size: int = 3, boundary: str = "circular", scale: float = 1.0, dims: int = 2
+    ) -> None:
         super().__init__(width, boundary, dims)
+        self.scale = check_amount(scale, "scale")
         self.weight = nn.Parameter(torch.empty(width, *(check_kernel_size(kernel_size),) * dims))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Uniform in (0, 1), as published; the projection takes the mean away."""
-        nn.init.uniform_(self.weight)
+        """Uniform in (0, scale), as published with scale 1; the projection takes the mean away."""
+        nn.init.uniform_(self.weight, 0, self.scale)
 
     def kernel(self, dtype: torch.dtype) -> Tensor:
         """L: of mean zero and, between mirrors, even."""

@@ -26,8 +26,8 @@ Masked = tuple[Tensor, Tensor]
 WEIGHTINGS = ("none", "frequency")
 # Of images that are not read yet. What is possible does not depend on them.
 CHANNELS, CLASSES = 3, 10
-# Images of a rehearsal, and of a picture.
-FEW, SHOWN = 2, 4
+# Images of a rehearsal; of a picture, and of those that are looked through for it.
+FEW, SHOWN, SEARCHED = 2, 4, 32
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,9 @@ class MaskConfig:
 
 
 def default_model() -> ModelConfig:
-    """A network whose pixels reach far in a few steps, at the resolution of the images."""
-    return ModelConfig("imexnet", widths=(16, 16), units=2, integrator="imex")
+    """A network at the resolution of the images whose pixels see far from the start: what f finds, a solve spreads."""
+    layer = "semi_implicit(explicit='preact_double', operator='depthwise(scale=8)')"
+    return ModelConfig("dynamicnet", widths=(16,), units=3, layer=layer, integrator="imex(balanced=True)")
 
 
 @tasks.register("segment")
@@ -113,7 +114,7 @@ class Segment(Task[Masked]):
 
     data: MaskConfig = field(default_factory=MaskConfig)
     model: ModelConfig = field(default_factory=default_model)
-    class_weights: Literal["none", "frequency"] | tuple[float, ...] = "none"
+    class_weights: Literal["none", "frequency"] | tuple[float, ...] = "frequency"
 
     def __post_init__(self) -> None:
         weights = self.class_weights
@@ -243,17 +244,27 @@ class Segment(Task[Masked]):
         return images, net(images).argmax(dim=1)
 
     def conclude(self, net: nn.Module, place: Place, folder: Path) -> list[Path]:
-        test = self.pairs.test
-        chosen = torch.linspace(0, len(test) - 1, min(SHOWN, len(test))).round().long()
-        (stacked,) = test.stream([chosen])
-        batches = self.batches("test", place)
-        images, masks = batches.parted(stacked.to(place.device))
+        (stacked,) = self.pairs.test.stream([self._shown()])
+        images, masks = self.batches("test", place).parted(stacked.to(place.device))
         dtype = next((weight.dtype for weight in net.parameters()), images.dtype)
         with evaluation_mode(net), torch.inference_mode():
             predicted = net(images.to(dtype)).argmax(dim=1)
         path = folder / "segmentation.png"
         draw_masks(stacked[:, :-1], masks.cpu(), predicted.cpu(), self.classes, path)
         return [path]
+
+    def _shown(self) -> Tensor:
+        """Some of the first test images: those with classes that the others do not have, then the first ones."""
+        first = torch.arange(min(SEARCHED, len(self.pairs.test)))
+        (stacked,) = self.pairs.test.stream([first])
+        seen: set[int] = set()
+        new: list[int] = []
+        for place, mask in enumerate(stacked[:, -1]):
+            classes = set(mask.unique().tolist())
+            if not classes <= seen:
+                new.append(place)
+                seen |= classes
+        return torch.tensor(sorted(list(dict.fromkeys([*new, *first.tolist()]))[:SHOWN]))
 
 
 def confusion(masks: Tensor, predicted: Tensor, classes: int) -> Tensor:

@@ -28,13 +28,14 @@ from dynamicblocks.training.hardware import (
     set_random_state,
 )
 from dynamicblocks.training.network_changes import NetworkChange, changes_before
-from dynamicblocks.training.optimizer import learning_rate, set_learning_rate
+from dynamicblocks.training.optimizer import set_learning_rate
 from dynamicblocks.training.outcome import Outcome, conclude
 from dynamicblocks.training.progress import TrainingBar, training_bar
 from dynamicblocks.training.rehearsal import check_plan, idle_choices, rehearse
 from dynamicblocks.training.run_folder import RunFolder
 from dynamicblocks.training.runs import begin_run, recorded
 from dynamicblocks.training.task import Task
+from dynamicblocks.training.timetable import Timetable
 from dynamicblocks.training.training_state import TrainingState
 
 HALF_PRECISIONS = ("bf16-mixed", "16-mixed", "bf16-true", "16-true")
@@ -74,6 +75,7 @@ class Training:
         place = make_place(self.config, self.fabric)
         self.batches = task.batches("train", place)
         self.validation = task.batches("validation", place)
+        self.timetable = Timetable(self.config, self.batches.steps)
         self.state = TrainingState()
         self.sums = make_sums(len(task.sums), self.fabric.device)
         if resume is not None:
@@ -106,26 +108,12 @@ class Training:
     @property
     def total_steps(self) -> int:
         """Steps of the whole training."""
-        planned = self.config.epochs * self.batches.steps
-        return min(planned, self.config.max_steps or planned)
+        return self.timetable.total
 
     @property
     def steps_done(self) -> int:
         """Steps that lie behind."""
-        return self.state.epoch * self.batches.steps + self.state.step
-
-    def _updates(self, steps: int) -> int:
-        """Steps of the optimiser in the first ``steps`` steps of the training, each of which is a batch."""
-        epochs, rest = divmod(steps, self.batches.steps)
-        group = self.config.optimizer.accumulate
-        return epochs * math.ceil(self.batches.steps / group) + math.ceil(rest / group)
-
-    def _group(self) -> tuple[int, int]:
-        """The place of the next batch among those of a step of the optimiser, and how many these are."""
-        first, step = self.state.epoch * self.batches.steps, self.state.step
-        last = min(self.batches.steps, self.total_steps - first)
-        place = step % self.config.optimizer.accumulate
-        return place, min(self.config.optimizer.accumulate, last - (step - place))
+        return self.timetable.before(self.state.epoch) + self.state.step
 
     def _restore(self, net: nn.Module, precision: str | None = None) -> None:
         """Everything as it was at the newest checkpoint, perhaps with another precision from there on."""
@@ -200,27 +188,18 @@ class Training:
                 self._change_network(change)
         self.net.train()
         rate = 0.0
-        last = min(self.batches.steps, self.total_steps - epoch * self.batches.steps)
-        level = self.config.level(epoch)
-        begun = self._updates(level.start * self.batches.steps)
-        length = self._updates(min(level.stop * self.batches.steps, self.total_steps)) - begun
+        last = self.timetable.of(epoch)
         for step, batch in enumerate(self.batches.training(epoch, first, epoch / self.config.epochs), start=first):
             if step == last:
                 break
-            done = epoch * self.batches.steps + step
-            place, size = self._group()
-            update = self._updates(done - place) - begun
-            rate = learning_rate(self.config.optimizer, update, length, epoch - level.start)
+            rate = self.timetable.rate(epoch, step)
             set_learning_rate(self.engine.bare_optimizer, rate)
             self._step(batch)
             elapsed = time.perf_counter() - begin
             seen = (step + 1 - first) * self.batches.batch_size
-            bar.step(done + 1, epoch, self.sums, seen / elapsed)
+            bar.step(self.steps_done + 1, epoch, self.sums, seen / elapsed)
             self.state.step = step + 1
-            every = self.config.checkpoint_steps
-            # Between groups alone: gradients are not stored.
-            due = every and (step + 1) // every > (step - place) // every
-            if due and place + 1 == size and step + 1 < last:
+            if step + 1 < last and self._checkpoint_due(epoch, step):
                 self.state.seconds = before + elapsed
                 self._save(self._finite_sums())
         sums = self._finite_sums()  # waits for what the device has still to do
@@ -238,8 +217,14 @@ class Training:
         }
         self._finish_epoch(score, {**entry, **self.state.grown})
 
+    def _checkpoint_due(self, epoch: int, step: int) -> bool:
+        """Whether one is due after this batch: only between groups, for gradients are not stored."""
+        every = self.config.checkpoint_steps
+        place, size = self.timetable.group(epoch, step)
+        return every is not None and place + 1 == size and (step + 1) // every > (step - place) // every
+
     def _step(self, batch: Any) -> None:
-        place, size = self._group()
+        place, size = self.timetable.group(self.state.epoch, self.state.step)
         with self.engine.exchange(place + 1 == size):
             loss, sums = self.engine.loss(batch)
             self.sums += sums
