@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from dynamicblocks.cli import compress
 from dynamicblocks.cli.main import main
 from tests.mask_files import write_pairs
 
@@ -33,7 +34,8 @@ def test_a_run_is_evaluated_and_goes_on(run, capsys):
     assert json.loads((run / "result.json").read_text())["test_loss"] == result["test_loss"]
 
 
-def test_a_run_converges_and_is_compressed(run, capsys):
+def test_a_run_converges_and_is_compressed(run, capsys, monkeypatch):
+    monkeypatch.setattr(compress, "CHANGED_SAMPLES", 16)
     assert main(["converge", str(run), "--integrators", "[euler]", "--factors", "[1,2]"]) == 0
     assert "mean IoU" in capsys.readouterr().out
     search = ["--integrators", "[euler]", "--tolerance", "90%", "--disagreement", "90%", "--batches", "1"]

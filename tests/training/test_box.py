@@ -171,8 +171,8 @@ def test_bounds_hold_at_the_start_and_after_every_step(options, tmp_path, monkey
         begin(self, *arguments)
         look(self)
 
-    def stepped(self, loss):
-        step(self, loss)
+    def stepped(self, loss, *group):
+        step(self, loss, *group)
         look(self)
 
     monkeypatch.setattr(Engine, "__init__", begun)
