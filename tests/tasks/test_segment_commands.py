@@ -8,7 +8,16 @@ from dynamicblocks.cli.main import main
 from tests.mask_files import write_pairs
 
 # Two of the integrators that solve its equation are enough for a search.
-MODEL = ["--model.name", "imexnet", "--model.widths", "[4]", "--model.units", "2", "--model.integrator", "imex(balanced=True)"]
+MODEL = [
+    "--model.name",
+    "imexnet",
+    "--model.widths",
+    "[4]",
+    "--model.units",
+    "2",
+    "--model.integrator",
+    "imex(balanced=True)",
+]
 FLAGS = ["--task", "segment", *MODEL, "--data.batch_size", "4", "--epochs", "2", "--hardware.precision", "32-true"]
 
 
