@@ -132,7 +132,9 @@ class OptionTable:
         given = {
             option: values[f"{path}.{option}"] for option in options_of_model(name) if f"{path}.{option}" in values
         }
-        kept = isinstance(usual, ModelConfig) and usual.name == name
+        # What a file, or a flag, says of a model that it names is all there is to it: a task's usual options of that
+        # model would make another network of the same weights.
+        kept = isinstance(usual, ModelConfig) and usual.name == name and f"{path}.name" not in values
         return usual.changed(**given) if kept else ModelConfig(name, **given)
 
 
