@@ -10,7 +10,7 @@ from rich.console import Console
 from torch import nn
 
 import dynamicblocks as db
-from dynamicblocks.tasks import Classify, DataConfig, ModelConfig, load_config
+from dynamicblocks.tasks import Classify, DataConfig, ModelConfig
 from dynamicblocks.training import HardwareConfig, RunFolder, Task, TrainConfig, Training
 from dynamicblocks.training import environment as environment_module
 from dynamicblocks.training import hardware_rules as rules
@@ -43,6 +43,18 @@ def test_much_arithmetic_is_done_in_bfloat16_and_little_is_not(with_units):
     assert chosen(MUCH) == ("bf16-mixed", True, False)
     assert chosen(LITTLE) == ("32-true", True, False)
     assert chosen(None) == ("32-true", True, False)
+
+
+def test_convolutions_of_images_gain_by_less(with_units):
+    between = Work(operations=100, flops=3 * 10**8)
+    assert chosen(between)[0] == "bf16-mixed"
+    assert chosen(between, net=nn.Linear(8, 8))[0] == "32-true"
+
+
+def test_more_threads_need_more_arithmetic(with_units, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    assert chosen(Work(operations=100, flops=3 * 10**8))[0] == "32-true"
+    assert chosen(MUCH)[0] == "bf16-mixed"
 
 
 def test_a_processor_without_bfloat16_units_stays_in_float32(with_units, monkeypatch):
@@ -176,8 +188,7 @@ def test_choices_are_shown_and_recorded_and_leave_the_draws_alone(tmp_path):
     assert all(each["why"] in line for each in record["chosen"].values())
     assert record["counted_step"]["flops"] > 0
     assert record["measured_steps"] == []
-    _, written = load_config(training.folder.configuration())
-    assert written.hardware == HardwareConfig(precision="32-true", channels_last=True, compile=False)
+    assert training.folder.hardware() == HardwareConfig(precision="32-true", channels_last=True, compile=False)
     asked = HardwareConfig(precision="32-true", channels_last=True, compile=False)
     other = Training(TASK, config(tmp_path, "other", hardware=asked), console=Console(quiet=True))
     assert other.folder.record()["chosen"] == {}

@@ -1,13 +1,15 @@
-"""Precision, memory format and compilation, chosen by measurement; and the way back from a precision that fails."""
+"""Precision, memory format and compilation measured, as --fast asks; and the way back from a precision that fails."""
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from rich.console import Console
 
 import dynamicblocks as db
+from dynamicblocks.cli.published import rewritten
 from dynamicblocks.errors import SolverError
 from dynamicblocks.tasks import Classify, ModelConfig
 from dynamicblocks.training import HardwareConfig, Training, measured
@@ -15,6 +17,7 @@ from dynamicblocks.training.measured import Measurement, choose
 from tests.trainings import classification
 
 IMAGES, LABELS = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 3])
+NET = torch.nn.Conv2d(1, 1, 1)
 
 
 def pretend(monkeypatch, seconds, losses=None):
@@ -35,7 +38,7 @@ SECONDS = {("32-true", False): 0.3, ("32-true", True): 0.2, ("bf16-mixed", False
 
 
 def chosen(hardware, steps):
-    found, _ = choose(Classify(), hardware, torch.nn.Linear(1, 1), (IMAGES, LABELS), steps)
+    found, _ = choose(Classify(), hardware, NET, (IMAGES, LABELS), steps)
     return found.precision, found.channels_last, found.compile
 
 
@@ -53,7 +56,7 @@ def test_what_is_asked_for_is_kept(monkeypatch):
     assert chosen(HardwareConfig(channels_last=False, compile=False), 10_000) == ("bf16-mixed", False, False)
     assert chosen(HardwareConfig(precision="64-true"), 10_000) == ("64-true", False, False)
     asked = HardwareConfig(precision="bf16-mixed", channels_last=True, compile=True)
-    assert choose(Classify(), asked, torch.nn.Linear(1, 1), (IMAGES, LABELS), 10_000) == (asked, [])
+    assert choose(Classify(), asked, NET, (IMAGES, LABELS), 10_000) == (asked, [])
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, 2.6])
@@ -87,16 +90,62 @@ def config(tmp_path, **hardware):
     )
 
 
-def test_the_choice_is_recorded_and_leaves_the_draws_alone(monkeypatch, tmp_path):
+def test_a_task_that_needs_full_precision_is_not_tried_without(monkeypatch):
     pretend(monkeypatch, SECONDS)
-    training = Training(*config(tmp_path))
-    # 40 steps of 0.3 s are too few to look further.
-    assert (training.config.hardware.precision, training.config.hardware.compile) == ("32-true", False)
+    monkeypatch.setattr(Classify, "bears_half", False)
+    assert chosen(HardwareConfig(), 10_000) == ("32-true", True, True)
+
+
+def test_layouts_are_tried_with_convolutions_of_images_alone(monkeypatch):
+    seen = pretend(monkeypatch, SECONDS)
+    choose(Classify(), HardwareConfig(), torch.nn.Linear(1, 1), (IMAGES, LABELS), 1000)
+    assert seen == [("32-true", False), ("bf16-mixed", False)]
+
+
+def test_a_loss_below_zero_is_compared_as_any_other(monkeypatch):
+    pretend(monkeypatch, SECONDS, {"32-true": -2.3, "bf16-mixed": -2.31})
+    assert chosen(HardwareConfig(), 1000)[0] == "bf16-mixed"
+
+
+def test_what_is_measured_is_shown_and_recorded_and_leaves_the_draws_alone(monkeypatch, tmp_path):
+    pretend(monkeypatch, {side: 10 * seconds for side, seconds in SECONDS.items()})
+    console = Console(record=True, width=300)
+    training = Training(*config(tmp_path, fast=True), console=console)
+    # 40 steps of 3 s.
+    found = training.config.hardware
+    assert (found.precision, found.channels_last, found.compile) == ("bf16-mixed", True, False)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert record["measured_steps"][0]["seconds"] == 0.3
-    other = Training(*config(tmp_path / "other", precision="32-true", channels_last=False, compile=False))
+    assert [each["seconds"] for each in record["measured_steps"]] == pytest.approx([3.0, 2.0, 1.8, 1.0])
+    assert record["chosen"]["precision"]["value"] == "bf16-mixed"
+    assert "measured, 1 s a step" in record["chosen"]["precision"]["why"]
+    assert "Chosen: precision bf16-mixed (measured" in console.export_text()
+    asked = {"precision": "bf16-mixed", "channels_last": True, "compile": False}
+    other = Training(*config(tmp_path / "other", **asked))
     for (name, one), two in zip(training.net.state_dict().items(), other.net.state_dict().values(), strict=True):
         assert torch.equal(one, two), name
+
+
+def test_without_fast_nothing_is_measured(monkeypatch, tmp_path):
+    seen = pretend(monkeypatch, {side: 10 * seconds for side, seconds in SECONDS.items()})
+    training = Training(*config(tmp_path))
+    assert seen == []
+    assert training.folder.record()["measured_steps"] == []
+
+
+def test_a_training_too_short_to_be_measured_follows_the_rules(monkeypatch, tmp_path):
+    seen = pretend(monkeypatch, SECONDS)
+    fast = Training(*config(tmp_path, fast=True))
+    assert seen == [("32-true", False)]
+    assert fast.folder.record()["measured_steps"][0]["seconds"] == 0.3
+    rules = Training(*config(tmp_path / "other"))
+    assert replace(fast.config.hardware, fast=False) == rules.config.hardware
+    assert fast.folder.record()["chosen"] == rules.folder.record()["chosen"]
+
+
+def test_the_short_flag():
+    assert rewritten(["--fast", "--epochs", "3"])[0] == "--hardware.fast=true"
+    assert rewritten(["--fast", "false"]) == ["--hardware.fast=false"]
+    assert rewritten(["--data.workers", "2"]) == ["--hardware.workers=2"]
 
 
 class Overflow(torch.nn.Module):

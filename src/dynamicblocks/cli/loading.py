@@ -51,10 +51,8 @@ class ReadyRun:
 
     @property
     def source(self) -> str:
-        """The name of its data, without where they lie; that of its task where they have none."""
-        data = getattr(self.task, "data", None)
-        name = getattr(data, "name", data)
-        return name.partition(":")[0] if isinstance(name, str) else self.task.name
+        """The name of its data."""
+        return self.task.title.removesuffix(f"-{self.model}")
 
     @cached_property
     def test(self) -> Batches[Any]:

@@ -69,8 +69,11 @@ class FieldConfig:
 
 
 def default_model() -> ModelConfig:
-    """A network whose pixels see all others in one step, at the resolution of the fields."""
-    return ModelConfig("imexnet", widths=(32, 32), norm="none")
+    """A network whose points see all others in one step, at the resolution of the fields, between mirrors."""
+    operator = "depthwise(boundary='reflecting')"
+    return ModelConfig(
+        "imexnet", widths=(16, 16), norm="none", boundary="replicate", operator=operator, integrator="imex"
+    )
 
 
 @tasks.register("regress")

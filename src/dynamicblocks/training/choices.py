@@ -73,7 +73,7 @@ def settled(task: Task[Any], config: TrainConfig, net: nn.Module) -> tuple[Train
         net.to(fabric.device)
         measured: list[Measurement] = []
         if hardware.fast:
-            found, measured = choose(task, hardware, net, batch, steps, fabric.device)
+            found, measured = choose(task, hardware, net, batch, steps)
             if len(measured) > 1:
                 chosen = _as_measured(found, measured, still_open)
                 return replace(config, hardware=found), Choices(chosen, measured=measured)
@@ -89,5 +89,6 @@ def _as_measured(
 ) -> dict[str, Chosen]:
     """What the stopwatch said."""
     taken = next(m for m in measured if (m.precision, m.channels_last) == (found.precision, found.channels_last))
-    why = f"measured, {taken.seconds:.3g} s a step; {measured[0].seconds:.3g} s with {measured[0]}"
+    plain = f"{measured[0].seconds:.3g} s in {measured[0].precision}"
+    why = f"measured, {taken.seconds:.3g} s a step" + (f"; {plain}" if taken != measured[0] else "")
     return {name: Chosen(getattr(found, name), why) for name in still_open}

@@ -27,8 +27,10 @@ SECONDS_OF_AN_OPERATION = 30e-6
 FLOPS_OF_A_THREAD = 60e9
 # Of a GPU. There the rules were not measured.
 FLOPS_OF_A_GPU = 1e13
-# Autocast adds operations that convert numbers. It pays where arithmetic takes so many times what operations cost.
-WORTH_HALF = 2.2
+# Autocast adds operations that convert numbers. It pays from so many floating-point operations in an operation on, for
+# each thread: in networks of convolutions of images, which it makes faster in other ways too, and in others.
+WORTH_HALF_PLANAR = 1.5e6
+WORTH_HALF = 4e6
 # In bfloat16 a step takes about half of its time in float32.
 SPEED_OF_HALF = 2.0
 # Compiling takes about a minute, so it must have ten times that to pay off.
@@ -70,7 +72,9 @@ def settle(
     threads = 1 if hardware.devices > 1 else torch.get_num_threads()
     chosen: dict[str, Chosen] = {}
     if hardware.precision == "auto":
-        chosen["precision"] = precision_rule(device, threads, work, bears_half=bears_half)
+        chosen["precision"] = precision_rule(
+            device, threads, work, planar=is_planar(net, inputs), bears_half=bears_half
+        )
         hardware = replace(hardware, precision=str(chosen["precision"].value))
     if hardware.channels_last == "auto":
         chosen["channels_last"] = layout_rule(device, net, inputs, hardware.precision)
@@ -81,7 +85,7 @@ def settle(
     return hardware, chosen
 
 
-def precision_rule(device: torch.device, threads: int, work: Work | None, *, bears_half: bool) -> Chosen:
+def precision_rule(device: torch.device, threads: int, work: Work | None, *, planar: bool, bears_half: bool) -> Chosen:
     """bfloat16 autocast where the processor computes in it, and a step has enough to compute for each operation."""
     units = bfloat16_units(device)
     if not bears_half:
@@ -90,9 +94,10 @@ def precision_rule(device: torch.device, threads: int, work: Work | None, *, bea
         return Chosen(PLAIN, f"no bfloat16 units that are known on {device.type}")
     if work is None:
         return Chosen(PLAIN, "the work of a step could not be counted")
-    enough = work.flops / _rate(device, threads) >= WORTH_HALF * work.operations * SECONDS_OF_AN_OPERATION
+    # A GPU counts as many threads.
+    least = (WORTH_HALF_PLANAR if planar else WORTH_HALF) * _rate(device, threads) / FLOPS_OF_A_THREAD
     count = f"{work.intensity / 1e6:.3g} MFLOP an operation"
-    return Chosen(HALF, f"{units}, {count}") if enough else Chosen(PLAIN, f"only {count}")
+    return Chosen(HALF, f"{units}, {count}") if work.intensity >= least else Chosen(PLAIN, f"only {count}")
 
 
 def layout_rule(device: torch.device, net: nn.Module, inputs: Any, precision: str) -> Chosen:

@@ -34,13 +34,12 @@ class Measurement:
     loss: float
 
 
-def measure(
-    task: Task[Any], net: nn.Module, batch: Any, device: torch.device, precision: str, channels_last: bool
-) -> Measurement:
+def measure(task: Task[Any], net: nn.Module, batch: Any, precision: str, channels_last: bool) -> Measurement:
     """Time forward and backward passes of a copy of ``net``; the least of a few, after a warm-up."""
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     trial = copy.deepcopy(net).to(memory_format=memory_format).train()  # type: ignore[call-overload]
     batch = _formatted(batch, memory_format)
+    device = next(net.parameters(), torch.empty(0)).device
     times, losses = [], []
     for _ in range(REPEATS + 1):
         begin = time.perf_counter()
@@ -65,7 +64,7 @@ def _formatted(batch: Any, memory_format: torch.memory_format) -> Any:
 
 
 def choose(
-    task: Task[Any], hardware: HardwareConfig, net: nn.Module, batch: Any, steps: int, device: torch.device
+    task: Task[Any], hardware: HardwareConfig, net: nn.Module, batch: Any, steps: int
 ) -> tuple[HardwareConfig, list[Measurement]]:
     """Every ``auto`` replaced by what is fastest and safe for ``steps`` training steps, and what was measured.
 
@@ -82,14 +81,14 @@ def choose(
     )
     if hardware == fixed or hardware.devices > 1 or fixed.precision not in (PLAIN, HALF):
         return fixed, []
-    plain = measure(task, net, batch, device, fixed.precision, bool(fixed.channels_last))
+    plain = measure(task, net, batch, fixed.precision, bool(fixed.channels_last))
     if plain.seconds * steps < WORTH_MEASURING:
         return fixed, [plain]
     precisions = (PLAIN, HALF) if open_precision and task.bears_half else (fixed.precision,)
     layouts = (False, True) if open_layout and is_planar(net, task.inputs(batch)) else (bool(fixed.channels_last),)
     sides = [(precision, layout) for precision in precisions for layout in layouts]
     others = [side for side in sides if side != (plain.precision, plain.channels_last)]
-    found = [plain, *(measure(task, net, batch, device, *side) for side in others)]
+    found = [plain, *(measure(task, net, batch, *side) for side in others)]
     safe = [m for m in found if math.isfinite(m.loss) and abs(m.loss - plain.loss) <= SAFE_DIFFERENCE * abs(plain.loss)]
     best = min(safe, key=lambda m: m.seconds, default=plain)
     if best.seconds * CLEARLY_FASTER > plain.seconds:
