@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from dynamicblocks.training.storage import read_tree
@@ -25,14 +26,28 @@ SMALL = ["--model.name", "dynamicnet", "--model.widths", "[4]", "--model.units",
 # For each task: what is typed each time, the options of the training, and the steps of an epoch.
 TASKS = {
     "classify": ([], [*SMALL, "--model.integrator", "midpoint", "--data.batch_size", "256"], 5),
-    "segment": (
+    "segment": ([], ["--task", "segment", *SMALL, "--data.batch_size", "4", "--data.name", "folder:FOLDER/masks"], 5),
+    "regress": (
         [],
-        ["--task", "segment", *SMALL, "--data.train_images", "20", "--data.size", "32", "--data.batch_size", "4"],
+        ["--task", "regress", *SMALL, "--data.batch_size", "4", "--data.name", "fields:FOLDER/fields.npz"],
         5,
     ),
-    "regress": ([], ["--task", "regress", *SMALL, "--data.batch_size", "4", "--data.name", "fields:FIELDS"], 5),
     "own": (OWN, ["--batch_size", "400", "--optimizer.lr", "0.02"], 5),
 }
+
+
+def write_masks(folder):
+    """Images with a bright half, and which half it is."""
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 20), ("val", 4), ("test", 4)):
+        for kind in ("images", "masks"):
+            (folder / split / kind).mkdir(parents=True)
+        for number in range(count):
+            mask = np.zeros((12, 12), np.uint8)
+            mask[:, : draw.integers(3, 9)] = 1
+            image = 100 * mask + draw.integers(0, 100, mask.shape, np.uint8)
+            Image.fromarray(image).save(folder / split / "images" / f"{number}.png")
+            Image.fromarray(mask).save(folder / split / "masks" / f"{number}.png")
 
 
 def write_fields(path):
@@ -47,10 +62,11 @@ def write_fields(path):
 def runs(tmp_path_factory):
     """A folder with runs of every task: TASK, which went through, and TASK-killed."""
     folder = tmp_path_factory.mktemp("killed")
+    write_masks(folder / "masks")
     write_fields(folder / "fields.npz")
     plan, expected = [], []
     for name, (again, options, steps) in TASKS.items():
-        given = [option.replace("FIELDS", str(folder / "fields.npz")) for option in options]
+        given = [option.replace("FOLDER", str(folder)) for option in options]
         begin = ["train", *again, *given, *COMMON, "--output", str(folder), "--run"]
         resume = ["train", *again, "--resume", str(folder / f"{name}-killed")]
         # Killed in the first epoch behind a checkpoint; then in the second, behind one of the refined network.
