@@ -1,5 +1,6 @@
 """The configurations of the published networks, and the comparisons."""
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -126,3 +127,22 @@ def test_twisted_networks_of_the_comparison_have_at_most_the_weights_of_the_plai
             num_weights(script.build(f"ContinuousNet, {name}")) for name in ("width 16, twist", "equal weights")
         )
     assert twisted == 540_906 <= equal
+
+
+def test_networks_for_the_heat_equation_are_of_equal_size():
+    heat = load_script("heat_operator").heat
+    weights = {name: num_weights(model.create(1, 1, dense=True, dims=1)) for name, model in heat.NETWORKS.items()}
+    assert all(2_250 <= count <= 2_550 for count in weights.values()), weights
+    assert set(heat.SMALL["networks"]) < set(heat.NETWORKS)
+
+
+def test_the_heat_equation_is_solved_by_the_fields_of_the_example():
+    """Beside many small explicit steps."""
+    heat = load_script("heat_operator").heat
+    before, after = heat.fields(3, seed=1)
+    steps, state = 2_000, before.copy()
+    for _ in range(steps):
+        second = (np.roll(state, 1, -1) - 2 * state + np.roll(state, -1, -1)) * heat.POINTS**2
+        state = state + heat.TIME / steps * second
+    assert np.abs(state - after).max() < 5e-3 * np.abs(after).max()
+    assert np.abs(before - after).max() > 0.3 * np.abs(after).max()
