@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from dynamicblocks.data.fields import FieldDataset, FieldPairs, load_fields
 from dynamicblocks.data.fields.dataset import check_share
 from dynamicblocks.errors import unknown_name
-from dynamicblocks.tasks.field_pictures import Shown, draw_fields
 from dynamicblocks.tasks.model import ModelConfig
 from dynamicblocks.tasks.registry import tasks
 from dynamicblocks.times import check_count
@@ -204,6 +203,9 @@ class Regress(Task[FieldBatch]):
         return inputs, answers, self._sizes(self.fields.targets.in_units(answers.double())).to(targets.dtype)
 
     def conclude(self, net: nn.Module, place: Place, folder: Path) -> list[Path]:
+        # matplotlib is imported where something is drawn, not with every command.
+        from dynamicblocks.tasks.field_pictures import Shown, draw_fields
+
         pairs = self.fields.test.select(torch.arange(min(SHOWN, len(self.fields.test))))
         dtype = next((weight.dtype for weight in net.parameters()), place.dtype)
         inputs = self.fields.inputs.normalised(pairs.inputs, dtype).to(place.device)

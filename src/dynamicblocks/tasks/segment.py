@@ -15,7 +15,6 @@ from dynamicblocks.data.segmentation import IGNORED, PairAugmentation, PairBatch
 from dynamicblocks.errors import ConfigurationError, unknown_name
 from dynamicblocks.tasks.model import ModelConfig
 from dynamicblocks.tasks.registry import tasks
-from dynamicblocks.tasks.segment_pictures import draw_masks
 from dynamicblocks.times import check_count
 from dynamicblocks.training.evaluation import evaluation_mode
 from dynamicblocks.training.task import LOSS, Batches, Figure, Place, SplitName, Task
@@ -249,6 +248,9 @@ class Segment(Task[Masked]):
         dtype = next((weight.dtype for weight in net.parameters()), images.dtype)
         with evaluation_mode(net), torch.inference_mode():
             predicted = net(images.to(dtype)).argmax(dim=1)
+        # matplotlib is imported where something is drawn, not with every command.
+        from dynamicblocks.tasks.segment_pictures import draw_masks
+
         path = folder / "segmentation.png"
         draw_masks(stacked[:, :-1], masks.cpu(), predicted.cpu(), self.classes, path)
         return [path]
