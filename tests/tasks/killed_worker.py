@@ -8,9 +8,14 @@ import json
 import os
 import signal
 import sys
+from importlib import import_module
 
 from dynamicblocks.cli.main import main
 from dynamicblocks.training.engine import Engine
+
+# What the commands import when they need it.
+for name in ("dynamicblocks.cli.train", "matplotlib.backends.backend_agg", "sklearn.datasets", "torch._dynamo"):
+    import_module(name)
 
 
 def run(arguments: list[str], last: int | None) -> None:

@@ -140,6 +140,19 @@ def test_another_task_is_an_error(run, tmp_path, capsys):
     assert "did you mean 'NextValue'" in said(capsys)[1]
 
 
+def test_a_run_in_double_precision_is_read_in_any(tmp_path):
+    where = ["--output", str(tmp_path), "--run", "run", "--hardware.accelerator", "cpu"]
+    short = ["--epochs", "1", "--max_steps", "2", "--optimizer.lr", "0.01", "--hardware.precision", "64-true"]
+    assert main(["train", *TASK, *where, *short]) == 0
+    run = str(tmp_path / "run")
+    for precision in ([], ["--precision", "64-true"]):
+        assert main(["evaluate", run, *TASK, *ON_CPU, *precision]) == 0
+    single, double = (entry["loss"] for entry in lines(tmp_path / "run" / "evaluations.jsonl"))
+    assert single == pytest.approx(double, rel=1e-5)
+    bounds = ["--integrators", "[euler]", "--tolerance", "50%", "--precision", "64-true"]
+    assert main(["compress", run, *TASK, *ON_CPU, *bounds]) == 0
+
+
 EVIL = "evil.py:Evil"
 
 

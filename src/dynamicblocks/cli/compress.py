@@ -225,7 +225,8 @@ def _sets(one: ReadyRun, tolerance: Tolerance, disagreement: Tolerance) -> list[
 
 def _training_inputs(one: ReadyRun, wanted: int) -> list[Any]:
     """What the network is called with in training, on which running statistics are measured."""
-    return [one.task.inputs(batch) for batch in islice(one.training.training(epoch=0), wanted)]
+    convert = one.fabric.strategy.precision.convert_input
+    return [convert(one.task.inputs(batch)) for batch in islice(one.training.training(epoch=0), wanted)]
 
 
 def _search(one: ReadyRun, sets: Sequence[Judged], options: Namespace, console: Console) -> Compression:

@@ -1,6 +1,6 @@
 """Runs as the commands that analyse them need them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -98,10 +98,12 @@ def load(options: Namespace, path: str, split: SplitName, console: Console) -> R
     """The run in ``path``, ready to be evaluated on one of its splits."""
     fabric = make_fabric(HardwareConfig(accelerator=options.accelerator, precision=options.precision))
     run = read(options, path, console)
-    place = make_place(run.config, fabric)
+    # In the precision that is asked for, whatever that of the training was.
+    hardware = replace(run.config.hardware, precision=options.precision)
+    place = make_place(replace(run.config, hardware=hardware), fabric)
     batches = run.task.batches(split, place)
-    run.net.to(fabric.device).eval()
-    return ReadyRun(run.folder, run.task, run.config, run.net, batches, fabric, place)
+    net = fabric.strategy.precision.convert_module(run.net).to(fabric.device).eval()
+    return ReadyRun(run.folder, run.task, run.config, net, batches, fabric, place)
 
 
 def check_beside(first: ReadyRun, other: ReadyRun) -> None:

@@ -68,8 +68,6 @@ def own_task(text: str) -> type[Task[Any]]:
     found = getattr(module, name)
     _check_class(text, module, found)
     found.source_hash = hashlib.sha256(source).hexdigest()
-    if not isinstance(getattr(found, "name", None), str):
-        found.name = found.__name__
     _check_fields(text, found)
     with _errors_of(path):
         figures: Any = found().figures

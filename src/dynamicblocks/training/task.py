@@ -129,6 +129,7 @@ class Task(ABC, Generic[Batch]):
     """
 
     name: ClassVar[str]
+    """What it is called; by default as its class."""
     unit: ClassVar[str] = "samples"
     """What is counted, in the plural: images, fields, series."""
     figures: ClassVar[tuple[Figure, ...]] = (LOSS,)
@@ -137,6 +138,10 @@ class Task(ABC, Generic[Batch]):
     """Whether its answers bear bfloat16, of three digits, so that it may be chosen without being asked for."""
     source_hash: ClassVar[str | None] = None
     """Of a task that was read from a file: the SHA-256 of that file."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.name = vars(cls).get("name", cls.__name__)
 
     @property
     def headline(self) -> Figure:
