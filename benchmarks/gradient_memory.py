@@ -88,6 +88,8 @@ def solves() -> dict[str, tuple[str, Callable[[Field, Tensor, Tensor], Tensor]]]
 
 def main() -> None:
     parser = make_parser(__doc__, "python benchmarks/gradient_memory.py --repeats 5", repeats=5)
+    chosen = solves()
+    parser.add_argument("--only", nargs="+", choices=[*chosen], metavar="SOLVE", help=", ".join(chosen))
     add_device(parser)
     options = parser.parse_args()
     if options.threads:
@@ -95,7 +97,9 @@ def main() -> None:
     torch.manual_seed(0)
     field = Field(STATE[1]).to(options.device)
     rows, results = [], {}
-    for name, (method, solved) in solves().items():
+    for name, (method, solved) in chosen.items():
+        if options.only and name not in options.only:
+            continue
         plain = Case(
             field,
             lambda f, y, t, m=method: db.solve(f, y, t, method=m, options={"step_size": 1 / STEPS}).y[-1],

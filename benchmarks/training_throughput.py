@@ -24,7 +24,8 @@ import dynamicblocks as db
 from dynamicblocks.data import Augmentation, ImageBatches, MemorySplit
 from dynamicblocks.tasks.classify import Classify
 from dynamicblocks.training import HardwareConfig
-from dynamicblocks.training.measured import choose
+from dynamicblocks.training import hardware_rules as rules
+from dynamicblocks.training.work import count_work
 from torchdiffeq import odeint
 
 BATCH = 128
@@ -120,7 +121,9 @@ def main() -> None:
     plain = HardwareConfig(precision="32-true", channels_last=False, compile=False)
     device = options.device
     batch = torch.randn(BATCH, 3, 32, 32).to(device), torch.randint(10, (BATCH,)).to(device)
-    chosen, measured = choose(Classify(), HardwareConfig(), networks(device)[0], batch, STEPS)
+    net = networks(device)[0]
+    work = count_work(Classify(), net, batch)
+    chosen, why = rules.settle(HardwareConfig(), batch[0].device, net, batch[0], work, STEPS, bears_half=True)
     fast = {"channels_last": True, "compile": True}
     sides = {
         "defaults": (chosen, plain),
@@ -152,7 +155,7 @@ def main() -> None:
     payload = {
         "batch": BATCH,
         "targets": TARGETS,
-        "measured_steps": [vars(each) for each in measured],
+        "chosen": {name: vars(each) for name, each in why.items()},
         "torchdiffeq_over_here_seconds": found,
         "input_ms": 1000 * seconds,
         "input_share_of_step": seconds / step,

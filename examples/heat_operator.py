@@ -26,8 +26,10 @@ NETWORKS = {
     "semi-implicit": ModelConfig("imexnet", widths=(16,), integrator="imex", **RING),
     "explicit": ModelConfig("imexnet", widths=(16,), operator=None, **RING),
     "residual": ModelConfig("dynamicnet", widths=(8,), units=6, layer="preact_double", activation="tanh", **RING),
+    "deep residual": ModelConfig("dynamicnet", widths=(6,), units=11, layer="preact_double", activation="tanh", **RING),
 }
-SMALL, FULL = {"samples": 400, "epochs": 12}, {"samples": 800, "epochs": 30}
+SMALL = {"samples": 400, "epochs": 12, "networks": ("semi-implicit", "residual")}
+FULL = {"samples": 800, "epochs": 30, "networks": tuple(NETWORKS)}
 
 
 def fields(samples: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -55,7 +57,7 @@ def training(path: Path, network: str, epochs: int, seed: int = 0, resume: Path 
         epochs=epochs,
         seed=seed,
         output=str(path.parent),
-        run=f"{network}_{seed}",
+        run=f"{network.replace(' ', '_')}_{seed}",
     )
     return Training(task, config, resume=resume, console=Console(quiet=True))
 
@@ -73,7 +75,7 @@ def main() -> None:
         path = Path(folder) / "heat.npz"
         write_fields(path, plan["samples"])
         outcomes: dict[str, Outcome] = {}
-        for network in NETWORKS:
+        for network in plan["networks"]:
             one = training(path, network, plan["epochs"])
             outcomes[network] = one.run()
         print(one.note)

@@ -7,10 +7,10 @@ import torch
 from torch.nn import functional as F
 
 import dynamicblocks as db
-from dynamicblocks.data import Batches, load_dataset
+from dynamicblocks.data import ImageBatches, load_dataset
 
 
-def epochs(net: db.DynamicNet, batches: Batches, first: int, last: int) -> float:
+def epochs(net: db.DynamicNet, batches: ImageBatches, first: int, last: int) -> float:
     """Train from epoch ``first`` to ``last`` and return the mean loss of the last."""
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
     net.train()
@@ -26,7 +26,7 @@ def epochs(net: db.DynamicNet, batches: Batches, first: int, last: int) -> float
     return sum(losses) / len(losses)
 
 
-def accuracy(net: db.DynamicNet, batches: Batches) -> float:
+def accuracy(net: db.DynamicNet, batches: ImageBatches) -> float:
     """Share of images classified rightly."""
     net.eval()
     with torch.inference_mode():
@@ -37,8 +37,8 @@ def accuracy(net: db.DynamicNet, batches: Batches) -> float:
 def main() -> None:
     torch.manual_seed(0)
     data = load_dataset("digits")
-    train = Batches(data.train, 64, data.mean, data.std)
-    validation = Batches(data.validation, 64, data.mean, data.std)
+    train = ImageBatches(data.train, 64, data.mean, data.std)
+    validation = ImageBatches(data.validation, 64, data.mean, data.std)
 
     shallow = db.create_model("dynamicnet", in_channels=1, widths=(8, 16), units=1, integrator="midpoint")
     print(f"1 unit a block:  loss {epochs(shallow, train, 0, 4):.3f}, accuracy {accuracy(shallow, validation):.1%}")

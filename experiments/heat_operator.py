@@ -42,7 +42,8 @@ heat = example()
 
 def train(network: str, seed: int, path: Path, note: str) -> dict:
     """One training; what came out, without where the data lay."""
-    training = heat.training(path, network, heat.FULL["epochs"], seed, resume=begun(path.parent, f"{network}_{seed}"))
+    resume = begun(path.parent, f"{network.replace(' ', '_')}_{seed}")
+    training = heat.training(path, network, heat.FULL["epochs"], seed, resume)
     before = process_time()
     outcome = training.run()
     seconds = process_time() - before

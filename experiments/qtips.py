@@ -105,7 +105,7 @@ def table() -> str:
     """The record as Markdown."""
     found = record()["rows"]
     lines = [
-        "| network | | weights | mean IoU of rods, test: mean (lowest to highest) | by seed | minutes of a training |",
+        "| network | | weights | mean IoU of rods, test: mean (lowest to highest) | by seed | seconds of a training |",
         "|---|---|---|---|---|---|",
         "| background everywhere | says no rod anywhere | 0 | 0.00 % | | |",
     ]
@@ -116,14 +116,15 @@ def table() -> str:
             continue
         shares = [100 * row["test_rods"] for row in rows]
         spread = f" ({min(shares):.2f} to {max(shares):.2f})" if len(shares) > 1 else ", one seed"
-        minutes = mean(row["training_seconds"] for row in rows) / 60
+        # The rest of a training that was cut off says nothing of the whole.
+        whole = [row["processor_seconds"] for row in rows if not row["resumed"]]
         cells = [
             name,
             meaning,
             f"{rows[0]['weights']:,}",
             f"{mean(shares):.2f} %{spread}",
             ", ".join(f"{share:.2f}" for share in shares),
-            f"{minutes:.1f}",
+            f"{mean(whole):.0f}" if whole else "",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

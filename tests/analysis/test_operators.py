@@ -259,9 +259,7 @@ def test_the_command_on_plain_networks(tmp_path, capsys):
 
 
 def test_the_command_on_networks_without_such_kernels(monkeypatch, capsys):
-    monkeypatch.setattr(
-        command, "load_run", lambda path, data_dir: SimpleNamespace(folder=None, net=nn.Conv2d(1, 1, 5))
-    )
+    monkeypatch.setattr(command, "read", lambda *_: SimpleNamespace(folder=None, net=nn.Conv2d(1, 1, 5)))
     assert main(["operators", "runs/one"]) == 2
     assert "expected a network with 3x3 convolutions, but Conv2d has only of 5x5" in capsys.readouterr().err
 

@@ -209,8 +209,9 @@ def config(folder, run, **options):
 
 def test_a_training_learns_and_its_run_is_read_again(tmp_path):
     task = smoothing(tmp_path)
-    outcome = Training(task, config(tmp_path, "run", epochs=6)).run()
-    assert outcome.test["relative_error"] < 0.3
+    adam = OptimizerConfig(name="adam", lr=0.1, weight_decay=0)
+    outcome = Training(task, config(tmp_path, "run", epochs=8, optimizer=adam)).run()
+    assert outcome.test["relative_error"] < 0.2  # 0.7, were they left unchanged
     assert [path.name for path in outcome.pictures] == ["fields.png"]
     assert imread(outcome.folder / "fields.png").std() > 0.01
     run = load_run(outcome.folder)

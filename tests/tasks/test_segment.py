@@ -213,3 +213,20 @@ def test_pictures_show_few_images_many_classes_and_ignored_pixels(tmp_path):
     with Image.open(path) as picture:
         assert min(picture.size) > 300
     assert net.training
+
+
+def test_processes_together_have_the_figures_of_one(tmp_path):
+    """Sums are added over processes, whose shares are of different sizes."""
+    write_pairs(tmp_path, count=7)
+    task = task_of(tmp_path, class_weights="frequency")
+    net = task.build().double().eval()
+
+    def sums(place):
+        with torch.no_grad():
+            return sum(task.score(net, batch) for batch in task.batches("test", place).evaluation())
+
+    whole = sums(Place(dtype=torch.float64))
+    shares = [sums(Place(dtype=torch.float64, rank=rank, world=2)) for rank in range(2)]
+    assert whole.dtype == torch.float64
+    assert torch.equal(whole[3:], (shares[0] + shares[1])[3:])
+    assert torch.allclose(whole, shares[0] + shares[1], rtol=1e-12)

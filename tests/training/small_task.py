@@ -64,9 +64,9 @@ class StopError(Exception):
     """In the place of a power cut."""
 
 
-def plan(tmp_path, run="run", *, precision="32-true", **changes):
+def plan(tmp_path, run="run", *, precision="32-true", devices=1, **changes):
     """A configuration of a short training of it."""
-    hardware = HardwareConfig(accelerator="cpu", precision=precision, compile=False, channels_last=False)
+    hardware = HardwareConfig("cpu", devices, precision=precision, compile=False, channels_last=False)
     return TrainConfig(**{"hardware": hardware, "epochs": 2, "output": str(tmp_path), "run": run, **changes})
 
 

@@ -2,9 +2,14 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from dynamicblocks.training import OptimizerConfig, RefineConfig, TrainConfig
 from dynamicblocks.training.optimizer import learning_rate
@@ -138,3 +143,49 @@ def test_without_groups_steps_are_those_of_before(tmp_path):
     training.run()
     assert len(found) == 9
     assert all(math.isfinite(rate) for rate in found)
+
+
+PROCESS = """
+import sys
+from pathlib import Path
+
+import torch
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+from dynamicblocks.training import OptimizerConfig
+from tests.training.small_task import Small, plan, quiet
+
+folder, devices, norm = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+optimizer = OptimizerConfig(accumulate=4, ema=0.9, clip=0.5, box=0.5)
+config = plan(folder, f"{devices}", precision="64-true", devices=devices, optimizer=optimizer, keep="last")
+training = quiet(Small(norm=norm), config)
+exchanged = []
+if devices > 1:
+    training.engine.model._forward_module.register_comm_hook(
+        None, lambda state, bucket: exchanged.append(bucket.is_last()) or allreduce_hook(state, bucket)
+    )
+training.run()
+kept = {"average": training.engine.average.net.state_dict(), "exchanged": sum(exchanged)}
+torch.save(kept, folder / f"{devices}-{training.fabric.global_rank}.pt")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_two_processes_exchange_gradients_once_a_group(norm, tmp_path):
+    """And their averages agree, with each other and with that of one process."""
+    (tmp_path / "process.py").write_text(PROCESS)
+    root = Path(__file__).parents[2]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}"}
+    # Without a normalisation no statistics depend on the shares of two processes.
+    for devices in ("1", "2") if norm == "none" else ("2",):
+        command = [sys.executable, str(tmp_path / "process.py"), str(tmp_path), devices, norm]
+        subprocess.run(command, env=env, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=300)
+    first, second = (torch.load(tmp_path / f"2-{rank}.pt") for rank in range(2))
+    # Two epochs of six batches: a group of four and one of two.
+    assert first["exchanged"] == second["exchanged"] == 4
+    assert_same(first["average"], second["average"])
+    assert_same(load_file(tmp_path / "2" / "model.safetensors"), dict(first["average"]))
+    if norm == "none":
+        for key, weight in load_file(tmp_path / "1" / "model.safetensors").items():
+            torch.testing.assert_close(first["average"][key], weight, rtol=1e-6, atol=1e-7, msg=key)

@@ -77,13 +77,12 @@ def assert_equal(one, two, place=""):
         assert one == two, place
 
 
-@pytest.mark.parametrize("precision", ["auto", "bf16-mixed"])
-def test_three_runs_on_data_in_memory_are_equal(precision, tmp_path, beside):
+def test_three_runs_on_data_in_memory_are_equal(tmp_path, beside):
     data = DataConfig(train_images=128)
-    idle = trained(tmp_path, "idle", data, precision=precision)
-    reading = trained(tmp_path, "reading", data, precision=precision, workers=3)
+    idle = trained(tmp_path, "idle", data, precision="bf16-mixed")
+    reading = trained(tmp_path, "reading", data, precision="bf16-mixed", workers=3)
     beside()
-    busy = trained(tmp_path, "busy", data, precision=precision)
+    busy = trained(tmp_path, "busy", data, precision="bf16-mixed")
     assert any(name.endswith("running_var") for name in idle["kept"])
     assert_equal(idle, busy)
     assert_equal(idle, reading)

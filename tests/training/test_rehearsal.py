@@ -94,6 +94,15 @@ def test_a_rehearsal_leaves_no_trace(tmp_path, monkeypatch):
     assert not weights["opening.norm1.num_batches_tracked"]
 
 
+def test_in_double_precision_a_loss_is_of_what_the_network_gives(tmp_path):
+    hardware = HardwareConfig(precision="64-true", channels_last=False, compile=False)
+    model = ModelConfig(name="dynamicnet", widths=(4,), units=1)
+    plan = classification(model=model, hardware=hardware, epochs=1, output=str(tmp_path), run="double")
+    training = Training(*plan)
+    images, _ = next(training.batches.training(0))
+    assert training.engine.model(images).dtype == torch.float64
+
+
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
 def test_a_network_is_evaluated_in_the_precision_that_it_has(precision, tmp_path, capsys):
     flags = ["--epochs", "1", "--max_steps", "2", "--hardware.precision", precision, "--model.widths", "[4]"]

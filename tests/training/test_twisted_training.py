@@ -165,7 +165,7 @@ def test_a_twist_resnet_is_trained_from_the_command_line(tmp_path):
         ([*VECTOR, "--twist.where", "nothing"], "there is nothing to twist"),
         (["--optimizer.schedule", "xexp", "--optimizer.peak", "0"], "optimizer.peak must lie between 0 and 1, got 0.0"),
         (["--optimizer.peak", "1.5"], "optimizer.peak must lie between 0 and 1, got 1.5"),
-        (["--model.name", "twist_resnet18", "--model.units", "2"], "units must be a list of whole numbers"),
+        (["--model.name", "twist_resnet18", "--model.units", "2"], "for each of 1 stages, got 'TTTT'"),
         (["--model.name", "twist_resnet18", "--model.stages", "TT"], "each of 4 stages, got 'TT'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -178,9 +178,7 @@ def test_impossible_twists_are_usage_errors_that_leave_nothing_behind(flags, mes
 
 @pytest.mark.parametrize("flags", [["--twist.parametrisation", "vectors"], ["--twist.degree", "3"]])
 def test_unknown_twists_are_refused_by_the_parser(flags, tmp_path):
-    with pytest.raises(SystemExit) as stop:
-        main(["train", "--output", str(tmp_path / "runs"), *flags])
-    assert stop.value.code == 2
+    assert main(["train", "--output", str(tmp_path / "runs"), *flags]) == 2
 
 
 def config(tmp_path, run, **changes):

@@ -59,7 +59,8 @@ def draw_manifestations(panels: Sequence[Panel], path: Path, *, subject: str, fi
         axes.spines[["top", "right"]].set_visible(False)
     _scale(drawn[0], [_drawn(each, figure) for panel in panels for each in panel.found], figure)
     drawn[0].set_ylabel(f"{figure.heading}{' (%)' if figure.percent else ''}, {subject}")
-    drawn[0].legend(title="evaluated with", frameon=False, loc="best")
+    if drawn[0].lines:
+        drawn[0].legend(title="evaluated with", frameon=False, loc="best")
     canvas.savefig(path, dpi=150)
 
 

@@ -7,6 +7,7 @@ with needed_for(__name__):
     from dynamicblocks.tasks.files import LoadedRun, load_config, load_run
     from dynamicblocks.tasks.images import DataConfig
     from dynamicblocks.tasks.model import ModelConfig
+    from dynamicblocks.tasks.own import own_task
     from dynamicblocks.tasks.registry import tasks
     from dynamicblocks.tasks.regress import FieldConfig, Regress
     from dynamicblocks.tasks.segment import MaskConfig, Segment
@@ -22,5 +23,6 @@ __all__ = [
     "Segment",
     "load_config",
     "load_run",
+    "own_task",
     "tasks",
 ]

@@ -1,6 +1,6 @@
 """Which types of options a configuration file can hold."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -19,26 +19,21 @@ def types_of(kind: type) -> dict[str, Any]:
 
 
 def is_plain(hint: Any) -> bool:
-    """Whether a file can hold every value of a type.
+    """Whether a file can hold every value of a type: plain values, sequences of them, or a dataclass of such options.
 
-    >>> is_plain(tuple[float, ...]), is_plain(dict[str, int] | None), is_plain(type)
+    >>> is_plain(tuple[float, ...]), is_plain(int | None), is_plain(type)
     (True, True, False)
     """
-    origin, parts = get_origin(hint), get_args(hint)
+    if hint in VALUES:
+        return True
+    origin, parts = get_origin(hint), [part for part in get_args(hint) if part not in (Ellipsis, NoneType)]
     if origin is Literal:
         return all(isinstance(part, VALUES) for part in parts)
-    if origin in (Union, UnionType) and _objects(hint):
-        return all(part is NoneType or (_is_object(part) and is_plain(part)) for part in parts)
-    if origin in (dict, Mapping) and _objects(hint):
-        return False
-    if origin in (Union, UnionType, tuple, list, dict, Sequence, Mapping):
-        return all(part is Ellipsis or is_plain(part) for part in parts)
-    return hint in VALUES or (_is_object(hint) and all(map(is_plain, types_of(hint).values())))
-
-
-def _objects(hint: Any) -> list[type]:
-    """The classes of options among what a type may be."""
-    return [hint] if _is_object(hint) else [found for part in get_args(hint) for found in _objects(part)]
+    if origin in (Union, UnionType) and len(parts) == 1:
+        return is_plain(parts[0])
+    if origin in (Union, UnionType, tuple, list, Sequence):
+        return not any(map(_is_object, parts)) and all(map(is_plain, parts))
+    return _is_object(hint) and all(map(is_plain, types_of(hint).values()))
 
 
 def _is_object(hint: Any) -> bool:

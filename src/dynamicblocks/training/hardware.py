@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision.double import DoublePrecision
 from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.single_device import SingleDeviceStrategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -14,18 +15,27 @@ from dynamicblocks.training.config import HardwareConfig, TrainConfig
 from dynamicblocks.training.task import Place
 
 
+class DoubleKept(DoublePrecision):
+    """Weights, inputs and outputs in float64; Fabric's own rounds what a network gives, and so a loss, to float32."""
+
+    def convert_output(self, data: Any) -> Any:
+        return data
+
+
 def make_fabric(config: HardwareConfig) -> Fabric:
     """Lightning Fabric on the hardware asked for.
 
     Raises:
         ConfigurationError: the device is not there, or the choices do not go together.
     """
+    double = config.precision == "64-true"
     try:
         fabric = Fabric(
             accelerator=config.accelerator,
             devices=config.devices,
             strategy=config.strategy,
-            precision=config.precision,  # type: ignore[arg-type]
+            precision=None if double else config.precision,  # type: ignore[arg-type]
+            plugins=DoubleKept() if double else None,
         )
     except (MisconfigurationException, ImportError, ValueError, RuntimeError) as error:
         gpus = torch.cuda.device_count()

@@ -1,5 +1,6 @@
 """Images in folders, one for each class: PATH/train/CLASS/*.jpg and PATH/val or PATH/test (Imagenette's layout)."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,16 +49,20 @@ def decoded(
     read: Callable[[int], NDArray[np.uint8]], batches: Sequence[Tensor], workers: int, device: torch.device
 ) -> Iterator[Tensor]:
     """What ``read`` gives for each index of several batches, stacked, read by so many processes."""
-    loader = DataLoader(
-        _Decoded(read),
-        batch_size=None,
-        sampler=batches,
-        num_workers=workers,
-        pin_memory=device.type == "cuda",
-        # A loader draws seeds for its workers; from the global generator they would make a resumed run another one.
-        generator=torch.Generator(),
-    )
-    for images in loader:
+    with warnings.catch_warnings():
+        # PyTorch advises against more processes than cores; how many there are is for the caller to say.
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+        loader = DataLoader(
+            _Decoded(read),
+            batch_size=None,
+            sampler=batches,
+            num_workers=workers,
+            pin_memory=device.type == "cuda",
+            # A loader draws seeds for its workers; from the global generator they would make a resumed run another one.
+            generator=torch.Generator(),
+        )
+        stream = iter(loader)
+    for images in stream:
         if isinstance(images, StorageError):
             raise images
         yield images.to(device, non_blocking=True)
