@@ -14,6 +14,10 @@ class ConfigurationError(DynamicBlocksError, ValueError):
     """What the caller wrote cannot work: a wrong value, shape, name or combination."""
 
 
+class UsageError(ConfigurationError):
+    """A flag or an option in a file that cannot be read: there is none of that name, or it takes no such value."""
+
+
 class SolverError(DynamicBlocksError, RuntimeError):
     """What the numbers did: a loss or a state that stopped being finite."""
 

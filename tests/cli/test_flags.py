@@ -90,7 +90,7 @@ def test_flags_win_over_files_and_files_over_presets(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ("--model.name resnet20 --model.widen 4", "--model.widen: the model 'resnet20' has no option 'widen'"),
+        ("--model.name resnet20 --model.widen 4", "--model.widen: unknown option of model 'resnet20' 'widen'"),
         ("--task segment --label_smoothing 0.1", "tasks that have it: classify"),
         ("--model.units x", "--model.units expects a whole number, got 'x'"),
         ("--task nothing", "unknown task 'nothing'"),
@@ -103,7 +103,11 @@ def test_flags_win_over_files_and_files_over_presets(capsys, tmp_path):
     ],
 )
 def test_errors_are_one_line(capsys, flags, said):
-    assert main(["train", *flags.split()]) == 2
+    try:
+        code = main(["train", *flags.split()])
+    except SystemExit as stop:  # what cannot be read ends the program, as in the other commands
+        code = stop.code
+    assert code == 2
     told = capsys.readouterr().err
     assert said in told
     assert told.startswith("error: ")

@@ -66,7 +66,7 @@ def test_an_option_of_another_model_names_those_that_have_it():
     with pytest.raises(db.ConfigurationError) as caught:
         ModelConfig("resnet20", widen=4)
     having = [name for name in list_models() if "widen" in model_options(name)]
-    assert str(caught.value).endswith(f"has no option 'widen'; models that have it: {', '.join(having)}")
+    assert str(caught.value).endswith(f"'resnet20' 'widen'; models that have it: {', '.join(having)}")
     with pytest.raises(db.ConfigurationError, match="unknown option of model 'resnet20' 'dept'; did you mean 'depth'"):
         ModelConfig("resnet20", dept=20)
     with pytest.raises(db.ConfigurationError, match="unknown model 'resnet21'; did you mean 'resnet"):

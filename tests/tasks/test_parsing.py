@@ -119,11 +119,11 @@ def test_a_flag_may_hold_all_options_of_a_part():
     [
         (
             "--model.name resnet20 --model.widen 4",
-            "--model.widen: the model 'resnet20' has no option 'widen'; models that",
+            "--model.widen: unknown option of model 'resnet20' 'widen'; models that",
         ),
         (
             "--model.widen 4 --model.name=resnet20",
-            "--model.widen: the model 'resnet20' has no option 'widen'; models that",
+            "--model.widen: unknown option of model 'resnet20' 'widen'; models that",
         ),
         ("--model.name resnet20 --model.depht 4", "--model.depht: unknown option of model 'resnet20' 'depht'; did you"),
         ("--model.dims 3", "--model.dims: dims is not to be given"),
@@ -169,7 +169,7 @@ def test_flags_of_a_file_and_of_the_command_line_mix(tmp_path):
     with pytest.raises(db.ConfigurationError) as caught:
         parsed(Classify, "--model.name", "dynamicnet", files=[file])
     assert str(caught.value).startswith(
-        f"model.depth in {path}: the model 'dynamicnet' has no option 'depth'; models that have it: hamiltonian_resnet"
+        f"model.depth in {path}: unknown option of model 'dynamicnet' 'depth'; models that have it: hamiltonian_resnet"
     )
 
 
@@ -213,7 +213,7 @@ def test_files_of_before_leave_out_what_is_null(tmp_path):
     assert task == Classify(model=ModelConfig("resnet20", unit="post"), label_smoothing=0.1)
     assert (config.hardware.workers, config.optimizer.lr, config.refine.epochs) == (2, 0.5, (2,))
     path.write_text("task: classify\nmodel: {name: resnet20, widen: null}\n")
-    with pytest.raises(db.StorageError, match="has no option 'widen'"):
+    with pytest.raises(db.StorageError, match="'resnet20' 'widen'"):
         load_config(path)
     path.write_text("model: {name: imexnet, operator: null, integrator: null}\n")
     assert load_config(path)[0].model == ModelConfig("imexnet", operator=None)

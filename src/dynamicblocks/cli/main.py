@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from dynamicblocks import __version__
 from dynamicblocks.cli.command import Command
-from dynamicblocks.errors import ConfigurationError, DynamicBlocksError, MissingPackageError
+from dynamicblocks.errors import ConfigurationError, DynamicBlocksError, MissingPackageError, UsageError
 from dynamicblocks.extras import needed_for
 
 
@@ -85,6 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "--debug" in rest:
             raise
         _say(f"error: {error}", colour="31")
+        if isinstance(error, UsageError):
+            sys.exit(USAGE_ERROR)  # as the parsers of the other commands do
         wrong = isinstance(error, ConfigurationError) and not isinstance(error, MissingPackageError)
         return USAGE_ERROR if wrong else FAILURE
     except KeyboardInterrupt:
@@ -97,6 +99,8 @@ def _loaded(name: str, arguments: list[str]) -> tuple[Command, Any]:
     """A command, and its options among the arguments behind its name."""
     entry = COMMANDS[name]
     with needed_for(f"dynamicblocks {name}"):
+        if not entry.name:
+            from dynamicblocks.cli.typed import typed_options
         module: Any = import_module(f"dynamicblocks.cli.{entry.module}")
         if name == "train":
             command, options = module.command_for([token for token in arguments if token not in HELP])
@@ -104,8 +108,6 @@ def _loaded(name: str, arguments: list[str]) -> tuple[Command, Any]:
                 _parser(name, command).parse_args(["--help"])
             return command, options
         if not entry.name:
-            from dynamicblocks.cli.typed import typed_options
-
             return module, typed_options(name, module, arguments)
     listing: Command = getattr(module, entry.name)
     return listing, _parser(name, listing).parse_args(arguments)

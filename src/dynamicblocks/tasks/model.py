@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from torch import nn
 
-from dynamicblocks.errors import ConfigurationError, DynamicBlocksError, unknown_name
+from dynamicblocks.errors import ConfigurationError, DynamicBlocksError, UsageError, unknown_name
 from dynamicblocks.layers.dimensions import INPUTS, check_dims
 from dynamicblocks.models import create_model, described_options, list_models, model_options
 from dynamicblocks.models import dense as dense_form
@@ -151,7 +151,7 @@ def no_such_option(name: str, option: str, what: str = "") -> ConfigurationError
         what: how it was written, such as ``--model.units``.
 
     >>> print(no_such_option("dynamicblocks_rk4", "skipinit"))
-    the model 'dynamicblocks_rk4' has no option 'skipinit'; models that have it: continuousnet, wide_continuousnet
+    unknown option of model 'dynamicblocks_rk4' 'skipinit'; models that have it: continuousnet, wide_continuousnet
     """
     begin = f"{what}: " if what else ""
     if option in BY_THE_TASK:
@@ -161,7 +161,7 @@ def no_such_option(name: str, option: str, what: str = "") -> ConfigurationError
     others = [other for other in list_models() if option in options_of_model(other)]
     if others:
         return ConfigurationError(
-            f"{begin}the model {name!r} has no option {option!r}; models that have it: {', '.join(others)}"
+            f"{begin}unknown option of model {name!r} {option!r}; models that have it: {', '.join(others)}"
         )
     unknown = unknown_name(f"option of model {name!r}", option, options_of_model(name))
-    return ConfigurationError(f"{begin}{unknown}")
+    return UsageError(f"{begin}{unknown}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from dynamicblocks.errors import ConfigurationError, StorageError, unknown_name
+from dynamicblocks.errors import ConfigurationError, StorageError, UsageError, unknown_name
 from dynamicblocks.options import Option
 from dynamicblocks.tasks.model import no_such_option
 from dynamicblocks.tasks.option_table import OptionTable
@@ -105,7 +105,7 @@ def written_as_flags(arguments: Sequence[str]) -> Written:
         elif name:
             found[name] = (*found[name], token)
         else:
-            raise ConfigurationError(f"{token!r} stands behind no flag; options are written as --NAME VALUE")
+            raise UsageError(f"{token!r} stands behind no flag; options are written as --NAME VALUE")
     return Written({name: _nested(texts) for name, texts in found.items()})
 
 
@@ -152,23 +152,27 @@ def _values(table: OptionTable, source: Written, options: Mapping[str, Any], ins
         if source.before and value is None and _left_out(table, path, option):
             continue
         if option is not None:
-            yield path, option.take(_text(option, value, what), what, texts=True)
+            yield path, _taken(option, value, what)
         elif not any(other.startswith(f"{path}.") for other in table.options):
             raise _unknown(table, path, what)
         elif isinstance(value, Mapping):
             yield from _values(table, source, value, path)
         elif value is not None:  # which is a heading with nothing under it
             came = " ".join(value) if isinstance(value, tuple) else value
-            raise ConfigurationError(f"{what} expects options such as {{name: X}}, got {came!r:.80}")
+            raise UsageError(f"{what} expects options such as {{name: X}}, got {came!r:.80}")
 
 
-def _text(option: Option, value: Any, what: str) -> Any:
-    """A value, of which the texts behind a flag are one; a bare flag of a truth value means that it is true."""
-    if not isinstance(value, tuple):
-        return value
-    if not value and bool not in option.kind.scalars:
-        raise ConfigurationError(f"{what} expects {option.kind.expected}, got nothing")
-    return (", " if option.kind.several else " ").join(value or ("true",))
+def _taken(option: Option, value: Any, what: str) -> Any:
+    """A value as it is meant. The texts behind a flag are one; a bare flag of a truth value means that it is true."""
+    text = value
+    if isinstance(value, tuple):
+        if not value and bool not in option.kind.scalars:
+            raise UsageError(f"{what} expects {option.kind.expected}, got nothing")
+        text = (", " if option.kind.several else " ").join(value or ("true",))
+    try:
+        return option.take(text, what, texts=True)
+    except ConfigurationError as error:
+        raise UsageError(str(error)) from None
 
 
 def _left_out(table: OptionTable, path: str, option: Option | None) -> bool:
@@ -189,8 +193,8 @@ def _unknown(table: OptionTable, path: str, what: str) -> ConfigurationError:
         )
     known = [other.removeprefix(f"{part}.") for other in table.options if other.rpartition(".")[0] == part]
     if part and known:
-        return ConfigurationError(f"{what}: {unknown_name(f'option of {part}', name, known)}")
+        return UsageError(f"{what}: {unknown_name(f'option of {part}', name, known)}")
     last = {other.rpartition(".")[2]: other for other in table.options}
     near = get_close_matches(path, table.options, n=1) or [last[each] for each in get_close_matches(name, last, n=1)]
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    return ConfigurationError(f"{what}: there is no such option{hint} All of them: dynamicblocks train --help")
+    return UsageError(f"{what}: there is no such option{hint} All of them: dynamicblocks train --help")
