@@ -345,14 +345,18 @@ def test_wrong_commands_are_usage_errors(arguments, message, capsys):
     ],
 )
 def test_wrong_flags_are_usage_errors(arguments, message, capsys):
-    assert main(["train", *arguments]) == 2
+    with pytest.raises(SystemExit) as stop:
+        main(["train", *arguments])
+    assert stop.value.code == 2
     assert message in capsys.readouterr().err
 
 
 def test_a_configuration_with_an_unknown_key_is_refused(tmp_path, capsys):
     path = tmp_path / "config.yaml"
     path.write_text("epochs: 2\nmodel:\n  widht: 3\n")
-    assert main(["train", "--config", str(path)]) == 2
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--config", str(path)])
+    assert stop.value.code == 2
     assert "widht" in capsys.readouterr().err
 
 
