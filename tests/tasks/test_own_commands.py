@@ -7,9 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from dynamicblocks.cli.main import main
+from dynamicblocks.tasks import load_run, own_task
 
 FILE = Path(__file__).parents[2] / "examples" / "own_task.py"
 TASK = ["--task", f"{FILE}:NextValue"]
@@ -145,6 +148,9 @@ def test_a_run_in_double_precision_is_read_in_any(tmp_path):
     short = ["--epochs", "1", "--max_steps", "2", "--optimizer.lr", "0.01", "--hardware.precision", "64-true"]
     assert main(["train", *TASK, *where, *short]) == 0
     run = str(tmp_path / "run")
+    stored = load_file(tmp_path / "run" / "model.safetensors")
+    net = load_run(tmp_path / "run", own=own_task(TASK[1])).net
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in net.state_dict().items())
     for precision in ([], ["--precision", "64-true"]):
         assert main(["evaluate", run, *TASK, *ON_CPU, *precision]) == 0
     single, double = (entry["loss"] for entry in lines(tmp_path / "run" / "evaluations.jsonl"))

@@ -102,7 +102,7 @@ def load(options: Namespace, path: str, split: SplitName, console: Console) -> R
     hardware = replace(run.config.hardware, precision=options.precision)
     place = make_place(replace(run.config, hardware=hardware), fabric)
     batches = run.task.batches(split, place)
-    net = fabric.strategy.precision.convert_module(run.net).to(fabric.device).eval()
+    net = fabric.strategy.precision.convert_module(run.net.to(place.dtype)).to(fabric.device).eval()
     return ReadyRun(run.folder, run.task, run.config, net, batches, fabric, place)
 
 

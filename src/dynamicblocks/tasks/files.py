@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from dynamicblocks.errors import ConfigurationError, StorageError
@@ -67,6 +68,8 @@ def load_run(path: Path, *, data_dir: str | None = None, own: type[Task[Any]] | 
     task.load()
     try:
         net = with_structure(build(task, config), described)
+        if any(weight.dtype == torch.float64 for weight in weights.values()):
+            net.double()  # they would be rounded
         net.load_state_dict(weights)
     except (RuntimeError, ConfigurationError, KeyError) as error:
         raise StorageError(f"the weights in {path} do not fit the network of its configuration: {error}") from error
