@@ -34,7 +34,7 @@ def with_units(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
 
 
-def chosen(work=MUCH, steps=100, hardware=None, net=CONVOLUTIONS, inputs=IMAGES, *, bears_half=True, device=CPU):
+def chosen(work=MUCH, steps=1500, hardware=None, net=CONVOLUTIONS, inputs=IMAGES, *, bears_half=True, device=CPU):
     found, _ = settle(hardware or HardwareConfig(), device, net, inputs, work, steps, bears_half=bears_half)
     return found.precision, found.channels_last, found.compile
 
@@ -47,8 +47,12 @@ def test_much_arithmetic_is_done_in_bfloat16_and_little_is_not(with_units):
 
 def test_convolutions_of_images_gain_by_less(with_units):
     between = Work(operations=100, flops=3 * 10**8)
-    assert chosen(between)[0] == "bf16-mixed"
-    assert chosen(between, net=nn.Linear(8, 8))[0] == "32-true"
+    assert chosen(between, 10_000)[0] == "bf16-mixed"
+    assert chosen(between, 10_000, net=nn.Linear(8, 8))[0] == "32-true"
+
+
+def test_short_trainings_stay_in_float32(with_units):
+    assert [chosen(MUCH, steps)[0] for steps in (100, 300, 400)] == ["32-true", "32-true", "bf16-mixed"]
 
 
 def test_more_threads_need_more_arithmetic(with_units, monkeypatch):
@@ -121,7 +125,7 @@ def test_processes_agree_whatever_their_numbers_of_threads(with_units, monkeypat
     found = set()
     for threads in (1, 64):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        found.add(chosen(work, hardware=HardwareConfig(devices=2)))
+        found.add(chosen(work, 10_000, HardwareConfig(devices=2)))
     assert found == {("bf16-mixed", True, False)}
 
 

@@ -31,6 +31,8 @@ FLOPS_OF_A_GPU = 1e13
 # each thread: in networks of convolutions of images, which it makes faster in other ways too, and in others.
 WORTH_HALF_PLANAR = 1.5e6
 WORTH_HALF = 4e6
+# A training shorter than this, in seconds, has nothing to gain from it, and small networks have something to lose.
+WORTH_ROUNDING = 60.0
 # In bfloat16 a step takes about half of its time in float32.
 SPEED_OF_HALF = 2.0
 # Compiling takes about a minute, so it must have ten times that to pay off.
@@ -73,7 +75,7 @@ def settle(
     chosen: dict[str, Chosen] = {}
     if hardware.precision == "auto":
         chosen["precision"] = precision_rule(
-            device, threads, work, planar=is_planar(net, inputs), bears_half=bears_half
+            device, threads, work, steps, planar=is_planar(net, inputs), bears_half=bears_half
         )
         hardware = replace(hardware, precision=str(chosen["precision"].value))
     if hardware.channels_last == "auto":
@@ -85,8 +87,10 @@ def settle(
     return hardware, chosen
 
 
-def precision_rule(device: torch.device, threads: int, work: Work | None, *, planar: bool, bears_half: bool) -> Chosen:
-    """bfloat16 autocast where the processor computes in it, and a step has enough to compute for each operation."""
+def precision_rule(
+    device: torch.device, threads: int, work: Work | None, steps: int, *, planar: bool, bears_half: bool
+) -> Chosen:
+    """bfloat16 autocast where the processor has it, each operation has enough to compute, and there are many steps."""
     units = bfloat16_units(device)
     if not bears_half:
         return Chosen(PLAIN, "the task asks for full precision")
@@ -97,7 +101,11 @@ def precision_rule(device: torch.device, threads: int, work: Work | None, *, pla
     # A GPU counts as many threads.
     least = (WORTH_HALF_PLANAR if planar else WORTH_HALF) * _rate(device, threads) / FLOPS_OF_A_THREAD
     count = f"{work.intensity / 1e6:.3g} MFLOP an operation"
-    return Chosen(HALF, f"{units}, {count}") if work.intensity >= least else Chosen(PLAIN, f"only {count}")
+    if work.intensity < least:
+        return Chosen(PLAIN, f"only {count}")
+    if _seconds(device, threads, work, steps) < WORTH_ROUNDING:
+        return Chosen(PLAIN, f"only {_counted(work, steps)}")
+    return Chosen(HALF, f"{units}, {count}")
 
 
 def layout_rule(device: torch.device, net: nn.Module, inputs: Any, precision: str) -> Chosen:
@@ -121,15 +129,22 @@ def compilation_rule(device: torch.device, threads: int, work: Work | None, step
     """Compilation where a training is long, by its counted work, and there is what it takes."""
     if device.type not in ("cpu", "cuda") or work is None:
         return Chosen(False, f"never on {device.type}" if work else "the work of a step could not be counted")
-    seconds = steps * (work.operations * SECONDS_OF_AN_OPERATION + work.flops / _rate(device, threads))
-    seconds /= SPEED_OF_HALF if "16" in precision else 1.0
-    # Rounded for the eye: these are seconds of no processor.
-    count = f"{steps:,} steps of {work.flops / 1e9:.3g} GFLOP"
+    seconds = _seconds(device, threads, work, steps) / (SPEED_OF_HALF if "16" in precision else 1.0)
+    count = _counted(work, steps)
     if seconds < WORTH_COMPILING:
         return Chosen(False, f"only {count}")
     if not can_compile() or (device.type == "cuda" and find_spec("triton") is None):
         return Chosen(False, f"{count}, but no compiler here")
     return Chosen(True, count)
+
+
+def _seconds(device: torch.device, threads: int, work: Work, steps: int) -> float:
+    """How long a training takes in float32 on a processor that there is not."""
+    return steps * (work.operations * SECONDS_OF_AN_OPERATION + work.flops / _rate(device, threads))
+
+
+def _counted(work: Work, steps: int) -> str:
+    return f"{steps:,} steps of {work.flops / 1e9:.3g} GFLOP"
 
 
 def _rate(device: torch.device, threads: int) -> float:
