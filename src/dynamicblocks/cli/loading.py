@@ -1,6 +1,6 @@
 """Runs as the commands that analyse them need them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from dynamicblocks.tasks.own import asked_task, changed_since
 from dynamicblocks.tasks.parsing import written_in_file
 from dynamicblocks.training import Batches, Place, RunFolder, Task, TrainConfig
 from dynamicblocks.training.config import HardwareConfig
-from dynamicblocks.training.hardware import make_fabric, make_place
+from dynamicblocks.training.hardware import DOUBLE, make_fabric, make_place
 from dynamicblocks.training.manifestations import own_integrator
 from dynamicblocks.training.task import SplitName
 
@@ -80,7 +80,12 @@ def add_device_arguments(parser: ArgumentParser) -> None:
     add_task_argument(parser)
     parser.add_argument("--data_dir", type=str | None, default=None, help="local copy of the data; else the run's own")
     parser.add_argument("--accelerator", type=str, default="auto", help="auto, cpu, cuda, ...")
-    parser.add_argument("--precision", type=str, default="32-true", help="32-true, bf16-mixed, ...")
+    parser.add_argument(
+        "--precision",
+        type=str | None,
+        default=None,
+        help="32-true, 64-true, bf16-mixed, ...; by default 64-true where the run was trained so, else 32-true",
+    )
 
 
 def read(options: Namespace, path: str, console: Console) -> LoadedRun:
@@ -96,12 +101,15 @@ def read(options: Namespace, path: str, console: Console) -> LoadedRun:
 
 def load(options: Namespace, path: str, split: SplitName, console: Console) -> ReadyRun:
     """The run in ``path``, ready to be evaluated on one of its splits."""
-    fabric = make_fabric(HardwareConfig(accelerator=options.accelerator, precision=options.precision))
     run = read(options, path, console)
-    place = make_place(run.config, fabric)
+    double = run.config.hardware.precision == DOUBLE
+    precision = options.precision or (DOUBLE if double else "32-true")
+    fabric = make_fabric(HardwareConfig(accelerator=options.accelerator, precision=precision))
+    place = make_place(replace(run.config, hardware=replace(run.config.hardware, precision=precision)), fabric)
     batches = run.task.batches(split, place)
-    run.net.to(fabric.device).eval()
-    return ReadyRun(run.folder, run.task, run.config, run.net, batches, fabric, place)
+    net = run.net.float() if double and precision != DOUBLE else run.net
+    fabric.strategy.precision.convert_module(net).to(fabric.device).eval()
+    return ReadyRun(run.folder, run.task, run.config, net, batches, fabric, place)
 
 
 def check_beside(first: ReadyRun, other: ReadyRun) -> None:
