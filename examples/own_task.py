@@ -49,7 +49,7 @@ class NextValue(Task):
     def loss(self, net, batch):
         past, following = batch
         error = (net(past).float() - following).square().sum()
-        return error / len(past), torch.stack([error.new_tensor(len(past)), error, following.square().sum()])
+        return error / len(past), torch.stack([error.new_full((), len(past)), error, following.square().sum()])
 
     def measured(self, sums):
         return {"loss": sums["error"] / sums["windows"], "relative_error": (sums["error"] / sums["size"]) ** 0.5}

@@ -17,7 +17,7 @@ from dynamicblocks.tasks.own import asked_task, changed_since
 from dynamicblocks.tasks.parsing import written_in_file
 from dynamicblocks.training import Batches, Place, RunFolder, Task, TrainConfig
 from dynamicblocks.training.config import HardwareConfig
-from dynamicblocks.training.hardware import make_fabric, make_place
+from dynamicblocks.training.hardware import DOUBLE, make_fabric, make_place
 from dynamicblocks.training.manifestations import own_integrator
 from dynamicblocks.training.task import SplitName
 
@@ -80,7 +80,12 @@ def add_device_arguments(parser: ArgumentParser) -> None:
     add_task_argument(parser)
     parser.add_argument("--data_dir", type=str | None, default=None, help="local copy of the data; else the run's own")
     parser.add_argument("--accelerator", type=str, default="auto", help="auto, cpu, cuda, ...")
-    parser.add_argument("--precision", type=str, default="32-true", help="32-true, bf16-mixed, ...")
+    parser.add_argument(
+        "--precision",
+        type=str | None,
+        default=None,
+        help="32-true, 64-true, bf16-mixed, ...; by default 64-true where the run was trained so, else 32-true",
+    )
 
 
 def read(options: Namespace, path: str, console: Console) -> LoadedRun:
@@ -96,13 +101,14 @@ def read(options: Namespace, path: str, console: Console) -> LoadedRun:
 
 def load(options: Namespace, path: str, split: SplitName, console: Console) -> ReadyRun:
     """The run in ``path``, ready to be evaluated on one of its splits."""
-    fabric = make_fabric(HardwareConfig(accelerator=options.accelerator, precision=options.precision))
     run = read(options, path, console)
-    # In the precision that is asked for, whatever that of the training was.
-    hardware = replace(run.config.hardware, precision=options.precision)
-    place = make_place(replace(run.config, hardware=hardware), fabric)
+    double = run.config.hardware.precision == DOUBLE
+    precision = options.precision or (DOUBLE if double else "32-true")
+    fabric = make_fabric(HardwareConfig(accelerator=options.accelerator, precision=precision))
+    place = make_place(replace(run.config, hardware=replace(run.config.hardware, precision=precision)), fabric)
     batches = run.task.batches(split, place)
-    net = fabric.strategy.precision.convert_module(run.net.to(place.dtype)).to(fabric.device).eval()
+    net = run.net.float() if double and precision != DOUBLE else run.net
+    fabric.strategy.precision.convert_module(net).to(fabric.device).eval()
     return ReadyRun(run.folder, run.task, run.config, net, batches, fabric, place)
 
 

@@ -4,13 +4,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from dynamicblocks.errors import ConfigurationError, StorageError
 from dynamicblocks.structure import with_structure
 from dynamicblocks.tasks.own import task_of_run
 from dynamicblocks.tasks.parsing import USUAL_TASK, table_of, values_of, written_in_file
+from dynamicblocks.training.checkpoint import load_exactly
 from dynamicblocks.training.config import TrainConfig
 from dynamicblocks.training.run_folder import RunFolder
 from dynamicblocks.training.task import Task
@@ -68,9 +68,7 @@ def load_run(path: Path, *, data_dir: str | None = None, own: type[Task[Any]] | 
     task.load()
     try:
         net = with_structure(build(task, config), described)
-        if any(weight.dtype == torch.float64 for weight in weights.values()):
-            net.double()  # they would be rounded
-        net.load_state_dict(weights)
+        load_exactly(net, weights)
     except (RuntimeError, ConfigurationError, KeyError) as error:
         raise StorageError(f"the weights in {path} do not fit the network of its configuration: {error}") from error
     return LoadedRun(folder, task, config, net)

@@ -179,7 +179,7 @@ class Regress(Task[FieldBatch]):
         in_units = error * (self.fields.targets.std / self._scale).to(error)[:, None]
         relative = torch.linalg.vector_norm(in_units.flatten(1), dim=1) / sizes
         losses = relative if self.criterion == "relative" else squares.mean(1)
-        sums = [losses.new_tensor(len(losses)), losses.sum(), relative.sum(), *squares.sum(0)]
+        sums = [losses.new_full((), len(losses)), losses.sum(), relative.sum(), *squares.sum(0)]
         return losses.mean(), torch.stack(sums).detach()
 
     def measured(self, sums: Mapping[str, float]) -> dict[str, float]:

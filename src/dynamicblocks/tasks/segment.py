@@ -219,7 +219,7 @@ class Segment(Task[Masked]):
             of_truth = counts.sum(dim=1)
             weight = (weights * of_truth).sum()
             hits = counts.diagonal()
-            few = torch.stack([hits.new_tensor(len(images)), total.detach().to(hits), weight.to(hits), counts.sum()])
+            few = torch.stack([hits.new_full((), len(images)), total.detach().to(hits), weight.to(hits), counts.sum()])
             sums = torch.cat([few, hits, of_truth + counts.sum(dim=0) - hits])
         # Of a batch without any weight the loss is zero, and so is its gradient.
         return total / weight.to(total).clamp(min=torch.finfo(total.dtype).tiny), sums

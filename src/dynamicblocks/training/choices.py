@@ -1,16 +1,18 @@
 """What was left open about the hardware, settled once at the start of a training: by rules, or by measurement."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from dynamicblocks.training.config import HardwareConfig, TrainConfig
 from dynamicblocks.training.hardware import make_fabric, make_place, random_state, set_random_state
 from dynamicblocks.training.hardware_rules import PLAIN, Chosen, settle
 from dynamicblocks.training.measured import Measurement, choose
-from dynamicblocks.training.task import Task
+from dynamicblocks.training.task import Task, first_of
 from dynamicblocks.training.work import Work, count_work
 
 OPEN = ("precision", "channels_last", "compile")
@@ -64,12 +66,13 @@ def settled(task: Task[Any], config: TrainConfig, net: nn.Module) -> tuple[Train
     if not still_open:
         return config, Choices({})
     fabric = make_fabric(replace(hardware, precision=PLAIN if hardware.precision == "auto" else hardware.precision))
-    batches = task.batches("train", replace(make_place(config, fabric), rank=0, workers=0))
+    place = replace(make_place(config, fabric), rank=0, workers=0)
+    batches = task.batches("train", place)
     planned = config.epochs * batches.steps
     steps = min(planned, config.max_steps or planned)
     state = random_state()
     try:
-        batch = next(iter(batches.training(0)))
+        batch = first_of(batches)
         net.to(fabric.device)
         measured: list[Measurement] = []
         if hardware.fast:
@@ -77,7 +80,7 @@ def settled(task: Task[Any], config: TrainConfig, net: nn.Module) -> tuple[Train
             if len(measured) > 1:
                 chosen = _as_measured(found, measured, still_open)
                 return replace(config, hardware=found), Choices(chosen, measured=measured)
-        work = count_work(task, net, batch)
+        work = count_work(task, net if place.dtype == torch.float32 else copy.deepcopy(net).to(place.dtype), batch)
         found, ruled = settle(hardware, fabric.device, net, task.inputs(batch), work, steps, bears_half=task.bears_half)
         return replace(config, hardware=found), Choices(ruled, work, measured)
     finally:

@@ -10,6 +10,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.training.hardware import make_sums, over_processes
 from dynamicblocks.training.task import Batches, Task
 
@@ -91,6 +92,8 @@ def score_of(task: Task[Any], net: nn.Module, batches: Iterable[Any], fabric: Fa
 def score_from(task: Task[Any], sums: Tensor, seconds: float) -> Score:
     """The figures that follow from the sums over batches and processes."""
     named = dict(zip(task.sums, sums.tolist(), strict=True))
+    if named[task.sums[0]] == 0:
+        raise ConfigurationError(f"there are no {task.unit} to measure a network on")
     return Score(task.measured(named), round(named[task.sums[0]]), seconds)
 
 

@@ -14,6 +14,9 @@ from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.training.config import HardwareConfig, TrainConfig
 from dynamicblocks.training.task import Place
 
+DOUBLE = "64-true"
+"""The precision in which everything is float64."""
+
 
 class DoubleKept(DoublePrecision):
     """Weights, inputs and outputs in float64; Fabric's own rounds what a network gives, and so a loss, to float32."""
@@ -28,7 +31,7 @@ def make_fabric(config: HardwareConfig) -> Fabric:
     Raises:
         ConfigurationError: the device is not there, or the choices do not go together.
     """
-    double = config.precision == "64-true"
+    double = config.precision == DOUBLE
     try:
         fabric = Fabric(
             accelerator=config.accelerator,
@@ -56,7 +59,7 @@ def make_place(config: TrainConfig, fabric: Fabric) -> Place:
     """Where a training needs its batches."""
     return Place(
         device=fabric.device,
-        dtype=torch.float64 if config.hardware.precision == "64-true" else torch.float32,
+        dtype=torch.float64 if config.hardware.precision == DOUBLE else torch.float32,
         channels_last=config.hardware.channels_last is True,
         seed=config.seed,
         workers=config.hardware.workers,

@@ -10,13 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from dynamicblocks.training.config import HardwareConfig
-from dynamicblocks.training.hardware_rules import HALF, PLAIN, can_compile, is_planar
+from dynamicblocks.training.hardware_rules import HALF, PLAIN, WORTH_COMPILING, can_compile, is_planar
 from dynamicblocks.training.task import Task
 
 # A training shorter than this (seconds) is not worth measuring: it follows the rules.
 WORTH_MEASURING = 60.0
-# Compiling takes about a minute, so it must have ten times that to pay off.
-WORTH_COMPILING = 600.0
 # Another precision or layout must be this much faster to be taken.
 CLEARLY_FASTER = 1.05
 # Largest relative difference of the first loss under bfloat16.

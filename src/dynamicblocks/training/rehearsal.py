@@ -104,10 +104,11 @@ def rehearse(net: nn.Module, task: Task[Any], config: TrainConfig, batches: Batc
         engine = Engine(copy.deepcopy(net), task, uncompiled, fabric)
         engine.net.train()
         for batch in task.rehearsal(batches):
-            loss, _ = engine.loss(batch)
+            loss, sums = engine.loss(batch)
+            check_sums(task, sums, "loss")
             fabric.backward(loss)
         with evaluating(engine.net, fabric):
-            task.score(engine.net, batch)
+            check_sums(task, task.score(engine.net, batch), "score")
     except DynamicBlocksError:
         raise
     except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
@@ -117,6 +118,22 @@ def rehearse(net: nn.Module, task: Task[Any], config: TrainConfig, batches: Batc
         ) from error
     finally:
         set_random_state(state)
+
+
+def check_sums(task: Task[Any], sums: Tensor, source: str) -> None:
+    """Raise where the sums that a method gives are not those that the task names, or do not lead to its figures."""
+    if sums.shape != (len(task.sums),):
+        raise ConfigurationError(
+            f"{source} of task {task.name} must give a vector of {len(task.sums)} sums ({', '.join(task.sums)}), got "
+            f"the shape {tuple(sums.shape)}"
+        )
+    try:
+        found = task.measured(dict(zip(task.sums, sums.tolist(), strict=True)))
+    except ArithmeticError:  # of so few samples
+        return
+    missing = [name for name in dict.fromkeys(("loss", *(each.name for each in task.figures))) if name not in found]
+    if missing:
+        raise ConfigurationError(f"measured of task {task.name} must give {', '.join(missing)}, got {', '.join(found)}")
 
 
 def _described(batch: Any) -> str:

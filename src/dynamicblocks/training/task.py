@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.training.config.plain import plain
 
 Batch = TypeVar("Batch")
@@ -74,6 +75,17 @@ class Batches(Protocol[Yielded]):
         ...
 
 
+def first_of(batches: Batches[Batch]) -> Batch:
+    """The first batch of a training.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    for batch in batches.training(0):
+        return batch
+    raise ConfigurationError(f"an epoch of {batches.samples} samples has no batch; give more data or a smaller batch")
+
+
 @dataclass(frozen=True)
 class Figure:
     """A number that tells how good a network is.
@@ -126,6 +138,11 @@ class Task(ABC, Generic[Batch]):
     A task is a frozen dataclass: its fields are its options, in configuration files and as flags. Data are read when
     they are first needed, and kept (``functools.cached_property``). A batch is whatever the task makes it: the loop
     hands it from :meth:`batches` to :meth:`loss`.
+
+    A training calls :meth:`sketch`; then :meth:`load`, :meth:`build` and, for the training and the validation samples,
+    :meth:`batches`; :meth:`rehearsal`; :meth:`loss` in each step and :meth:`score` in each step of evaluation, and
+    :meth:`measured` of what they add up to; at the end :meth:`batches` of the test samples, and :meth:`conclude`.
+    Every process does so.
     """
 
     name: ClassVar[str]
@@ -159,6 +176,8 @@ class Task(ABC, Generic[Batch]):
     def load(self) -> str:
         """Read the data, unless that is done; a note on where they come from and how they are split, for the record.
 
+        Called before :meth:`build` and :meth:`batches`, more than once; :meth:`sketch` does not need it.
+
         Raises:
             ConfigurationError: an option does not fit the data.
             StorageError: a file is missing or damaged.
@@ -166,7 +185,11 @@ class Task(ABC, Generic[Batch]):
 
     @abstractmethod
     def build(self) -> nn.Module:
-        """The network for the data, freshly initialised."""
+        """The network for the data, freshly initialised in float32, on the CPU.
+
+        Called after the seed was set, so that random numbers of ``torch`` are those of the seed; and wherever a run is
+        read, before its weights are filled in. Dynamic blocks in it can be refined, measured and compressed.
+        """
 
     def sketch(self) -> nn.Module | None:
         """A network like that of :meth:`build`, before data are read, so that what cannot be is said at once."""
@@ -174,29 +197,50 @@ class Task(ABC, Generic[Batch]):
 
     @abstractmethod
     def batches(self, split: SplitName, place: Place) -> Batches[Batch]:
-        """The batches of a split."""
+        """The batches of a split, each process its share of them; :class:`TensorBatches` where they lie in memory."""
 
     def rehearsal(self, batches: Batches[Batch]) -> Iterator[Batch]:
         """Batches of all shapes that a training meets, as small as may be: they are tried before a run begins."""
-        yield next(batches.training(0))
+        yield first_of(batches)
 
     # Numbers
 
     @property
     def sums(self) -> tuple[str, ...]:
-        """Names of what is summed over batches and processes. The first is the number of samples."""
+        """Names of what is summed over batches and processes. The first is the number of samples.
+
+        Read once data are loaded, so that they may depend on them.
+        """
         return ("samples", "loss")
 
     @abstractmethod
     def loss(self, net: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The mean loss of a batch, to be lowered; and :attr:`sums` of it, a vector without gradient."""
+        """The mean loss of a batch, to be lowered; and :attr:`sums` of it.
+
+        Args:
+            net: the network, perhaps compiled and wrapped: to be called, with its attributes left alone. What it gives
+                may have another type than the targets, as under ``bf16-mixed``.
+            batch: on the network's device.
+
+        Returns:
+            A number with gradient, and a vector, ``(len(sums),)``, on its device and of any floating-point type. A loss
+            that is not finite ends the training, or, in half precision, sends it on in float32. Numbers made of
+            Python's own, as by ``torch.full_like(loss, 3)``, do not wait for a GPU; ``torch.tensor(3, device=...)``
+            does.
+        """
 
     def score(self, net: nn.Module, batch: Batch) -> Tensor:
-        """:attr:`sums` of a batch in evaluation, where that is not what :meth:`loss` gives."""
+        """:attr:`sums` of a batch in evaluation, where that is not what :meth:`loss` gives.
+
+        ``net`` is in evaluation mode, and no gradients are recorded.
+        """
         return self.loss(net, batch)[1]
 
     def measured(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """All :attr:`figures`, and more if wanted, from sums; by default each sum over the number of samples."""
+        """All :attr:`figures`, and more if wanted, from sums; by default each sum over the number of samples.
+
+        The sums are those of an epoch or a split, over all processes, or of a part of an epoch, for the progress bar.
+        """
         samples, *others = self.sums
         return {name: sums[name] / sums[samples] for name in others}
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,9 +11,9 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from dynamicblocks.errors import SolverError, StorageError
-from dynamicblocks.network import evaluations_of, num_weights
+from dynamicblocks.errors import ConfigurationError, SolverError, StorageError
 from dynamicblocks.structure import structure, with_structure
+from dynamicblocks.training.checkpoint import checkpoint_of, go_on, named_sums, stored_network
 from dynamicblocks.training.choices import Choices, settled
 from dynamicblocks.training.config import TrainConfig
 from dynamicblocks.training.engine import Engine
@@ -24,7 +24,6 @@ from dynamicblocks.training.hardware import (
     make_place,
     make_sums,
     over_processes,
-    random_state,
     set_random_state,
 )
 from dynamicblocks.training.network_changes import NetworkChange, changes_before
@@ -32,6 +31,7 @@ from dynamicblocks.training.optimizer import set_learning_rate
 from dynamicblocks.training.outcome import Outcome, conclude
 from dynamicblocks.training.progress import TrainingBar, training_bar
 from dynamicblocks.training.rehearsal import check_plan, idle_choices, rehearse
+from dynamicblocks.training.reports import change_entry, change_line, epoch_entry
 from dynamicblocks.training.run_folder import RunFolder
 from dynamicblocks.training.runs import begin_run, recorded
 from dynamicblocks.training.task import Task
@@ -61,8 +61,9 @@ class Training:
         self.task = task
         config = replace(config, optimizer=config.optimizer.settled())
         if resume is not None:
-            # What was chosen at the run's start holds to its end.
-            config = replace(config, hardware=RunFolder.open(resume).hardware())
+            # What was chosen at the run's start holds to its end; workers change nothing.
+            chosen = RunFolder.open(resume).hardware()
+            config = replace(config, hardware=replace(chosen, workers=config.hardware.workers))
         else:
             check_plan(task, config)
         self.note = task.load()
@@ -117,25 +118,20 @@ class Training:
 
     def _restore(self, net: nn.Module, precision: str | None = None) -> None:
         """Everything as it was at the newest checkpoint, perhaps with another precision from there on."""
-        state = self.folder.read_checkpoint()
+        stored = self.folder.read_checkpoint()
         try:
-            self._use_precision(precision or state["precision"])
-            net = with_structure(net, state["form"])
-            net.load_state_dict(state["weights"])
-            self._set_up(net)
-            self.engine.optimizer.load_state_dict(state["optimizer"])
-            if self.engine.average is not None:
-                self.engine.average.load_state_dict(state["average"])
-            self.state = TrainingState(**state["position"])
-            self.sums.zero_()
-            if self.fabric.global_rank == 0:
-                self.sums.copy_(named_sums(state["sums"], self.task.sums))
+            self._use_precision(precision or stored["precision"])
+            self._set_up(stored_network(stored, net, widened=precision is not None))
+            self.state = go_on(stored, self.engine)
+            sums = named_sums(stored["sums"], self.task.sums)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise StorageError(
                 f"the checkpoint in {self.folder.path} does not fit its configuration: {error}"
             ) from error
-        set_random_state(state["random"])
+        self.sums.zero_()
+        set_random_state(stored["random"])
         if self.fabric.global_rank == 0:
+            self.sums.copy_(sums)
             self.folder.forget_epochs(self.state.epoch)
 
     def _use_precision(self, precision: str) -> None:
@@ -145,17 +141,8 @@ class Training:
 
     def _save(self, sums: Tensor) -> None:
         if self.fabric.global_rank == 0:
-            average = self.engine.average
-            state = {
-                "weights": self.net.state_dict(),
-                "optimizer": self.engine.optimizer.state_dict(),
-                "average": None if average is None else average.state_dict(),
-                "position": vars(self.state),
-                "sums": dict(zip(self.task.sums, sums.tolist(), strict=True)),
-                "random": random_state(),
-                "form": structure(self.net),
-                "precision": self.config.hardware.precision,
-            }
+            named = dict(zip(self.task.sums, sums.tolist(), strict=True))
+            state = checkpoint_of(self.engine, self.state, named, self.config.hardware.precision)
             self.folder.write_checkpoint(state)
 
     def run(self) -> Outcome:
@@ -202,19 +189,18 @@ class Training:
             if step + 1 < last and self._checkpoint_due(epoch, step):
                 self.state.seconds = before + elapsed
                 self._save(self._finite_sums())
+        if self.state.step < last:
+            raise ConfigurationError(
+                f"the batches of epoch {epoch + 1} ended after {self.state.step} steps of {last}: steps and training() "
+                "of batches are to say the same"
+            )
         sums = self._finite_sums()  # waits for what the device has still to do
         elapsed = time.perf_counter() - begin
         trained = score_from(self.task, sums, elapsed)
         self.state.seconds = before + elapsed
         score = self._validated()
-        entry = {
-            "epoch": epoch,
-            "learning_rate": rate,
-            **trained.figures,
-            **{f"validation_{name}": value for name, value in score.figures.items()},
-            f"{self.task.unit}_per_second": (last - first) * self.batches.batch_size / elapsed,
-            "seconds": self.state.seconds,
-        }
+        per_second = (last - first) * self.batches.batch_size / elapsed
+        entry = epoch_entry(self.task, epoch, rate, trained, score, per_second, self.state.seconds)
         self._finish_epoch(score, {**entry, **self.state.grown})
 
     def _checkpoint_due(self, epoch: int, step: int) -> bool:
@@ -278,20 +264,9 @@ class Training:
         after = self._validated()
         # The best weights of a smaller network are not what was asked for.
         self.state.kept_epoch, self.state.best_loss = -1, math.inf
-        self.state.grown[change.name] = {
-            "weights": num_weights(self.net),
-            "evaluations": evaluations_of(self.net),
-            **{f"validation_{name}": [value, after[name]] for name, value in before.figures.items()},
-        }
-        changes = ", ".join(
-            f"{figure.heading} {figure.shown(before[figure.name])} -> {figure.shown(after[figure.name])}"
-            for figure in self.task.figures
-        )
-        self.console.print(
-            f"{change.name.capitalize()} before epoch {self.state.epoch + 1} to {num_weights(self.net):,} weights "
-            f"and {evaluations_of(self.net)} evaluations; validation {changes}",
-            highlight=False,
-        )
+        self.state.grown[change.name] = change_entry(self.net, before, after)
+        line = change_line(self.task, self.net, before, after)
+        self.console.print(f"{change.name.capitalize()} before epoch {self.state.epoch + 1} {line}", highlight=False)
 
     def _finish_epoch(self, score: Score, entry: Mapping[str, Any]) -> None:
         """Keep the weights if they are to be kept, then move on and write the checkpoint."""
@@ -313,10 +288,3 @@ def build(task: Task[Any], config: TrainConfig) -> nn.Module:
     """The network as the training begins with it, freshly initialised; the task's data are read for it."""
     net = task.build()
     return config.twist.twist(net) if config.twist.turned_on(epoch=0) else net
-
-
-def named_sums(stored: Mapping[str, float] | Tensor, names: Sequence[str]) -> Tensor:
-    """Sums of a checkpoint in the order of ``names``."""
-    if isinstance(stored, Tensor):  # of the version that knew one task, and wrote three numbers without names
-        stored = dict(zip(("loss", "correct", "images"), stored.tolist(), strict=True))
-    return torch.tensor([stored[name] for name in names], dtype=torch.float64)

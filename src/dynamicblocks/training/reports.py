@@ -1,0 +1,41 @@
+"""What a training writes down as it goes."""
+
+from typing import Any
+
+from torch import nn
+
+from dynamicblocks.network import evaluations_of, num_weights
+from dynamicblocks.training.evaluation import Score
+from dynamicblocks.training.task import Task
+
+
+def epoch_entry(
+    task: Task[Any], epoch: int, rate: float, trained: Score, validated: Score, per_second: float, seconds: float
+) -> dict[str, Any]:
+    """An epoch, for metrics.jsonl: its last learning rate, the figures, and how fast it was."""
+    return {
+        "epoch": epoch,
+        "learning_rate": rate,
+        **trained.figures,
+        **{f"validation_{name}": value for name, value in validated.figures.items()},
+        f"{task.unit}_per_second": per_second,
+        "seconds": seconds,
+    }
+
+
+def change_entry(net: nn.Module, before: Score, after: Score) -> dict[str, Any]:
+    """A change of the network, for the entry of its epoch: the size it has now, and each figure before and after."""
+    return {
+        "weights": num_weights(net),
+        "evaluations": evaluations_of(net),
+        **{f"validation_{name}": [value, after[name]] for name, value in before.figures.items()},
+    }
+
+
+def change_line(task: Task[Any], net: nn.Module, before: Score, after: Score) -> str:
+    """The same for the eye."""
+    figures = ", ".join(
+        f"{figure.heading} {figure.shown(before[figure.name])} -> {figure.shown(after[figure.name])}"
+        for figure in task.figures
+    )
+    return f"to {num_weights(net):,} weights and {evaluations_of(net)} evaluations; validation {figures}"
