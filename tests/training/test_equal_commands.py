@@ -14,6 +14,8 @@ from dynamicblocks.tasks import DataConfig, ModelConfig
 from dynamicblocks.training import HardwareConfig, Training
 from tests.trainings import classification
 
+pytestmark = pytest.mark.usefixtures("without_manifestations")
+
 
 @pytest.fixture
 def beside():
@@ -78,7 +80,7 @@ def assert_equal(one, two, place=""):
 
 
 def test_three_runs_on_data_in_memory_are_equal(tmp_path, beside):
-    data = DataConfig(train_images=128)
+    data = DataConfig(train_images=128, test_batch_size=360)
     idle = trained(tmp_path, "idle", data, precision="bf16-mixed")
     reading = trained(tmp_path, "reading", data, precision="bf16-mixed", workers=3)
     beside()

@@ -16,6 +16,8 @@ from dynamicblocks.training import HardwareConfig, Training, measured
 from dynamicblocks.training.measured import Measurement, choose
 from tests.trainings import classification
 
+pytestmark = pytest.mark.usefixtures("without_manifestations")
+
 IMAGES, LABELS = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 3])
 NET = torch.nn.Conv2d(1, 1, 1)
 

@@ -22,6 +22,7 @@ from dynamicblocks.training import (
     Training,
 )
 from dynamicblocks.training.engine import Engine
+from dynamicblocks.training.evaluation import Score
 from dynamicblocks.training.hardware import make_fabric
 from dynamicblocks.training.network_changes import Rediscretised, changes_before
 from dynamicblocks.training.optimizer import learning_rate, set_learning_rate
@@ -29,13 +30,10 @@ from dynamicblocks.training.run_folder import RunFolder
 from tests.training.test_refinement import loss_of, trained_net
 from tests.trainings import classification
 
+pytestmark = pytest.mark.usefixtures("without_manifestations")
+
 # Of a training whose learning rates are recorded.
 EPOCHS, STEPS = 9, 4
-
-
-@pytest.fixture(autouse=True)
-def _no_other_manifestations(monkeypatch):
-    monkeypatch.setattr("dynamicblocks.training.outcome.FEW_SAMPLES", 0)
 
 
 def config(tmp_path, run="run", **changes):
@@ -55,6 +53,7 @@ def rates(tmp_path, monkeypatch, **changes):
     found = []
     monkeypatch.setattr("dynamicblocks.training.train.set_learning_rate", lambda _, rate: found.append(rate))
     monkeypatch.setattr(Training, "_step", lambda self, *_: self.sums.add_(1))
+    monkeypatch.setattr(Training, "_validated", lambda self: Score({"loss": 1.0, "accuracy": 0.0}, 1, 1.0))
     training = Training(*config(tmp_path, epochs=EPOCHS, data=DataConfig(batch_size=320), **changes))
     assert training.batches.steps == STEPS
     training.run()

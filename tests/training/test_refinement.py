@@ -22,6 +22,8 @@ from dynamicblocks.training.storage import read_tree
 from tests.training.test_training import kill_in_an_epoch
 from tests.trainings import classification
 
+pytestmark = pytest.mark.usefixtures("without_manifestations")
+
 
 def trained_net(**options):
     """A small ContinuousNet after a few steps of training, so that its statistics and weights are its own."""

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -123,7 +124,9 @@ def kill_in_an_epoch(command, folder, env):
     assert not (folder / "result.json").exists()
 
 
-@pytest.mark.parametrize("controls", [pytest.param("constant", marks=pytest.mark.slow), "linear"])
+# At any moment, where tests/tasks/test_killed.py kills behind a step that it chose.
+@pytest.mark.slow
+@pytest.mark.parametrize("controls", ["constant", "linear"])
 def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(controls, tmp_path):
     flags = [
         *SMALL[2:],
@@ -198,6 +201,7 @@ def test_dropout_is_resumed_with_the_same_draws(tmp_path):
     ],
     ids=lambda flags: flags[0].lstrip("-"),
 )
+@pytest.mark.usefixtures("without_manifestations")
 def test_options_of_a_training(flags, tmp_path):
     assert train(tmp_path, "--epochs", "2", *flags) == 0
     metrics = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
@@ -205,11 +209,11 @@ def test_options_of_a_training(flags, tmp_path):
 
 
 def test_two_processes_train_together(tmp_path):
-    command = [sys.executable, "-m", "dynamicblocks.cli.main", "train", *SMALL, "--model.norm", "group(groups=2)"]
+    flags = ["--model.norm", "group(groups=2)", "--epochs", "1", "--hardware.accelerator", "cpu"]
+    assert train(tmp_path, *flags, run="one") == 0
+    command = [sys.executable, "-m", "dynamicblocks.cli.main", "train", *SMALL, *flags, "--output", str(tmp_path)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    common = ["--epochs", "1", "--output", str(tmp_path), "--hardware.accelerator", "cpu"]
-    subprocess.run([*command, *common, "--run", "one"], env=env, check=True, stdout=subprocess.DEVNULL)
-    two = [*command, *common, "--run", "two", "--hardware.devices", "2"]
+    two = [*command, "--run", "two", "--hardware.devices", "2"]
     subprocess.run(two, env=env, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=300)
     one_weights, two_weights = (load_file(tmp_path / run / "model.safetensors") for run in ("one", "two"))
     for name, tensor in one_weights.items():
@@ -227,7 +231,9 @@ def test_strategies_that_split_the_weights_are_refused(monkeypatch, tmp_path, ca
     assert "strategy 'fsdp' splits the weights among processes" in capsys.readouterr().err
 
 
-def test_a_compiled_training_stores_plain_names(tmp_path):
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_a_compiled_training_stores_plain_names(backend, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     assert train(tmp_path, "--epochs", "1", "--hardware.compile", "true") == 0
     names = load_file(tmp_path / "run" / "model.safetensors")
     assert not any("_orig_mod" in name for name in names)

@@ -28,6 +28,8 @@ from dynamicblocks.training.storage import read_tree
 from tests.training.test_training import kill_in_an_epoch, train, weights_equal
 from tests.trainings import classification
 
+pytestmark = pytest.mark.usefixtures("without_manifestations")
+
 TINY = ["--model.widths", "[4,8]", "--data.batch_size", "64"]
 VECTOR = ["--twist.parametrisation", "vector"]
 
