@@ -67,6 +67,8 @@ def load_run(path: Path, *, data_dir: str | None = None, own: type[Task[Any]] | 
     task.load()
     try:
         net = with_structure(build(task, config), described)
+        if config.hardware.precision == "64-true":
+            net.double()
         net.load_state_dict(weights)
     except (RuntimeError, ConfigurationError, KeyError) as error:
         raise StorageError(f"the weights in {path} do not fit the network of its configuration: {error}") from error

@@ -8,9 +8,9 @@ from torch import nn
 
 from dynamicblocks.training.config import HardwareConfig, TrainConfig
 from dynamicblocks.training.hardware import make_fabric, make_place, random_state, set_random_state
-from dynamicblocks.training.hardware_rules import PLAIN, Chosen, settle
+from dynamicblocks.training.hardware_rules import PLAIN, Chosen, inputs_of, settle
 from dynamicblocks.training.measured import Measurement, choose
-from dynamicblocks.training.task import Task
+from dynamicblocks.training.task import Task, batches_of
 from dynamicblocks.training.work import Work, count_work
 
 OPEN = ("precision", "channels_last", "compile")
@@ -64,7 +64,7 @@ def settled(task: Task[Any], config: TrainConfig, net: nn.Module) -> tuple[Train
     if not still_open:
         return config, Choices({})
     fabric = make_fabric(replace(hardware, precision=PLAIN if hardware.precision == "auto" else hardware.precision))
-    batches = task.batches("train", replace(make_place(config, fabric), rank=0, workers=0))
+    batches = batches_of(task, "train", replace(make_place(config, fabric), rank=0, workers=0))
     planned = config.epochs * batches.steps
     steps = min(planned, config.max_steps or planned)
     state = random_state()
@@ -78,7 +78,9 @@ def settled(task: Task[Any], config: TrainConfig, net: nn.Module) -> tuple[Train
                 chosen = _as_measured(found, measured, still_open)
                 return replace(config, hardware=found), Choices(chosen, measured=measured)
         work = count_work(task, net, batch)
-        found, ruled = settle(hardware, fabric.device, net, task.inputs(batch), work, steps, bears_half=task.bears_half)
+        found, ruled = settle(
+            hardware, fabric.device, net, inputs_of(task, batch), work, steps, bears_half=task.bears_half
+        )
         return replace(config, hardware=found), Choices(ruled, work, measured)
     finally:
         set_random_state(state)
