@@ -56,7 +56,7 @@ def with_one(value):
         ({"inputs": np.zeros((20, 2, 8), np.int64)}, "inputs: expected float32 or float64, got int64"),
         ({"inputs": np.zeros((20, 2, 8), np.float16)}, "expected float32 or float64, got float16"),
         ({"inputs": np.zeros((20, 2, 8), np.complex64)}, "expected float32 or float64, got complex64"),
-        ({"inputs": np.full((20, 2, 8), None)}, "inputs: expected a whole array of numbers, got .*Object arrays"),
+        ({"inputs": np.full((20, 2, 8), None)}, "inputs: expected a whole array of numbers, got .*Python objects"),
         ({"targets": with_one(np.nan)}, "targets: expected finite numbers, got NaN or infinity in sample 7"),
         ({"targets": with_one(np.inf)}, "targets: expected finite numbers, got NaN or infinity in sample 7"),
         ({"targets": arrays(samples=19)["targets"]}, r"samples and the space of inputs \(20, 2, 8\), got \(19, 3, 8\)"),

@@ -8,6 +8,7 @@ from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -18,14 +19,14 @@ from dynamicblocks.analysis import Compression, changed, compress, halved
 from dynamicblocks.analysis.compression import INTEGRATORS
 from dynamicblocks.cli.console import make_console
 from dynamicblocks.cli.loading import ReadyRun, add_device_arguments, check_beside, load
-from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.errors import ConfigurationError, SolverError
 from dynamicblocks.integrators import as_integrator
 from dynamicblocks.network import evaluations_of, num_weights
 from dynamicblocks.structure import structure
 from dynamicblocks.times import check_amount
 from dynamicblocks.training import Figure, evaluate
 from dynamicblocks.training.environment import environment
-from dynamicblocks.training.evaluation import Score, answered, score_of
+from dynamicblocks.training.evaluation import Score, answered, evaluation_mode, score_of
 from dynamicblocks.training.run_folder import RunFolder
 from dynamicblocks.training.runs import recorded
 
@@ -224,9 +225,24 @@ def _sets(one: ReadyRun, tolerance: Tolerance, disagreement: Tolerance) -> list[
 
 
 def _training_inputs(one: ReadyRun, wanted: int) -> list[Any]:
-    """What the network is called with in training, on which running statistics are measured."""
+    """What the network is called with in training, on which running statistics are measured.
+
+    Raises:
+        ConfigurationError: the task says something else.
+    """
     convert = one.fabric.strategy.precision.convert_input
-    return [convert(one.task.inputs(batch)) for batch in islice(one.training.training(epoch=0), wanted)]
+    inputs = [convert(one.task.inputs(batch)) for batch in islice(one.training.training(0), wanted)]
+    try:
+        with evaluation_mode(one.net), torch.inference_mode():
+            one.net(inputs[0])
+    except SolverError:
+        raise
+    except Exception as error:  # whatever a network may raise
+        raise ConfigurationError(
+            f"the network of {one.folder.path} cannot be called with what inputs of the task {one.task.name} gives, a "
+            f"{type(inputs[0]).__name__} ({type(error).__name__}: {error!s:.200}); mend inputs(batch) in the task"
+        ) from error
+    return inputs
 
 
 def _search(one: ReadyRun, sets: Sequence[Judged], options: Namespace, console: Console) -> Compression:

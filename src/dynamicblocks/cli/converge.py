@@ -70,7 +70,7 @@ def run(options: Namespace) -> None:
             **environment(),
             "split": options.split,
             "data": task.load(),
-            "precision": runs[0].fabric.strategy.precision.precision,
+            "precision": runs[0].precision,
             "runs": [_record(*pair) for pair in zip(runs, panels, strict=False)],
         }
         write_text(folder / "convergence.json", json.dumps(record, indent=1) + "\n")

@@ -19,7 +19,9 @@ from dynamicblocks.training import Batches, Place, RunFolder, Task, TrainConfig
 from dynamicblocks.training.config import HardwareConfig
 from dynamicblocks.training.hardware import DOUBLE, make_fabric, make_place
 from dynamicblocks.training.manifestations import own_integrator
-from dynamicblocks.training.task import SplitName
+from dynamicblocks.training.task import SplitName, batches_of
+
+SINGLE = "32-true"
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class ReadyRun:
     batches: Batches[Any]
     fabric: Fabric
     place: Place
+    precision: str
 
     @property
     def integrator(self) -> str:
@@ -84,7 +87,7 @@ def add_device_arguments(parser: ArgumentParser) -> None:
         "--precision",
         type=str | None,
         default=None,
-        help="32-true, 64-true, bf16-mixed, ...; by default 64-true where the run was trained so, else 32-true",
+        help="32-true, bf16-mixed, 64-true, ...; by default 64-true for a run that was trained in it, else 32-true",
     )
 
 
@@ -101,15 +104,16 @@ def read(options: Namespace, path: str, console: Console) -> LoadedRun:
 
 def load(options: Namespace, path: str, split: SplitName, console: Console) -> ReadyRun:
     """The run in ``path``, ready to be evaluated on one of its splits."""
+    make_fabric(HardwareConfig(accelerator=options.accelerator, precision=options.precision or SINGLE))
     run = read(options, path, console)
-    double = run.config.hardware.precision == DOUBLE
-    precision = options.precision or (DOUBLE if double else "32-true")
+    trained = run.config.hardware
+    precision = options.precision or (DOUBLE if trained.precision == DOUBLE else SINGLE)
     fabric = make_fabric(HardwareConfig(accelerator=options.accelerator, precision=precision))
-    place = make_place(replace(run.config, hardware=replace(run.config.hardware, precision=precision)), fabric)
-    batches = run.task.batches(split, place)
-    net = run.net.float() if double and precision != DOUBLE else run.net
-    fabric.strategy.precision.convert_module(net).to(fabric.device).eval()
-    return ReadyRun(run.folder, run.task, run.config, net, batches, fabric, place)
+    # In this precision, whatever that of the training was.
+    place = make_place(replace(run.config, hardware=replace(trained, precision=precision)), fabric)
+    batches = batches_of(run.task, split, place)
+    net = fabric.strategy.precision.convert_module(run.net.to(fabric.device, place.dtype)).eval()
+    return ReadyRun(run.folder, run.task, run.config, net, batches, fabric, place, precision)
 
 
 def check_beside(first: ReadyRun, other: ReadyRun) -> None:

@@ -89,6 +89,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.exit(USAGE_ERROR)  # as the parsers of the other commands do
         wrong = isinstance(error, ConfigurationError) and not isinstance(error, MissingPackageError)
         return USAGE_ERROR if wrong else FAILURE
+    except Exception as error:
+        own = sys.modules.get("dynamicblocks.tasks.own")
+        line = own and own.own_line(error)
+        if "--debug" in rest or not line:
+            raise
+        _say(f"error: {line}: {type(error).__name__}: {error}; --debug shows the traceback", colour="31")
+        return FAILURE
     except KeyboardInterrupt:
         _say("interrupted; a training goes on from its last checkpoint with: dynamicblocks train --resume RUN")
         return INTERRUPTED

@@ -21,6 +21,8 @@ from dynamicblocks.training.config import TrainConfig
 from dynamicblocks.training.task import Figure, Task
 
 FORM = "FILE.py:Name"
+# How the names of modules begin that were read from such a file.
+PRIVATE = "_dynamicblocks_own_"
 # Flags of `dynamicblocks train` that are no fields of the configuration.
 OTHER_FLAGS = ("config", "debug", "fast", "help", "resume", "task")
 
@@ -94,6 +96,8 @@ def task_of_run(reference: Any, own: type[Task[Any]] | None, run: Path) -> type[
         known = f"known are {', '.join(tasks)}, and one of your own is given by --task {FORM} alone"
         raise StorageError(f"{run} names no task that there is, {reference!r}: {known}")
     name = reference["name"]
+    if not name.isidentifier():
+        raise StorageError(f"{run} names no task that there is: {name!r} is no name of a class")
     if own is None:
         raise ConfigurationError(
             f"{run} is of a task of its own, {name}, and where its file lies is not recorded; add --task "
@@ -118,9 +122,16 @@ def changed_since(reference: Any, own: type[Task[Any]] | None) -> str:
     )
 
 
+def own_line(error: BaseException) -> str | None:
+    """Where in a file of a task of one's own an error was raised; None where it was raised elsewhere."""
+    files = {vars(module)["__file__"] for name, module in list(sys.modules.items()) if name.startswith(PRIVATE)}
+    places = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
+    return f"{places[-1].filename}, line {places[-1].lineno}" if places else None
+
+
 def _module(path: Path, source: bytes) -> ModuleType:
     """The file as a module under a private name; the same one as before where nothing has changed."""
-    private = f"_dynamicblocks_own_{hashlib.sha256(bytes(path) + source).hexdigest()[:16]}"
+    private = f"{PRIVATE}{hashlib.sha256(bytes(path) + source).hexdigest()[:16]}"
     if private in sys.modules:
         return sys.modules[private]
     module = ModuleType(private)

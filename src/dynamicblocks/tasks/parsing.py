@@ -62,7 +62,8 @@ def written_in_file(path: Path) -> tuple[Any, Written]:
     try:
         written = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise StorageError(f"{path} is no configuration of this version: {error}") from error
+        said = " ".join(str(error).split())  # of YAML's several lines one
+        raise StorageError(f"{path} is no configuration of this version: {said}") from error
     if not isinstance(written, dict):
         raise StorageError(f"{path} must hold a mapping of options, got {type(written).__name__}")
     options = of_this_version(written)

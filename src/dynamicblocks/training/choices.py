@@ -10,9 +10,9 @@ from torch import nn
 
 from dynamicblocks.training.config import HardwareConfig, TrainConfig
 from dynamicblocks.training.hardware import make_fabric, make_place, random_state, set_random_state
-from dynamicblocks.training.hardware_rules import PLAIN, Chosen, settle
+from dynamicblocks.training.hardware_rules import PLAIN, Chosen, inputs_of, settle
 from dynamicblocks.training.measured import Measurement, choose
-from dynamicblocks.training.task import Task, first_of
+from dynamicblocks.training.task import Task, batches_of, first_of
 from dynamicblocks.training.work import Work, count_work
 
 OPEN = ("precision", "channels_last", "compile")
@@ -67,7 +67,7 @@ def settled(task: Task[Any], config: TrainConfig, net: nn.Module) -> tuple[Train
         return config, Choices({})
     fabric = make_fabric(replace(hardware, precision=PLAIN if hardware.precision == "auto" else hardware.precision))
     place = replace(make_place(config, fabric), rank=0, workers=0)
-    batches = task.batches("train", place)
+    batches = batches_of(task, "train", place)
     planned = config.epochs * batches.steps
     steps = min(planned, config.max_steps or planned)
     state = random_state()
@@ -81,7 +81,9 @@ def settled(task: Task[Any], config: TrainConfig, net: nn.Module) -> tuple[Train
                 chosen = _as_measured(found, measured, still_open)
                 return replace(config, hardware=found), Choices(chosen, measured=measured)
         work = count_work(task, net if place.dtype == torch.float32 else copy.deepcopy(net).to(place.dtype), batch)
-        found, ruled = settle(hardware, fabric.device, net, task.inputs(batch), work, steps, bears_half=task.bears_half)
+        found, ruled = settle(
+            hardware, fabric.device, net, inputs_of(task, batch), work, steps, bears_half=task.bears_half
+        )
         return replace(config, hardware=found), Choices(ruled, work, measured)
     finally:
         set_random_state(state)

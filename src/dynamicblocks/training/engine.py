@@ -1,5 +1,6 @@
 """A network with its optimiser on a device: one training step, and what a change of the network's shape renews."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -66,9 +67,15 @@ class Engine:
             for buffer, first in zip(mine, self.fabric.broadcast(mine), strict=True):
                 buffer.copy_(first)
 
-    def loss(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """The loss to be lowered; and, without gradient, the task's sums of the batch."""
-        loss, sums = self.task.loss(self.model, batch)
+    def loss(self, batch: Any, check: Callable[[Any], None] | None = None) -> tuple[Tensor, Tensor]:
+        """The loss to be lowered; and, without gradient, the task's sums of the batch.
+
+        ``check`` is shown what the task gives.
+        """
+        given = self.task.loss(self.model, batch)
+        if check is not None:
+            check(given)
+        loss, sums = given
         if self.smoothness is not None:
             loss = loss + self.smoothness(loss.device)
         return loss, sums.detach()

@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.training.config import HardwareConfig
+from dynamicblocks.training.task import Task
 from dynamicblocks.training.work import Work
 
 PLAIN = "32-true"
@@ -117,6 +119,14 @@ def layout_rule(device: torch.device, net: nn.Module, inputs: Any, precision: st
     if device.type == "cuda" and "16" in precision:
         return Chosen(True, "two-dimensional convolutions in half precision")
     return Chosen(False, f"{precision} on {device.type}")
+
+
+def inputs_of(task: Task[Any], batch: Any) -> Any:
+    """What the network is called with; None where the task does not say it: then it is taken for no image."""
+    try:
+        return task.inputs(batch)
+    except ConfigurationError:
+        return None
 
 
 def is_planar(net: nn.Module, inputs: Any) -> bool:

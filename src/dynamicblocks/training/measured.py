@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dynamicblocks.training.config import HardwareConfig
-from dynamicblocks.training.hardware_rules import HALF, PLAIN, WORTH_COMPILING, can_compile, is_planar
+from dynamicblocks.training.hardware_rules import HALF, PLAIN, WORTH_COMPILING, can_compile, inputs_of, is_planar
 from dynamicblocks.training.task import Task
 
 # A training shorter than this (seconds) is not worth measuring: it follows the rules.
@@ -83,7 +83,7 @@ def choose(
     if plain.seconds * steps < WORTH_MEASURING:
         return fixed, [plain]
     precisions = (PLAIN, HALF) if open_precision and task.bears_half else (fixed.precision,)
-    layouts = (False, True) if open_layout and is_planar(net, task.inputs(batch)) else (bool(fixed.channels_last),)
+    layouts = (False, True) if open_layout and is_planar(net, inputs_of(task, batch)) else (bool(fixed.channels_last),)
     sides = [(precision, layout) for precision in precisions for layout in layouts]
     others = [side for side in sides if side != (plain.precision, plain.channels_last)]
     found = [plain, *(measure(task, net, batch, *side) for side in others)]

@@ -13,7 +13,7 @@ from dynamicblocks.training.evaluation import Score, evaluate
 from dynamicblocks.training.hardware import make_place
 from dynamicblocks.training.manifestations import Manifestation, comparable, manifestations
 from dynamicblocks.training.run_folder import RunFolder
-from dynamicblocks.training.task import Task
+from dynamicblocks.training.task import Task, batches_of
 from dynamicblocks.training.training_state import TrainingState
 
 # The integrators, beside its own and where they solve its equation, and multiples of the steps that a training shows at
@@ -59,10 +59,10 @@ def conclude(
 ) -> Outcome:
     """Read the test samples, for the chosen weights and then, where they are few, for their other manifestations."""
     place = make_place(config, fabric)
-    test = task.batches("test", place)
+    test = batches_of(task, "test", place)
     few = test.samples <= FEW_SAMPLES
     score = evaluate(task, net, test, fabric)
-    validation = evaluate(task, net, task.batches("validation", place), fabric)
+    validation = evaluate(task, net, batches_of(task, "validation", place), fabric)
     integrators, factors = comparable(net, SHOWN_INTEGRATORS, SHOWN_FACTORS) if few else ([], [])
     others = manifestations(task, net, test, fabric, integrators, factors)
     return Outcome(
@@ -74,6 +74,6 @@ def conclude(
         seconds=state.seconds,
         weights=num_weights(net),
         manifestations=others,
-        pictures=task.conclude(net, place, folder.path) if fabric.global_rank == 0 else [],
+        pictures=list(task.conclude(net, place, folder.path) or ()) if fabric.global_rank == 0 else [],
         unit=task.unit,
     )

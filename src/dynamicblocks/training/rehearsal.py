@@ -1,8 +1,11 @@
 """What a training is going to do, tried before anything is downloaded or written."""
 
 import copy
+import sys
+import traceback
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,40 +107,70 @@ def rehearse(net: nn.Module, task: Task[Any], config: TrainConfig, batches: Batc
         engine = Engine(copy.deepcopy(net), task, uncompiled, fabric)
         engine.net.train()
         for batch in task.rehearsal(batches):
-            loss, sums = engine.loss(batch)
-            check_sums(task, sums, "loss")
+            loss, _ = engine.loss(batch, partial(check_answer, task))
             fabric.backward(loss)
         with evaluating(engine.net, fabric):
-            check_sums(task, task.score(engine.net, batch), "score")
+            check_score(task, task.score(engine.net, batch))
     except DynamicBlocksError:
         raise
-    except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+    except Exception as error:  # whatever a network or a task may raise
+        said = (str(error).splitlines() or [""])[0]
         raise ConfigurationError(
-            f"a training step fails on {_described(batch)} with precision {config.hardware.precision}: "
-            f"{type(error).__name__}: {str(error).splitlines()[0]:.300}"
+            f"a training step fails on {_described(batch)} with precision {config.hardware.precision}"
+            f"{_line(task, error)}: {type(error).__name__}: {said:.300}".rstrip(": ")
         ) from error
     finally:
         set_random_state(state)
 
 
-def check_sums(task: Task[Any], sums: Tensor, source: str) -> None:
-    """Raise where the sums that a method gives are not those that the task names, or do not lead to its figures."""
-    if sums.shape != (len(task.sums),):
+def check_answer(task: Task[Any], answer: Any) -> None:
+    """Raise unless what ``task.loss`` gives is a number and a vector of sums."""
+    if not isinstance(answer, tuple | list) or len(answer) != 2 or not isinstance(answer[0], Tensor):
         raise ConfigurationError(
-            f"{source} of task {task.name} must give a vector of {len(task.sums)} sums ({', '.join(task.sums)}), got "
-            f"the shape {tuple(sums.shape)}"
+            f"loss of the task {task.name} must give the loss and a vector of sums, got "
+            f"{_described(answer, 'something')}"
         )
+    loss, sums = answer
+    if loss.ndim:
+        raise ConfigurationError(f"the loss of the task {task.name} must be one number, got shape {tuple(loss.shape)}")
+    check_sums(task, sums, "loss")
+
+
+def check_sums(task: Task[Any], sums: Any, method: str) -> None:
+    """Raise unless there is one number for each of the sums of a task."""
+    names = task.sums
+    if not isinstance(sums, Tensor) or sums.shape != (len(names),):
+        came = f"shape {tuple(sums.shape)}" if isinstance(sums, Tensor) else f"a {type(sums).__name__}"
+        raise ConfigurationError(
+            f"sums that {method} of the task {task.name} gives must be a vector of {len(names)} numbers "
+            f"({', '.join(names)}), got {came}"
+        )
+
+
+def check_score(task: Task[Any], sums: Any) -> None:
+    """Raise unless all figures of a task follow from what ``task.score`` gives."""
+    check_sums(task, sums, "score")
     try:
-        found = task.measured(dict(zip(task.sums, sums.tolist(), strict=True)))
-    except ArithmeticError:  # of so few samples
+        measured = task.measured(dict(zip(task.sums, sums.tolist(), strict=True)))
+    except ArithmeticError:  # a few samples may lack what all of them have
         return
-    missing = [name for name in dict.fromkeys(("loss", *(each.name for each in task.figures))) if name not in found]
+    missing = [figure.name for figure in task.figures if figure.name not in measured]
     if missing:
-        raise ConfigurationError(f"measured of task {task.name} must give {', '.join(missing)}, got {', '.join(found)}")
+        raise ConfigurationError(
+            f"measured of the task {task.name} must give all its figures, and lacks {', '.join(missing)}; it gives "
+            f"{', '.join(measured)}"
+        )
 
 
-def _described(batch: Any) -> str:
+def _line(task: Task[Any], error: BaseException) -> str:
+    """Where in the file of a task of one's own an error was raised."""
+    file = getattr(sys.modules.get(type(task).__module__), "__file__", None)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f" ({file}, line {lines[-1]})" if task.source_hash and lines else ""
+
+
+def _described(batch: Any, what: str = "a batch") -> str:
     """The shapes of the tensors of a batch."""
     entries = batch if isinstance(batch, (tuple, list)) else [batch]
     shapes = ", ".join(str(tuple(each.shape)) for each in entries if isinstance(each, Tensor))
-    return f"a batch of shapes {shapes}" if shapes else f"a batch of type {type(batch).__name__}"
+    return f"{what} of shapes {shapes}" if shapes else f"{what} of type {type(batch).__name__}"

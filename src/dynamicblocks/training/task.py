@@ -18,6 +18,8 @@ Yielded = TypeVar("Yielded", covariant=True)
 CPU = torch.device("cpu")
 
 SplitName = Literal["train", "validation", "test"]
+# What batches have.
+BATCHES = ("batch_size", "steps", "samples", "training", "evaluation")
 
 
 @dataclass(frozen=True)
@@ -247,8 +249,19 @@ class Task(ABC, Generic[Batch]):
     # What the commands ask for
 
     def inputs(self, batch: Batch) -> Any:
-        """What the network is called with for a batch; by default the first of its entries."""
-        return batch[0]  # type: ignore[index]
+        """What the network is called with for a batch; by default the batch if it is a tensor, else its first entry.
+
+        Raises:
+            ConfigurationError: a batch has no first entry, so the task must say what it is.
+        """
+        if isinstance(batch, Tensor):
+            return batch
+        if isinstance(batch, tuple | list) and batch:
+            return batch[0]
+        raise ConfigurationError(
+            f"a batch of the task {self.name} is of type {type(batch).__name__}, so what its network is called with is "
+            "not known; give the task a method inputs(batch) that says it"
+        )
 
     def answered(self, net: nn.Module, batch: Batch) -> Batch | None:
         """The batch with the answers of ``net`` in the place of the true ones; None where there is no such thing."""
@@ -268,3 +281,24 @@ class Task(ABC, Generic[Batch]):
     def as_dict(self) -> dict[str, Any]:
         """Its options as plain dictionaries and lists, as YAML and JSON hold them."""
         return {each.name: plain(getattr(self, each.name)) for each in fields(self)}  # type: ignore[arg-type]
+
+
+def batches_of(task: Task[Any], split: SplitName, place: Place) -> Batches[Any]:
+    """The batches of a split that holds something.
+
+    Raises:
+        ConfigurationError: the task gives something else.
+    """
+    found = task.batches(split, place)
+    missing = [each for each in BATCHES if not hasattr(found, each)]
+    if missing:
+        raise ConfigurationError(
+            f"batches of the task {task.name} must have {', '.join(BATCHES)}, as TensorBatches has; for {split} it "
+            f"gives a {type(found).__name__} without {', '.join(missing)}"
+        )
+    if found.samples < 1 or found.steps < 1:
+        raise ConfigurationError(
+            f"the {split} split of the task {task.name} holds {found.samples} {task.unit} in {found.steps} steps; "
+            "there must be one at least"
+        )
+    return found

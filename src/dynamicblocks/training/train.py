@@ -34,7 +34,7 @@ from dynamicblocks.training.rehearsal import check_plan, idle_choices, rehearse
 from dynamicblocks.training.reports import change_entry, change_line, epoch_entry
 from dynamicblocks.training.run_folder import RunFolder
 from dynamicblocks.training.runs import begin_run, recorded
-from dynamicblocks.training.task import Task
+from dynamicblocks.training.task import Task, batches_of
 from dynamicblocks.training.timetable import Timetable
 from dynamicblocks.training.training_state import TrainingState
 
@@ -74,8 +74,8 @@ class Training:
         self.fabric.launch()
         self.console = Console(quiet=True) if self.fabric.global_rank else console or Console()
         place = make_place(self.config, self.fabric)
-        self.batches = task.batches("train", place)
-        self.validation = task.batches("validation", place)
+        self.batches = batches_of(task, "train", place)
+        self.validation = batches_of(task, "validation", place)
         self.timetable = Timetable(self.config, self.batches.steps)
         self.state = TrainingState()
         self.sums = make_sums(len(task.sums), self.fabric.device)
@@ -287,4 +287,6 @@ class Training:
 def build(task: Task[Any], config: TrainConfig) -> nn.Module:
     """The network as the training begins with it, freshly initialised; the task's data are read for it."""
     net = task.build()
+    if not isinstance(net, nn.Module):
+        raise ConfigurationError(f"build of the task {task.name} must give a torch.nn.Module, got {type(net).__name__}")
     return config.twist.twist(net) if config.twist.turned_on(epoch=0) else net

@@ -103,4 +103,6 @@ def _array(path: Path, archive: NpzFile, key: str) -> NDArray[Any]:
 
 def _why(error: BaseException) -> str:
     """The first line of an error, or its kind where it has none."""
+    if "pickle" in str(error):  # of which NumPy says how it could be read, which is never wanted
+        return "it holds no plain numbers, but Python objects or nothing that NumPy knows; such are never read"
     return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -182,7 +182,7 @@ def _classes(root: Path, pairs: dict[str, tuple[Pair, ...]], counts: dict[str, N
     if names is None:
         highest = int(np.flatnonzero(counts["train"][:, :IGNORED].any(axis=0)).max())
         names = tuple(str(index) for index in range(highest + 1))
-        known = f"the training masks hold {len(names)} classes"
+        known = f"the training masks hold {len(names)} classes (more are named in {root / 'classes.txt'})"
     if len(names) < 2:
         raise StorageError(
             f"{root / 'train' / 'masks'}: expected class indices of at least two classes, got {len(names)} (255 is no "
