@@ -53,9 +53,15 @@ class Mistaken(Small):
 @pytest.mark.parametrize(
     ("mistake", "said"),
     [
-        ("one sum", r"^loss of task small must give a vector of 2 sums \(samples, loss\), got the shape \(1,\)$"),
-        ("many sums", r"^score of task small must give a vector of 2 sums \(samples, loss\), got the shape \(4,\)$"),
-        ("no loss", "^measured of task small must give loss, got error$"),
+        (
+            "one sum",
+            r"^sums that loss of the task \w+ gives must be a vector of 2 numbers \(samples, loss\), got shape \(1,\)$",
+        ),
+        (
+            "many sums",
+            r"^sums that score of the task \w+ gives must be a vector of 2 numbers \(samples, loss\), got shape \(4,\)$",
+        ),
+        ("no loss", r"^measured of the task \w+ must give all its figures, and lacks loss; it gives error$"),
         ("fewer", "^the batches of epoch 1 ended after 4 steps of 6: steps and training"),
         ("empty", "^an epoch of 24 samples has no batch"),
         ("unmeasured", "^there are no samples to measure a network on$"),

@@ -154,7 +154,8 @@ def check_score(task: Task[Any], sums: Any) -> None:
         measured = task.measured(dict(zip(task.sums, sums.tolist(), strict=True)))
     except ArithmeticError:  # a few samples may lack what all of them have
         return
-    missing = [figure.name for figure in task.figures if figure.name not in measured]
+    needed = dict.fromkeys(("loss", *(figure.name for figure in task.figures)))
+    missing = [name for name in needed if name not in measured]
     if missing:
         raise ConfigurationError(
             f"measured of the task {task.name} must give all its figures, and lacks {', '.join(missing)}; it gives "
