@@ -168,7 +168,9 @@ def test_measuring_a_refinement_leaves_the_statistics_alone(tmp_path):
     assert all(torch.equal(after[name], expected[name]) for name in after)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", pytest.param("muon", marks=pytest.mark.slow)])
+# tests/tasks/test_killed.py kills quicker trainings, with sgd.
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["sgd", "muon"])
 def test_a_run_killed_after_a_refinement_resumes_to_the_same_weights_bit_for_bit(optimizer, tmp_path):
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     flags = ["--model", "ContinuousNet", "--dataset", "digits", "--alpha", "4", "--initial-time-d", "1"]
