@@ -48,7 +48,7 @@ def train(network: str, seed: int, path: Path, note: str) -> dict:
     outcome = training.run()
     seconds = process_time() - before
     if (network, seed) == DRAWN:
-        shutil.copyfile(outcome.folder / "fields.png", PICTURE)
+        shutil.copyfile(outcome.folder / "predictions.png", PICTURE)
     run = RunFolder(outcome.folder)
     configuration = yaml.safe_load(run.configuration().read_text())
     configuration["data"]["name"], configuration["output"] = "fields:heat.npz", "runs"

@@ -212,8 +212,8 @@ def test_a_training_learns_and_its_run_is_read_again(tmp_path):
     adam = OptimizerConfig(name="adam", lr=0.1, weight_decay=0)
     outcome = Training(task, config(tmp_path, "run", epochs=8, optimizer=adam)).run()
     assert outcome.test["relative_error"] < 0.2  # 0.7, were they left unchanged
-    assert [path.name for path in outcome.pictures] == ["fields.png"]
-    assert imread(outcome.folder / "fields.png").std() > 0.01
+    assert [path.name for path in outcome.pictures] == ["predictions.png"]
+    assert imread(outcome.folder / "predictions.png").std() > 0.01
     run = load_run(outcome.folder)
     assert run.task == task
     again = evaluate(run.task, run.net, run.task.batches("test", Place()), make_fabric(CPU))
@@ -275,7 +275,7 @@ def test_the_command_line_trains_resumes_and_measures(tmp_path, capsys):
     folder = tmp_path / "run"
     result = json.loads((folder / "result.json").read_text())
     assert result["test_loss"] == result["test_relative_error"]
-    assert result["pictures"] == ["fields.png"]
+    assert result["pictures"] == ["predictions.png"]
     written_config = yaml.safe_load((folder / "config.yaml").read_text())
     assert (written_config["task"], written_config["criterion"]) == ("regress", "relative")
     assert main(["evaluate", str(folder)]) == 0
@@ -295,9 +295,9 @@ def test_the_command_line_trains_resumes_and_measures(tmp_path, capsys):
 def test_pictures_are_drawn_in_all_dimensions(tmp_path, space, channels):
     task = written(tmp_path, space, channels, with_a_constant_channel)
     net = Pointwise(*channels).train()
-    assert task.conclude(net, DOUBLE, tmp_path) == [tmp_path / "fields.png"]
+    assert task.conclude(net, DOUBLE, tmp_path) == [tmp_path / "predictions.png"]
     assert net.training
-    picture = imread(tmp_path / "fields.png")
+    picture = imread(tmp_path / "predictions.png")
     assert picture[..., :3].std() > 0.01
 
 

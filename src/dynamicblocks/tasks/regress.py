@@ -213,6 +213,6 @@ class Regress(Task[FieldBatch]):
             predictions = self.fields.targets.in_units(net(inputs).double().cpu())
         errors = torch.linalg.vector_norm((predictions - pairs.targets).flatten(1) / self._scale, dim=1)
         shown = Shown(pairs.inputs, pairs.targets, predictions, errors / self._sizes(pairs.targets))
-        path = folder / "fields.png"
+        path = folder / "predictions.png"
         draw_fields(shown, path)
         return [path]
