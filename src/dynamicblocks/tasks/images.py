@@ -47,6 +47,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.train_images is not None:
             check_count(self.train_images, "data.train_images")
+        if self.test_batch_size is not None:
+            check_count(self.test_batch_size, "data.test_batch_size")
         shares = [share for share, _ in self.progressive]
         if shares and (shares[0] != 0 or shares != sorted(set(shares)) or shares[-1] >= 1):
             raise ConfigurationError(f"the shares of data.progressive must rise from 0 to below 1, got {shares}")

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dynamicblocks.draws import generator
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.times import check_count
+from dynamicblocks.sampling import Sampling
 from dynamicblocks.training.task import Place
 
 
@@ -30,14 +29,13 @@ class TensorBatches:
     batch_size: int
     place: Place = field(default_factory=Place)
     evaluation_size: int | None = None
+    _sampling: Sampling = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        check_count(self.batch_size, "batch_size")
-        if self.evaluation_size is not None:
-            check_count(self.evaluation_size, "evaluation_size")
-        if self.batch_size % self.place.world:
-            raise ConfigurationError(f"batch_size {self.batch_size} must be a multiple of {self.place.world} processes")
-        object.__setattr__(self, "tensors", tuple(self._there(tensor) for tensor in checked(self.tensors)))
+        tensors, place = checked(self.tensors), self.place
+        sampling = Sampling(len(tensors[0]), self.batch_size, self.evaluation_size, place.seed, place.rank, place.world)
+        object.__setattr__(self, "_sampling", sampling)
+        object.__setattr__(self, "tensors", tuple(self._there(tensor) for tensor in tensors))
 
     def _there(self, tensor: Tensor) -> Tensor:
         dtype = self.place.dtype if tensor.is_floating_point() else tensor.dtype
@@ -51,27 +49,19 @@ class TensorBatches:
     @property
     def steps(self) -> int:
         """Full batches in an epoch (one, smaller, if the split is smaller than a batch)."""
-        return max(1, self.samples // self.batch_size)
+        return self._sampling.steps
 
     def training(self, epoch: int, first_step: int = 0, progress: float = 0.0) -> Iterator[tuple[Tensor, ...]]:
         """The batches of an epoch in random order, from ``first_step`` on, without a last partial one."""
-        place = self.place
-        if self.samples < place.world:
-            raise ConfigurationError(
-                f"{self.samples} samples cannot be shared by {place.world} processes: give more data or fewer devices"
-            )
-        order = torch.randperm(self.samples, generator=generator(place.seed, epoch)).to(place.device)
-        for step in range(first_step, self.steps):
-            batch = order[step * self.batch_size : (step + 1) * self.batch_size]
-            yield self._rows(batch[place.rank :: place.world])
+        for _, batch in self._sampling.training(epoch, first_step):
+            yield self._rows(self._sampling.mine(batch))
 
     def evaluation(self) -> Iterator[tuple[Tensor, ...]]:
         """The samples in order, each once; this process's share of them."""
-        mine = torch.arange(self.place.rank, self.samples, self.place.world, device=self.place.device)
-        if len(mine):  # there may be fewer samples than processes
-            yield from map(self._rows, torch.split(mine, self.evaluation_size or self.batch_size))
+        yield from map(self._rows, self._sampling.evaluation())
 
     def _rows(self, rows: Tensor) -> tuple[Tensor, ...]:
+        rows = rows.to(self.place.device)
         chosen = (tensor[rows] for tensor in self.tensors)
         return tuple(
             each.contiguous(memory_format=torch.channels_last)

@@ -9,8 +9,7 @@ from torch import Tensor
 from dynamicblocks.data.images.augmentation import Augmentation, resized
 from dynamicblocks.data.images.splits import Split
 from dynamicblocks.draws import generator
-from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.times import check_count
+from dynamicblocks.sampling import Sampling
 
 
 @dataclass(frozen=True)
@@ -44,13 +43,11 @@ class ImageBatches:
     rank: int = 0
     world: int = 1
     _affine: tuple[Tensor, Tensor] = field(init=False, repr=False, compare=False)
+    _sampling: Sampling = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        check_count(self.batch_size, "batch_size")
-        if self.evaluation_size is not None:
-            check_count(self.evaluation_size, "test_batch_size")
-        if self.batch_size % self.world:
-            raise ConfigurationError(f"batch_size {self.batch_size} must be a multiple of {self.world} processes")
+        sampling = Sampling(len(self.split), self.batch_size, self.evaluation_size, self.seed, self.rank, self.world)
+        object.__setattr__(self, "_sampling", sampling)
         device = self.split.labels.device
         mean, std = (torch.tensor(value, device=device).view(-1, 1, 1) for value in (self.mean, self.std))
         object.__setattr__(self, "_affine", (mean, 1 / std))
@@ -58,7 +55,7 @@ class ImageBatches:
     @property
     def steps(self) -> int:
         """Full batches in an epoch (one, if the split is smaller than a batch)."""
-        return max(1, len(self.split) // self.batch_size)
+        return self._sampling.steps
 
     @property
     def samples(self) -> int:
@@ -78,18 +75,16 @@ class ImageBatches:
         ``progress``, the share of the training that lies before the epoch, decides on the size of the images.
         """
         side = next((pixels for share, pixels in reversed(self.progressive) if share <= progress), None)
-        order = torch.randperm(len(self.split), generator=generator(self.seed, epoch))
-        steps = range(first_step, self.steps)
-        batches = [order[step * self.batch_size : (step + 1) * self.batch_size] for step in steps]
-        for step, batch, images in zip(steps, batches, self.split.stream(batches), strict=True):
+        chosen = list(self._sampling.training(epoch, first_step))
+        stream = self.split.stream([batch for _, batch in chosen])
+        for (step, batch), images in zip(chosen, stream, strict=True):
             # Augmentation is drawn for the whole batch, so that it does not depend on the number of processes.
             images = self.augmentation.apply(images, generator(self.seed, epoch, step))
             labels = self.split.labels[batch.to(self.split.labels.device)]
-            yield self.normalised(images[self.rank :: self.world], side), labels[self.rank :: self.world]
+            yield self.normalised(self._sampling.mine(images), side), self._sampling.mine(labels)
 
     def evaluation(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The images in order, as they are; this process's share of them."""
-        mine = torch.arange(self.rank, len(self.split), self.world)
-        batches = list(torch.split(mine, self.evaluation_size or self.batch_size))
+        batches = self._sampling.evaluation()
         for batch, images in zip(batches, self.split.stream(batches), strict=True):
             yield self.normalised(images), self.split.labels[batch.to(self.split.labels.device)]

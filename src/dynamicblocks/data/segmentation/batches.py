@@ -9,8 +9,7 @@ from torch import Tensor
 from dynamicblocks.data.segmentation.augmentation import PairAugmentation
 from dynamicblocks.data.segmentation.pairs import Pairs
 from dynamicblocks.draws import generator
-from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.times import check_count
+from dynamicblocks.sampling import Sampling
 
 
 @dataclass(frozen=True)
@@ -42,18 +41,16 @@ class PairBatches:
     channels_last: bool = False
     rank: int = 0
     world: int = 1
+    _sampling: Sampling = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        check_count(self.batch_size, "data.batch_size")
-        if self.evaluation_size is not None:
-            check_count(self.evaluation_size, "data.test_batch_size")
-        if self.batch_size % self.world:
-            raise ConfigurationError(f"batch_size {self.batch_size} must be a multiple of {self.world} processes")
+        sampling = Sampling(len(self.split), self.batch_size, self.evaluation_size, self.seed, self.rank, self.world)
+        object.__setattr__(self, "_sampling", sampling)
 
     @property
     def steps(self) -> int:
         """Full batches in an epoch (one, smaller, if the split is smaller than a batch)."""
-        return max(1, len(self.split) // self.batch_size)
+        return self._sampling.steps
 
     @property
     def samples(self) -> int:
@@ -62,24 +59,15 @@ class PairBatches:
 
     def training(self, epoch: int, first_step: int = 0, progress: float = 0.0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch in random order, augmented, from ``first_step`` on, without a last partial one."""
-        if len(self.split) < self.world:
-            raise ConfigurationError(
-                f"{len(self.split)} images cannot be shared by {self.world} processes: give more or fewer devices"
-            )
-        order = torch.randperm(len(self.split), generator=generator(self.seed, epoch))
-        steps = range(first_step, self.steps)
-        batches = [order[step * self.batch_size : (step + 1) * self.batch_size] for step in steps]
-        for step, pairs in zip(steps, self.split.stream(batches), strict=True):
+        chosen = list(self._sampling.training(epoch, first_step))
+        for (step, _), pairs in zip(chosen, self.split.stream([batch for _, batch in chosen]), strict=True):
             # Changes are drawn for the whole batch, so that they do not depend on the number of processes.
             changed = self.augmentation.apply(pairs, generator(self.seed, epoch, step))
-            yield self.parted(changed[self.rank :: self.world])
+            yield self.parted(self._sampling.mine(changed))
 
     def evaluation(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The pairs in order, as they are; this process's share of them."""
-        mine = torch.arange(self.rank, len(self.split), self.world)
-        if len(mine):  # there may be fewer pairs than processes
-            batches = list(torch.split(mine, self.evaluation_size or self.batch_size))
-            yield from map(self.parted, self.split.stream(batches))
+        yield from map(self.parted, self.split.stream(self._sampling.evaluation()))
 
     def parted(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
         """Images of mean zero and variance one over the training images, and masks."""
