@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -53,6 +53,13 @@ def keep(path: Path, kind: str, change: Callable[[dict[str, Any]], object]) -> N
     record = read(path, kind)
     change(record)
     write(path, record)
+
+
+def put_table(table: str, documents: Iterable[Path], begin: str, end: str) -> None:
+    """Put a table between its marks, in the place of the one there."""
+    for document in documents:
+        before, rest = document.read_text().split(begin)
+        document.write_text(f"{before}{begin}\n{table}\n{end}{rest.split(end)[1]}")
 
 
 def training_step(net: nn.Module, batch: int) -> Callable[[], float]:

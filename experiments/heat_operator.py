@@ -17,7 +17,7 @@ from time import process_time
 from types import ModuleType
 
 import yaml
-from common import HERE, RESULTS, begun, keep, read
+from common import HERE, RESULTS, begun, keep, put_table, read
 
 from dynamicblocks.training import RunFolder
 from dynamicblocks.training.environment import environment
@@ -105,9 +105,7 @@ def main() -> None:
     options = parse()
     if options.table:
         print(table())
-        for document in DOCUMENTS:
-            before, rest = document.read_text().split(BEGIN)
-            document.write_text(f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}")
+        put_table(table(), DOCUMENTS, BEGIN, END)
         return
     path = Path(options.output) / "heat.npz"
     path.parent.mkdir(parents=True, exist_ok=True)

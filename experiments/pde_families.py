@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import mean, median, stdev
 from time import process_time
 
-from common import HERE, RESULTS, begun, keep, read, told, training_step
+from common import HERE, RESULTS, begun, keep, put_table, read, told, training_step
 from torch import nn
 
 from dynamicblocks.network import num_weights
@@ -248,9 +248,7 @@ def main() -> None:
         print(json.dumps(train(options.one, *options.seeds, options.data_dir, options.output, options.note)))
     elif options.table:
         print(table())
-        for document in DOCUMENTS:
-            before, rest = document.read_text().split(BEGIN)
-            document.write_text(f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}")
+        put_table(table(), DOCUMENTS, BEGIN, END)
     elif options.speed:
         measured = {"date": f"{date.today()}", "note": options.note, **environment(), "networks": speeds(options.speed)}
         keep(RESULT, "rows", lambda found: found.update(speed=measured))

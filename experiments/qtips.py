@@ -10,21 +10,21 @@ Example: python experiments/qtips.py --seeds 0 1 2
 """
 
 import argparse
-import json
 import shutil
-from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from statistics import mean
 from time import process_time
 
+from common import HERE, RESULTS, begun, keep, put_table, read
+
 from dynamicblocks.tasks import ModelConfig, Segment
 from dynamicblocks.training import RunFolder, TrainConfig, Training
 from dynamicblocks.training.config import HardwareConfig
 from dynamicblocks.training.environment import environment
+from dynamicblocks.training.runs import recorded
 
-HERE = Path(__file__).parent
-RESULT = HERE / "results" / "qtips.json"
+RESULT = RESULTS / "qtips.json"
 DOCUMENTS = (HERE / "README.md", HERE.parent / "docs" / "segmentation.md")
 PICTURE = HERE.parent / "docs" / "figures" / "qtips.png"
 DRAWN = ("IMEX", 0)
@@ -50,14 +50,11 @@ def train(name: str, seed: int, output: str, note: str) -> dict:
     run = run_name(name, seed)
     task = Segment(model=NETWORKS[name])
     config = TrainConfig(epochs=EPOCHS, hardware=HARDWARE, keep="last", seed=seed, output=output, run=run)
-    begun = Path(output) / run
-    resume = begun if begun.exists() else None
+    resume = begun(output, run)
     training = Training(task, config, resume=resume)
     before = process_time()
     outcome = training.run()
     folder = RunFolder(outcome.folder)
-    used = config.as_dict()
-    used["output"] = "runs"
     return {
         "network": name,
         "seed": seed,
@@ -71,7 +68,7 @@ def train(name: str, seed: int, output: str, note: str) -> dict:
         "resumed": resume is not None,
         "data": training.note,
         "note": note,
-        "configuration": {"task": task.reference, **task.as_dict(), **used},
+        "configuration": {**recorded(task, config), "output": "runs"},
         "epochs": folder.metrics(),
         **environment(),
     }
@@ -89,16 +86,7 @@ def rods(figures: dict) -> float:
 
 def record() -> dict:
     """The results so far."""
-    return json.loads(RESULT.read_text()) if RESULT.exists() else {"rows": []}
-
-
-def keep(change: Callable[[dict], None]) -> None:
-    """Change the record on disk, as a whole or not at all."""
-    changed = record()
-    change(changed)
-    written = RESULT.with_suffix(".part")
-    written.write_text(json.dumps(changed, indent=1) + "\n")
-    written.replace(RESULT)
+    return read(RESULT, "rows")
 
 
 def table() -> str:
@@ -130,13 +118,6 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def write_table() -> None:
-    """Put the table into the documents."""
-    for document in DOCUMENTS:
-        before, rest = document.read_text().split(BEGIN)
-        document.write_text(f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}")
-
-
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="of the trainings (default 0 1 2)")
@@ -151,14 +132,14 @@ def main() -> None:
     options = parse()
     if options.table:
         print(table())
-        write_table()
+        put_table(table(), DOCUMENTS, BEGIN, END)
         return
     for name in options.networks:
         for seed in options.seeds:
             if any((row["network"], row["seed"]) == (name, seed) for row in record()["rows"]):
                 continue
             row = train(name, seed, options.output, options.note)
-            keep(lambda found, row=row: found["rows"].append(row))
+            keep(RESULT, "rows", lambda found, row=row: found["rows"].append(row))
             if (name, seed) == DRAWN:
                 shutil.copy(Path(options.output) / run_name(name, seed) / "segmentation.png", PICTURE)
             print(f"{name}, seed {seed}: {row['test_rods']:.2%}, {row['weights']:,} weights", flush=True)

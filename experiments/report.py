@@ -4,11 +4,10 @@ Example: python experiments/report.py
 """
 
 import json
-from pathlib import Path
 
 import yaml
+from common import HERE, put_table
 
-HERE = Path(__file__).parent
 BEGIN, END = "<!-- table: python experiments/report.py -->", "<!-- end of table -->"
 HEAD = """| configuration | model | units | refined at | integrator | published: weights | test % | min | \
 here: weights | test % | min | seed, hardware, data |
@@ -42,11 +41,8 @@ def row(name: str, published: list) -> str:
 
 def main() -> None:
     published = yaml.safe_load((HERE / "published.yaml").read_text())
-    table = "\n".join([BEGIN, HEAD, *(row(name, known) for name, known in published.items()), END])
     path = HERE / "README.md"
-    text = path.read_text()
-    before, rest = text.split(BEGIN)
-    path.write_text(before + table + rest.split(END)[1])
+    put_table("\n".join([HEAD, *(row(name, known) for name, known in published.items())]), [path], BEGIN, END)
     print(f"written to {path}")
 
 
