@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 
 
@@ -36,6 +36,14 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigurationErr
     nearest = get_close_matches(str(name), names, n=1)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
     return ConfigurationError(f"unknown {kind} {name!r}{hint} Known: {', '.join(names)}")
+
+
+def raised_at(error: BaseException, files: Collection[str | None]) -> tuple[str, int] | None:
+    """The innermost file and line among ``files`` through which an error was raised; None where there is none."""
+    import traceback
+
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
+    return (frames[-1].filename, frames[-1].lineno or 0) if frames else None
 
 
 def warn_caller(message: str) -> None:

@@ -6,7 +6,6 @@ the file lies, so a run folder from elsewhere cannot make anybody's program impo
 
 import hashlib
 import sys
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
@@ -14,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dynamicblocks.errors import ConfigurationError, StorageError, unknown_name
+from dynamicblocks.errors import ConfigurationError, StorageError, raised_at, unknown_name
 from dynamicblocks.tasks.plain_options import is_plain, types_of
 from dynamicblocks.tasks.registry import named_task, tasks
 from dynamicblocks.training.config import TrainConfig
@@ -125,8 +124,8 @@ def changed_since(reference: Any, own: type[Task[Any]] | None) -> str:
 def own_line(error: BaseException) -> str | None:
     """Where in a file of a task of one's own an error was raised; None where it was raised elsewhere."""
     files = {vars(module)["__file__"] for name, module in list(sys.modules.items()) if name.startswith(PRIVATE)}
-    places = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
-    return f"{places[-1].filename}, line {places[-1].lineno}" if places else None
+    place = raised_at(error, files)
+    return place and f"{place[0]}, line {place[1]}"
 
 
 def _module(path: Path, source: bytes) -> ModuleType:
@@ -156,10 +155,10 @@ def _errors_of(path: Path) -> Iterator[None]:
     try:
         yield
     except (Exception, SystemExit) as error:  # a program may end itself, too
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        place = raised_at(error, {str(path)})
         if isinstance(error, SyntaxError) and error.filename == str(path):
-            lines.append(error.lineno)
-        where = f"{path}, line {lines[-1]}" if lines else str(path)
+            place = (str(path), error.lineno or 0)
+        where = f"{path}, line {place[1]}" if place else str(path)
         said = error.msg if isinstance(error, SyntaxError) else str(error)
         raise ConfigurationError(f"{where}: {type(error).__name__}: {said}".rstrip(": ")) from error
 

@@ -2,7 +2,6 @@
 
 import copy
 import sys
-import traceback
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -13,7 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from dynamicblocks.block import DynamicBlock
-from dynamicblocks.errors import ConfigurationError, DynamicBlocksError
+from dynamicblocks.errors import ConfigurationError, DynamicBlocksError, raised_at
 from dynamicblocks.network import named_blocks
 from dynamicblocks.training.box import Box
 from dynamicblocks.training.config import OptimizerConfig, TrainConfig
@@ -166,8 +165,8 @@ def check_score(task: Task[Any], sums: Any) -> None:
 def _line(task: Task[Any], error: BaseException) -> str:
     """Where in the file of a task of one's own an error was raised."""
     file = getattr(sys.modules.get(type(task).__module__), "__file__", None)
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    return f" ({file}, line {lines[-1]})" if task.source_hash and lines else ""
+    place = raised_at(error, {file})
+    return f" ({file}, line {place[1]})" if task.source_hash and place else ""
 
 
 def _described(batch: Any, what: str = "a batch") -> str:
