@@ -15,6 +15,7 @@ from dynamicblocks import __version__
 from dynamicblocks.cli.command import Command
 from dynamicblocks.errors import ConfigurationError, DynamicBlocksError, MissingPackageError, UsageError
 from dynamicblocks.extras import needed_for
+from dynamicblocks.interruption import INTERRUPTED, Interrupted, listening
 
 
 class Entry(NamedTuple):
@@ -55,7 +56,6 @@ HELP = {"-h", "--help"}
 
 USAGE_ERROR = 2
 FAILURE = 1
-INTERRUPTED = 130
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -74,7 +74,19 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 or 143 interrupted."""
+    try:
+        with listening():
+            return _main(arguments)
+    except Interrupted as interrupted:
+        _say(str(interrupted))
+        return interrupted.code
+    except KeyboardInterrupt:  # of a library that raises its own
+        _say("interrupted")
+        return INTERRUPTED
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     written = list(sys.argv[1:] if arguments is None else arguments)
     name = written[0] if written[:1] and written[0] in COMMANDS else make_parser().parse_args(written).command
     rest = written[written.index(name) + 1 :]
@@ -96,9 +108,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         _say(f"error: {line}: {type(error).__name__}: {error}; --debug shows the traceback", colour="31")
         return FAILURE
-    except KeyboardInterrupt:
-        _say("interrupted; a training goes on from its last checkpoint with: dynamicblocks train --resume RUN")
-        return INTERRUPTED
     return 0
 
 

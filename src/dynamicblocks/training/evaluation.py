@@ -1,7 +1,7 @@
 """Measuring a network on the batches of a task."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -73,18 +73,26 @@ def evaluating(net: nn.Module, fabric: Fabric) -> Iterator[None]:
         hook.remove()
 
 
-def evaluate(task: Task[Any], net: nn.Module, batches: Batches[Any], fabric: Fabric) -> Score:
+Seen = Callable[[int], object]
+"""What hears of each batch that was measured, by its number: a bar, or what may end the work there."""
+
+
+def evaluate(task: Task[Any], net: nn.Module, batches: Batches[Any], fabric: Fabric, seen: Seen | None = None) -> Score:
     """The figures over a split, over all processes, with running statistics left as they are."""
-    return score_of(task, net, batches.evaluation(), fabric)
+    return score_of(task, net, batches.evaluation(), fabric, seen)
 
 
-def score_of(task: Task[Any], net: nn.Module, batches: Iterable[Any], fabric: Fabric) -> Score:
+def score_of(
+    task: Task[Any], net: nn.Module, batches: Iterable[Any], fabric: Fabric, seen: Seen | None = None
+) -> Score:
     """The figures over any batches, as in :func:`evaluate`."""
     begin = time.perf_counter()
     total = make_sums(len(task.sums), fabric.device)
     with evaluating(net, fabric):
-        for batch in batches:
+        for number, batch in enumerate(batches):
             total += task.score(net, batch)
+            if seen is not None:
+                seen(number)
     sums = over_processes(fabric, total).cpu()  # waits for what the device has still to do
     return score_from(task, sums, time.perf_counter() - begin)
 

@@ -1,9 +1,11 @@
 """The training loop."""
 
 import math
+import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,13 +14,14 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError, SolverError, StorageError
+from dynamicblocks.interruption import Interrupted, check, deferred, listening, requested
 from dynamicblocks.structure import structure, with_structure
 from dynamicblocks.training.checkpoint import checkpoint_of, go_on, named_sums, stored_network
 from dynamicblocks.training.choices import Choices, settled
 from dynamicblocks.training.config import TrainConfig
 from dynamicblocks.training.engine import Engine
 from dynamicblocks.training.environment import differences, environment
-from dynamicblocks.training.evaluation import Score, evaluate, score_from
+from dynamicblocks.training.evaluation import Score, Seen, evaluate, score_from
 from dynamicblocks.training.hardware import (
     make_fabric,
     make_place,
@@ -38,6 +41,8 @@ from dynamicblocks.training.task import Task, batches_of
 from dynamicblocks.training.timetable import Timetable
 from dynamicblocks.training.training_state import TrainingState
 
+# Between two of these, where processes that wait for no device are many steps ahead of it, none asks the others.
+STEPS_TO_AGREE = 8
 HALF_PRECISIONS = ("bf16-mixed", "16-mixed", "bf16-true", "16-true")
 
 
@@ -146,8 +151,23 @@ class Training:
             self.folder.write_checkpoint(state)
 
     def run(self) -> Outcome:
-        """Train to the end, then read the test samples once."""
-        with training_bar(self.console, self.task, self.total_steps, self.steps_done) as bar:
+        """Train to the end, then read the test samples once.
+
+        Raises:
+            Interrupted: a signal asked to end; the run goes on from there when it is resumed.
+            NotFiniteError: the loss was not finite.
+        """
+        with listening():
+            try:
+                self._train()
+                check()
+                return self._concluded()
+            except Interrupted as interrupted:
+                raise Interrupted(interrupted.signal, self._how_to_go_on()) from None
+
+    def _train(self) -> None:
+        """Train to the end; signals are obeyed after a step."""
+        with deferred(), training_bar(self.console, self.task, self.total_steps, self.steps_done) as bar:
             while self.steps_done < self.total_steps:
                 try:
                     self._epoch(bar)
@@ -156,6 +176,9 @@ class Training:
                         raise
                     self._fall_back(bar)
             bar.finish(self.total_steps)
+
+    def _concluded(self) -> Outcome:
+        """The weights that were kept, on the test samples."""
         self.fabric.barrier()
         weights, described = self.folder.read_weights()
         net = with_structure(self.net, described)
@@ -165,43 +188,80 @@ class Training:
             self.folder.write_result(outcome.as_result(self.config.seed))
         return outcome
 
+    def _how_to_go_on(self) -> str:
+        done = f"{self.steps_done} of {self.total_steps} steps are done and stored"
+        return f"interrupted; {done}. Go on with: dynamicblocks train --resume {shlex.quote(str(self.folder.path))}"
+
     def _epoch(self, bar: TrainingBar) -> None:
         """The rest of the present epoch, its validation and its checkpoint."""
         epoch, first = self.state.epoch, self.state.step
         begin = time.perf_counter()
         before = self.state.seconds
         if first == 0:
+            self.state.begun = before
             for change in changes_before(self.config, epoch):
                 self._change_network(change)
         self.net.train()
-        rate = 0.0
         last = self.timetable.of(epoch)
-        for step, batch in enumerate(self.batches.training(epoch, first, epoch / self.config.epochs), start=first):
-            if step == last:
-                break
-            rate = self.timetable.rate(epoch, step)
-            set_learning_rate(self.engine.bare_optimizer, rate)
+        for step, batch in self._batches(epoch, first, last):
+            set_learning_rate(self.engine.bare_optimizer, self.timetable.rate(epoch, step))
             self._step(batch)
             elapsed = time.perf_counter() - begin
             seen = (step + 1 - first) * self.batches.batch_size
             bar.step(self.steps_done + 1, epoch, self.sums, seen / elapsed)
             self.state.step = step + 1
-            if step + 1 < last and self._checkpoint_due(epoch, step):
+            asked = self._asked_to_end(step)
+            if asked or (step + 1 < last and self._checkpoint_due(epoch, step)):
                 self.state.seconds = before + elapsed
                 self._save(self._finite_sums())
+            if asked:
+                raise Interrupted(asked)
         if self.state.step < last:
             raise ConfigurationError(
                 f"the batches of epoch {epoch + 1} ended after {self.state.step} steps of {last}: steps and training() "
                 "of batches are to say the same"
             )
         sums = self._finite_sums()  # waits for what the device has still to do
-        elapsed = time.perf_counter() - begin
-        trained = score_from(self.task, sums, elapsed)
-        self.state.seconds = before + elapsed
-        score = self._validated()
-        per_second = (last - first) * self.batches.batch_size / elapsed
+        self.state.seconds = before + time.perf_counter() - begin
+        length = self.state.seconds - self.state.begun
+        trained = score_from(self.task, sums, length)
+        try:
+            score = self._validated(seen=self._check_alone)
+        except Interrupted:
+            self._save(sums)
+            raise
+        rate = self.timetable.rate(epoch, last - 1)
+        per_second = last * self.batches.batch_size / length
         entry = epoch_entry(self.task, epoch, rate, trained, score, per_second, self.state.seconds)
         self._finish_epoch(score, {**entry, **self.state.grown})
+
+    def _batches(self, epoch: int, first: int, last: int) -> Iterator[tuple[int, Any]]:
+        """The batches of an epoch that are left, with their numbers; none are read where the epoch is through."""
+        if first < last:
+            batches = self.batches.training(epoch, first, epoch / self.config.epochs)
+            yield from islice(enumerate(batches, start=first), last - first)
+
+    def _asked_to_end(self, step: int) -> int:
+        """The signal that asked to end after this step, 0 if none did: the same in all processes.
+
+        Only between groups of batches, for gradients are not stored.
+        """
+        place, size = self.timetable.group(self.state.epoch, step)
+        if place + 1 < size:
+            return 0
+        asked = requested() or 0
+        if self.fabric.world_size > 1:
+            # A sum over processes waits for the device.
+            if self.fabric.device.type != "cpu" and self.steps_done % STEPS_TO_AGREE:
+                return 0
+            found = torch.tensor(float(asked), device=self.fabric.device)
+            asked = round(float(torch.as_tensor(self.fabric.all_reduce(found, reduce_op="max"))))
+        return asked
+
+    def _check_alone(self, _: int) -> None:
+        """End here if a signal asked for it; of several processes none ends before the others do."""
+        if self.fabric.world_size == 1:
+            check()
 
     def _checkpoint_due(self, epoch: int, step: int) -> bool:
         """Whether one is due after this batch: only between groups, for gradients are not stored."""
@@ -220,10 +280,10 @@ class Training:
                 self._not_finite()
             self.engine.step(loss, place, size)
 
-    def _validated(self) -> Score:
-        """The score on the validation samples of the network that would be kept now."""
+    def _validated(self, seen: Seen | None = None) -> Score:
+        """The score on the validation samples of the network that would be kept now; ``seen`` hears of each batch."""
         self.engine.agree()
-        return evaluate(self.task, self.engine.evaluated, self.validation, self.fabric)
+        return evaluate(self.task, self.engine.evaluated, self.validation, self.fabric, seen)
 
     def _finite_sums(self) -> Tensor:
         """The sums of the epoch so far, over all processes."""
