@@ -115,11 +115,13 @@ def run(options: Namespace) -> None:
         "test": rows,
         "data": one.task.load(),
     }
-    folder = RunFolder.create(
-        target, recorded(one.task, one.config), {**environment(), "compressed_from": str(one.folder.path)}
-    )
-    folder.write_weights(found.net.state_dict(), recorded(one.task, one.config), structure(found.net))
-    folder.write_result(result)
+
+    def fill(folder: RunFolder) -> None:
+        folder.write_weights(found.net.state_dict(), recorded(one.task, one.config), structure(found.net))
+        folder.write_result(result)
+
+    record = {**environment(), "compressed_from": str(one.folder.path)}
+    RunFolder.create(target, recorded(one.task, one.config), record, fill)
     again = f" --task {shlex.quote(options.task)}" if options.task else ""
     console.print(
         f"Run written to {target}\nNext:\n  dynamicblocks evaluate {shlex.quote(str(target))}{again}",

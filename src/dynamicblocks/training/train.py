@@ -5,6 +5,7 @@ import shlex
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,6 +23,7 @@ from dynamicblocks.training.config import TrainConfig
 from dynamicblocks.training.engine import Engine
 from dynamicblocks.training.environment import differences, environment
 from dynamicblocks.training.evaluation import Score, Seen, evaluate, score_from
+from dynamicblocks.training.first_process import by_the_first
 from dynamicblocks.training.hardware import (
     make_fabric,
     make_place,
@@ -29,6 +31,7 @@ from dynamicblocks.training.hardware import (
     over_processes,
     set_random_state,
 )
+from dynamicblocks.training.lock import Lock, check_unheld
 from dynamicblocks.training.network_changes import NetworkChange, changes_before
 from dynamicblocks.training.optimizer import set_learning_rate
 from dynamicblocks.training.outcome import Outcome, conclude
@@ -65,7 +68,9 @@ class Training:
     ) -> None:
         self.task = task
         config = replace(config, optimizer=config.optimizer.settled())
+        self.lock = Lock()
         if resume is not None:
+            check_unheld(resume)
             # What was chosen at the run's start holds to its end; workers change nothing.
             chosen = RunFolder.open(resume).hardware()
             config = replace(config, hardware=replace(chosen, workers=config.hardware.workers))
@@ -86,7 +91,12 @@ class Training:
         self.sums = make_sums(len(task.sums), self.fabric.device)
         if resume is not None:
             self.folder = RunFolder.open(resume)
-            self._restore(net)
+            self._hold()
+            try:
+                self._restore(net)
+            except BaseException:
+                self.lock.release()
+                raise
             for other in differences(self.folder.record(), environment()):
                 self.console.print(f"Note: {other}", highlight=False, soft_wrap=True)
         else:
@@ -95,9 +105,9 @@ class Training:
                 self.console.print(f"{choices}", highlight=False, soft_wrap=True)
             for idle in idle_choices(net, config):
                 self.console.print(f"Note: {idle}", highlight=False)
-            self.folder = begin_run(task, self.config, net, self.note, self.fabric, choices)
             self._set_up(net)
-            self._save(self.sums)
+            fill = partial(self._write_checkpoint, sums=self.sums)
+            self.folder = begin_run(task, self.config, net, self.note, self.fabric, choices, fill, self.lock)
 
     def _set_up(self, net: nn.Module) -> None:
         """Go on with this network."""
@@ -120,6 +130,14 @@ class Training:
     def steps_done(self) -> int:
         """Steps that lie behind."""
         return self.timetable.before(self.state.epoch) + self.state.step
+
+    def _hold(self) -> None:
+        """Keep other trainings out of the folder, and clear away what a killed one had begun to write there."""
+        by_the_first(self.fabric, lambda: self.lock.acquire(self.folder.path))
+        if self.fabric.global_rank == 0:
+            self.folder.remove_parts()
+        if self.lock.note:
+            self.console.print(f"Note: {self.lock.note}", highlight=False, soft_wrap=True)
 
     def _restore(self, net: nn.Module, precision: str | None = None) -> None:
         """Everything as it was at the newest checkpoint, perhaps with another precision from there on."""
@@ -146,9 +164,11 @@ class Training:
 
     def _save(self, sums: Tensor) -> None:
         if self.fabric.global_rank == 0:
-            named = dict(zip(self.task.sums, sums.tolist(), strict=True))
-            state = checkpoint_of(self.engine, self.state, named, self.config.hardware.precision)
-            self.folder.write_checkpoint(state)
+            self._write_checkpoint(self.folder, sums)
+
+    def _write_checkpoint(self, folder: RunFolder, sums: Tensor) -> None:
+        named = dict(zip(self.task.sums, sums.tolist(), strict=True))
+        folder.write_checkpoint(checkpoint_of(self.engine, self.state, named, self.config.hardware.precision))
 
     def run(self) -> Outcome:
         """Train to the end, then read the test samples once.
@@ -156,14 +176,18 @@ class Training:
         Raises:
             Interrupted: a signal asked to end; the run goes on from there when it is resumed.
             NotFiniteError: the loss was not finite.
+            StorageError: a file could not be written, or another process trains in the folder.
         """
         with listening():
             try:
+                self._hold()
                 self._train()
                 check()
                 return self._concluded()
             except Interrupted as interrupted:
                 raise Interrupted(interrupted.signal, self._how_to_go_on()) from None
+            finally:
+                self.lock.release()
 
     def _train(self) -> None:
         """Train to the end; signals are obeyed after a step."""
