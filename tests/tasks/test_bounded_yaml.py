@@ -51,6 +51,7 @@ MERGES = levels_of_aliases("a0: &a0 {x: 1}\n", "a{n}: &a{n}\n  <<: [{names}]\n")
         ("null", "holds no options"),
         ("3", "must hold a mapping of options, got int"),
     ],
+    ids=range(30),
 )
 def test_what_is_no_configuration_is_refused_in_one_line(tmp_path, written, said):
     path = tmp_path / "mine.yaml"
@@ -96,7 +97,9 @@ def test_what_a_configuration_may_hold(tmp_path):
     assert len(yaml_value(f"[{'1,' * (MOST_ENTRIES - 1)}]")) == MOST_ENTRIES - 1
 
 
-@pytest.mark.parametrize("text", ["{a: " * 40_000, "{a: &a [*a]}", "{a: 1, a: 2}", "{" + "a" * MOST_BYTES + "}", "{"])
+@pytest.mark.parametrize(
+    "text", ["{a: " * 40_000, "{a: &a [*a]}", "{a: 1, a: 2}", "{" + "a" * MOST_BYTES + "}", "{"], ids=range(5)
+)
 def test_texts_behind_flags_are_bounded_alike(text):
     with pytest.raises(db.ConfigurationError, match=r"^--model cannot be read: [^\n]*$"):
         written_as_flags(["--model", text])
