@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dynamicblocks.data.segmentation import IGNORED, PairAugmentation, PairBatches, PairDataset, load_pairs
 from dynamicblocks.errors import ConfigurationError, unknown_name
+from dynamicblocks.tasks.facts import ImageFacts, check_same_images, facts_of_images
 from dynamicblocks.tasks.model import ModelConfig
 from dynamicblocks.tasks.registry import tasks
 from dynamicblocks.times import check_count
@@ -136,12 +137,20 @@ class Segment(Task[Masked]):
     @cached_property
     def pairs(self) -> PairDataset:
         """The data."""
-        return self.data.load()
+        pairs = self.data.load()
+        if "known" in vars(self):  # they are those of a run, and the data may have changed since
+            check_same_images(self.data.name, pairs, self.known)
+        return pairs
+
+    @cached_property
+    def known(self) -> ImageFacts:
+        """What the network needs to know of the images and masks."""
+        return facts_of_images(self.pairs)
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The names of the classes."""
-        return self.pairs.classes
+        return self.known.classes
 
     def load(self) -> str:
         named = zip(self.classes, self.weights.tolist(), strict=True)
@@ -174,8 +183,14 @@ class Segment(Task[Masked]):
             )
         return weights
 
+    def facts(self) -> dict[str, Any]:
+        return self.known.stored()
+
+    def recall(self, facts: Mapping[str, Any]) -> None:
+        vars(self)["known"] = ImageFacts.of_file(facts)
+
     def build(self) -> nn.Module:
-        return self.model.create(self.pairs.channels, len(self.classes), dense=True)
+        return self.model.create(self.known.channels, len(self.classes), dense=True)
 
     def sketch(self) -> nn.Module:
         return self.model.create(CHANNELS, CLASSES, dense=True)
@@ -184,8 +199,8 @@ class Segment(Task[Masked]):
         return PairBatches(
             getattr(self.pairs, split).with_workers(place.workers).to(place.device),
             self.data.batch_size,
-            self.pairs.mean,
-            self.pairs.std,
+            self.known.mean,
+            self.known.std,
             seed=place.seed,
             augmentation=self.data.augmentation(self.pairs.augmentation),
             evaluation_size=self.data.test_batch_size,
