@@ -8,6 +8,7 @@ with needed_for(__name__):
     from dynamicblocks.tasks.images import DataConfig
     from dynamicblocks.tasks.model import ModelConfig
     from dynamicblocks.tasks.own import own_task
+    from dynamicblocks.tasks.prediction import FieldPrediction, Prediction
     from dynamicblocks.tasks.registry import tasks
     from dynamicblocks.tasks.regress import FieldConfig, Regress
     from dynamicblocks.tasks.segment import MaskConfig, Segment
@@ -17,8 +18,10 @@ __all__ = [
     "Classify",
     "DataConfig",
     "FieldConfig",
+    "FieldPrediction",
     "MaskConfig",
     "ModelConfig",
+    "Prediction",
     "Regress",
     "Run",
     "Segment",

@@ -11,13 +11,17 @@ from torch import Tensor, nn
 
 from dynamicblocks.data import ImageBatches, ImageDataset
 from dynamicblocks.data.images.augmentation import resized
+from dynamicblocks.data.images.batches import affine_of, normalised
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.tasks.facts import ImageFacts, check_same_images, facts_of_images
+from dynamicblocks.tasks.given import given_images
 from dynamicblocks.tasks.images import DataConfig, is_folder
 from dynamicblocks.tasks.model import ModelConfig
+from dynamicblocks.tasks.prediction import Prediction, predicted
 from dynamicblocks.tasks.registry import tasks
 from dynamicblocks.times import check_amount
-from dynamicblocks.training.task import LOSS, Batches, Figure, Place, SplitName, Task
+from dynamicblocks.training.predicting import check_rows
+from dynamicblocks.training.task import HERE, LOSS, Batches, Figure, Place, SplitName, Task
 
 Labelled = tuple[Tensor, Tensor]
 """Images and their labels."""
@@ -130,6 +134,18 @@ class Classify(Task[Labelled]):
     def answered(self, net: nn.Module, batch: Labelled) -> Labelled:
         images, _ = batch
         return images, net(images).argmax(dim=1)
+
+    def predict(
+        self, net: nn.Module, x: Any, place: Place = HERE, *, batch_size: int | None = None, resize: bool = False
+    ) -> Prediction:
+        known, rows = self.known, check_rows(batch_size, self.data.test_batch_size or self.data.batch_size)
+        given = given_images(x, known, resize=resize)
+        affine = affine_of(known.mean, known.std, place.device)
+
+        def normalised_as_in_evaluation(pixels: Tensor) -> Tensor:
+            return normalised(pixels.to(place.device), affine).to(place.dtype)
+
+        return predicted(net, map(normalised_as_in_evaluation, given.batches(rows)), place, known.classes)
 
 
 def _sums(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:

@@ -13,11 +13,14 @@ from dynamicblocks.data.fields import FieldDataset, FieldPairs, load_fields
 from dynamicblocks.data.fields.dataset import check_share
 from dynamicblocks.errors import unknown_name
 from dynamicblocks.tasks.facts import FieldFacts, check_same_fields, facts_of_fields
+from dynamicblocks.tasks.given import given_fields
 from dynamicblocks.tasks.model import ModelConfig
+from dynamicblocks.tasks.prediction import FieldPrediction
 from dynamicblocks.tasks.registry import tasks
 from dynamicblocks.times import check_count
 from dynamicblocks.training.evaluation import evaluation_mode
-from dynamicblocks.training.task import Batches, Figure, Place, SplitName, Task
+from dynamicblocks.training.predicting import answer_of, check_rows, together
+from dynamicblocks.training.task import HERE, Batches, Figure, Place, SplitName, Task
 from dynamicblocks.training.tensor_batches import TensorBatches
 
 FieldBatch = tuple[Tensor, ...]
@@ -216,6 +219,17 @@ class Regress(Task[FieldBatch]):
         inputs, targets, _ = batch
         answers = net(inputs).to(targets.dtype)
         return inputs, answers, self._sizes(self.known.targets.in_units(answers.double())).to(targets.dtype)
+
+    def predict(
+        self, net: nn.Module, x: Any, place: Place = HERE, *, batch_size: int | None = None, resize: bool = False
+    ) -> FieldPrediction:
+        rows = check_rows(batch_size, self.data.test_batch_size or self.data.batch_size)
+        inputs = given_fields(x, self.known, resize=resize)
+        values = []
+        for part in torch.split(inputs, rows):
+            answer = answer_of(net, self.known.inputs.normalised(part.cpu(), place.dtype).to(place.device))
+            values.append(self.known.targets.in_units(answer.cpu().double()))
+        return FieldPrediction(together(values))
 
     def conclude(self, net: nn.Module, place: Place, folder: Path) -> list[Path]:
         # matplotlib is imported where something is drawn, not with every command.

@@ -12,13 +12,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynamicblocks.data.segmentation import IGNORED, PairAugmentation, PairBatches, PairDataset, load_pairs
+from dynamicblocks.data.segmentation.batches import normalised
 from dynamicblocks.errors import ConfigurationError, unknown_name
 from dynamicblocks.tasks.facts import ImageFacts, check_same_images, facts_of_images
+from dynamicblocks.tasks.given import given_images
 from dynamicblocks.tasks.model import ModelConfig
+from dynamicblocks.tasks.prediction import Prediction, predicted
 from dynamicblocks.tasks.registry import tasks
 from dynamicblocks.times import check_count
 from dynamicblocks.training.evaluation import evaluation_mode
-from dynamicblocks.training.task import LOSS, Batches, Figure, Place, SplitName, Task
+from dynamicblocks.training.predicting import check_rows
+from dynamicblocks.training.task import HERE, LOSS, Batches, Figure, Place, SplitName, Task
 
 Masked = tuple[Tensor, Tensor]
 """Images (n, channels, height, width) and their masks (n, height, width), int64."""
@@ -256,6 +260,18 @@ class Segment(Task[Masked]):
     def answered(self, net: nn.Module, batch: Masked) -> Masked:
         images, _ = batch
         return images, net(images).argmax(dim=1)
+
+    def predict(
+        self, net: nn.Module, x: Any, place: Place = HERE, *, batch_size: int | None = None, resize: bool = False
+    ) -> Prediction:
+        known, rows = self.known, check_rows(batch_size, self.data.test_batch_size or self.data.batch_size)
+        given = given_images(x, known, resize=resize, any_size=True)
+        dtype = torch.promote_types(place.dtype, torch.float32)
+
+        def normalised_as_in_evaluation(pixels: Tensor) -> Tensor:
+            return normalised(pixels.to(place.device), known.mean, known.std, dtype).to(place.dtype)
+
+        return predicted(net, map(normalised_as_in_evaluation, given.batches(rows)), place, known.classes)
 
     def conclude(self, net: nn.Module, place: Place, folder: Path) -> list[Path]:
         (stacked,) = self.pairs.test.stream([self._shown()])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.training.config.plain import plain
+from dynamicblocks.training.predicting import plain_answers
 
 Batch = TypeVar("Batch")
 Yielded = TypeVar("Yielded", covariant=True)
@@ -42,6 +43,10 @@ class Place:
     workers: int = 0
     rank: int = 0
     world: int = 1
+
+
+HERE = Place()
+"""On the CPU, in float32."""
 
 
 class Batches(Protocol[Yielded]):
@@ -284,6 +289,28 @@ class Task(ABC, Generic[Batch]):
     def answered(self, net: nn.Module, batch: Batch) -> Batch | None:
         """The batch with the answers of ``net`` in the place of the true ones; None where there is no such thing."""
         return None
+
+    def predict(
+        self, net: nn.Module, x: Any, place: Place = HERE, *, batch_size: int | None = None, resize: bool = False
+    ) -> Any:
+        """What ``net``, in evaluation mode, answers to new data, on the CPU and in their order.
+
+        By default ``x`` is an array or tensor of what the network is called with, and the answers are a tensor.
+
+        Args:
+            net: the network.
+            x: the data, as somebody has them.
+            place: of the network: its device, the type of its weights.
+            batch_size: samples at a time; it bounds the memory.
+            resize: whether data of another size are made to fit; by default they are an error.
+
+        Raises:
+            ConfigurationError: ``x`` is not what was expected; the message says both.
+            StorageError: a file is missing or damaged.
+        """
+        if resize:
+            raise ConfigurationError(f"the task {self.name} does not say how data are resized; leave out resize")
+        return plain_answers(net, x, place.device, place.dtype, batch_size)
 
     def conclude(self, net: nn.Module, place: Place, folder: Path) -> list[Path]:
         """Pictures and other files of a trained network, written into ``folder``: their paths."""
