@@ -21,14 +21,13 @@ from dynamicblocks.cli.table import table
 from dynamicblocks.errors import ConfigurationError, SolverError
 from dynamicblocks.integrators import as_integrator
 from dynamicblocks.network import evaluations_of, num_weights
-from dynamicblocks.structure import structure
 from dynamicblocks.times import check_amount
 from dynamicblocks.training import Figure, evaluate
 from dynamicblocks.training.environment import environment
 from dynamicblocks.training.evaluation import Score, answered, evaluation_mode, score_of
 from dynamicblocks.training.progress import evaluation_steps
 from dynamicblocks.training.run_folder import RunFolder
-from dynamicblocks.training.runs import recorded
+from dynamicblocks.training.runs import form_of, recorded
 
 USAGE = "dynamicblocks compress RUN [--tolerance 0.2%%] [--beside RUN] [--to FOLDER] ..."
 DESCRIPTION = """Find, for each block, the cheapest integrator, time grid and number of controls that are about as good.
@@ -120,7 +119,7 @@ def run(options: Namespace) -> None:
     folder = RunFolder.create(
         target, recorded(one.task, one.config), {**environment(), "compressed_from": str(one.folder.path)}
     )
-    folder.write_weights(found.net.state_dict(), recorded(one.task, one.config), structure(found.net))
+    folder.write_weights(found.net.state_dict(), recorded(one.task, one.config), form_of(one.task, found.net))
     folder.write_result(result)
     again = f" --task {shlex.quote(options.task)}" if options.task else ""
     say(make_console(), f"Run written to {target}")

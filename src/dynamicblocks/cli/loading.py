@@ -12,7 +12,7 @@ from torch import nn
 from dynamicblocks.cli.console import Bars, say
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.network import named_blocks
-from dynamicblocks.tasks import LoadedRun, load_run
+from dynamicblocks.tasks import Run, load_run
 from dynamicblocks.tasks.own import asked_task, changed_since
 from dynamicblocks.tasks.parsing import written_in_file
 from dynamicblocks.training import Batches, Place, RunFolder, Task, TrainConfig
@@ -91,7 +91,7 @@ def add_device_arguments(parser: ArgumentParser) -> None:
     )
 
 
-def read(options: Namespace, path: str, bars: Bars) -> LoadedRun:
+def read(options: Namespace, path: str, bars: Bars) -> Run:
     """The run in ``path``, of the task that was asked for, if one was."""
     own = None if options.task is None else asked_task(options.task)
     with bars.bar(f"reading {path}", said=False):
@@ -112,6 +112,7 @@ def load(options: Namespace, path: str, split: SplitName, bars: Bars) -> ReadyRu
     fabric = make_fabric(HardwareConfig(accelerator=options.accelerator, precision=precision))
     # In this precision, whatever that of the training was.
     place = make_place(replace(run.config, hardware=replace(trained, precision=precision)), fabric)
+    run.task.load()
     batches = batches_of(run.task, split, place)
     net = fabric.strategy.precision.convert_module(run.net.to(fabric.device, place.dtype)).eval()
     return ReadyRun(run.folder, run.task, run.config, net, batches, fabric, place, precision)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dynamicblocks.errors import ConfigurationError, SolverError, StorageError
 from dynamicblocks.interruption import Interrupted, check, deferred, listening, requested
 from dynamicblocks.network import evaluations_of
-from dynamicblocks.structure import structure, with_structure
+from dynamicblocks.structure import with_structure
 from dynamicblocks.training.checkpoint import checkpoint_of, go_on, named_sums, stored_network
 from dynamicblocks.training.choices import Choices, settled
 from dynamicblocks.training.config import TrainConfig
@@ -37,7 +37,7 @@ from dynamicblocks.training.progress import Report, evaluation_steps
 from dynamicblocks.training.rehearsal import check_plan, idle_choices, rehearse
 from dynamicblocks.training.reports import change_entry, change_line, epoch_entry
 from dynamicblocks.training.run_folder import RunFolder
-from dynamicblocks.training.runs import begin_run, recorded
+from dynamicblocks.training.runs import begin_run, form_of, recorded
 from dynamicblocks.training.task import Task, batches_of
 from dynamicblocks.training.timetable import Timetable
 from dynamicblocks.training.training_state import TrainingState
@@ -353,7 +353,7 @@ class Training:
             self.state.kept_epoch, self.state.best_loss = self.state.epoch, score.loss
             if self.fabric.global_rank == 0:
                 kept = self.engine.evaluated
-                self.folder.write_weights(kept.state_dict(), recorded(self.task, self.config), structure(kept))
+                self.folder.write_weights(kept.state_dict(), recorded(self.task, self.config), form_of(self.task, kept))
         if self.fabric.global_rank == 0:
             self.folder.append("metrics.jsonl", entry)
         self.state.epoch += 1
