@@ -1,6 +1,7 @@
 """Runs begun: what is written down of them."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from torch import nn
 
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.network import num_weights
+from dynamicblocks.structure import structure
 from dynamicblocks.training.choices import Choices
 from dynamicblocks.training.config import TrainConfig
 from dynamicblocks.training.environment import environment
@@ -44,6 +46,31 @@ def run_path(output: str, name: str) -> Path:
     return Path(output) / name
 
 
+def facts_of(task: Task[Any]) -> dict[str, Any]:
+    """The facts of the data under their name in the files of a run; nothing where the task gives none.
+
+    Raises:
+        ConfigurationError: they are no plain values.
+    """
+    facts = task.facts()
+    if facts is None:
+        return {}
+    try:
+        if not isinstance(facts, Mapping):
+            raise TypeError(f"got a {type(facts).__name__}")
+        return {"facts": json.loads(json.dumps(facts, allow_nan=False))}
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigurationError(
+            f"facts of the task {task.name} must be a dictionary of finite numbers, truth values, texts, and lists and "
+            f"dictionaries of them, as JSON holds it, or None: {error}"
+        ) from error
+
+
+def form_of(task: Task[Any], net: nn.Module) -> dict[str, Any]:
+    """All that a file of weights needs for its network to be built again: its structure, and facts of the data."""
+    return {**structure(net), **facts_of(task)}
+
+
 def begin_run(
     task: Task[Any],
     config: TrainConfig,
@@ -66,6 +93,7 @@ def begin_run(
         "started": f"{datetime.now():%Y-%m-%d %H:%M:%S}",
         "weights": num_weights(net),
         "data": note,
+        **facts_of(task),
         "device": str(fabric.device),
         "processes": fabric.world_size,
         **choices.as_record(),
