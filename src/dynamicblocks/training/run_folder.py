@@ -8,18 +8,20 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from dynamicblocks.errors import ConfigurationError, StorageError, warn_caller
+from dynamicblocks.errors import ConfigurationError, StorageError
 from dynamicblocks.options.bounded_yaml import read_yaml
 from dynamicblocks.training.appearing import appearing, check_place
 from dynamicblocks.training.bounded_json import LARGEST, as_object, parsed, read_bytes, read_object, written
 from dynamicblocks.training.config import HardwareConfig
 from dynamicblocks.training.disk import append, remove_parts, writing
 from dynamicblocks.training.lock import Lock
+from dynamicblocks.training.run_checks import Expected, check_same, tensors_in
 from dynamicblocks.training.storage import (
     FORMAT,
     READ,
     Told,
     check_finite,
+    log,
     read_tensors,
     read_tree,
     write_json,
@@ -196,27 +198,50 @@ class RunFolder:
         """Replace the checkpoint."""
         write_tree(self.path / "checkpoint.safetensors", state)
 
-    def read_checkpoint(self, told: Told = warn_caller) -> dict[str, Any]:
-        """The newest checkpoint; ``told`` hears of one without a checksum."""
+    def read_checkpoint(self, expected: Expected | None = None, told: Told = log) -> dict[str, Any]:
+        """The newest checkpoint.
+
+        Args:
+            expected: what it is to be of, if that is to be checked.
+            told: hears of a file without a checksum.
+
+        Raises:
+            StorageError: there is none, or it is damaged, or of another configuration.
+        """
         path = self.path / "checkpoint.safetensors"
         if not path.exists():
             raise StorageError(f"{self.path} has no checkpoint: the run ended before its first; start it anew")
-        return read_tree(path, told)
+        stored = read_tree(path, told)
+        check_finite(dict(tensors_in(stored)), path)
+        if expected is not None and "config" in stored:  # those of earlier versions do not say
+            check_same(expected, stored["config"], path, self.configuration())
+        return stored
 
     def write_weights(self, weights: Mapping[str, Tensor], config: Mapping[str, Any], form: Mapping[str, Any]) -> None:
         """Replace the best weights, with the configuration that made them and the form of the network now."""
         header = {"config": config, **form}
         write_tensors(self.path / "model.safetensors", weights, header)
 
-    def read_weights(self, told: Told = warn_caller) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The best weights, and what they belong to: the configuration and the form of the network."""
+    def read_weights(
+        self, expected: Expected | None = None, told: Told = log
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The best weights, and the form of the network that they belong to; arguments as in :meth:`read_checkpoint`.
+
+        Raises:
+            StorageError: there are none, or they are damaged, or of another configuration.
+        """
         path = self.path / "model.safetensors"
-        weights, header = read_tensors(path, told)
-        check_finite(weights, str(path))
-        header = as_object(header, f"the content of {path}")
-        if "discretisation" not in header:
+        weights, content = read_tensors(path, told)
+        check_finite(weights, path)
+        form = as_object(content, f"the content of {path}")
+        config = form.pop("config", None)
+        if "discretisation" not in form:
             raise StorageError(f"{path} does not say how its blocks are discretised; train it again")
-        return weights, {name: entry for name, entry in header.items() if name != "config"}
+        # The version that knew one task had its options elsewhere.
+        of_before = isinstance(config, dict) and "task" not in config
+        if expected is not None and not of_before:
+            check_same(expected, config, path, self.configuration())
+        return weights, form
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write the result."""

@@ -17,6 +17,7 @@ from dynamicblocks.training.config import TrainConfig
 from dynamicblocks.training.environment import environment
 from dynamicblocks.training.first_process import by_the_first
 from dynamicblocks.training.lock import Lock
+from dynamicblocks.training.run_checks import Expected
 from dynamicblocks.training.run_folder import RunFolder
 from dynamicblocks.training.task import Task
 
@@ -24,6 +25,15 @@ from dynamicblocks.training.task import Task
 def recorded(task: Task[Any], config: TrainConfig) -> dict[str, Any]:
     """The whole configuration as a run's files hold it: the task's name, its options, and those of all trainings."""
     return {"task": task.reference, **task.as_dict(), **config.as_dict()}
+
+
+def expected(task: Task[Any], config: TrainConfig) -> Expected:
+    """What the files of a run of this task and configuration are to be of."""
+    try:
+        usual = recorded(type(task)(), TrainConfig())
+    except (TypeError, ValueError):  # a task of one's own, made in Python, without defaults
+        usual = {}
+    return Expected(recorded(task, config), usual)
 
 
 def run_name(task: Task[Any], config: TrainConfig) -> str:

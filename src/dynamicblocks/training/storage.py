@@ -1,7 +1,8 @@
 """Tensors and plain values in one safetensors file, with a checksum, and texts and pictures: what a run stores."""
 
+import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from dynamicblocks.errors import StorageError, warn_caller
+from dynamicblocks.errors import StorageError
 from dynamicblocks.training.bounded_json import LARGEST, as_object, parsed, written
 from dynamicblocks.training.checksums import checksum
 from dynamicblocks.training.disk import write_atomically
@@ -21,8 +22,15 @@ READ = (2, 3)
 """The formats that are read; files of format 2 have no checksum."""
 _HEADER = "dynamicblocks"
 
+LARGEST_NUMBER = 1e30
+"""No weight, statistic or momentum of a training that works is larger: its square would be no float32 any more."""
+# Names in a message.
+NAMED = 5
+
 Told = Callable[[str], object]
 """What hears of a file that an earlier version wrote."""
+log = logging.getLogger(__name__).warning
+"""Says it in a program that does not say how: such a file is no mistake of whoever reads it."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -63,7 +71,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], content: Any) -> No
     write_atomically(path, data)
 
 
-def read_tensors(path: Path, told: Told = warn_caller) -> tuple[dict[str, Tensor], Any]:
+def read_tensors(path: Path, told: Told = log) -> tuple[dict[str, Tensor], Any]:
     """Read what :func:`write_tensors` wrote: the tensors and the plain values.
 
     Args:
@@ -136,7 +144,7 @@ def write_tree(path: Path, tree: Mapping[str, Any]) -> None:
     write_tensors(path, tensors, content)
 
 
-def read_tree(path: Path, told: Told = warn_caller) -> dict[str, Any]:
+def read_tree(path: Path, told: Told = log) -> dict[str, Any]:
     """Read what :func:`write_tree` wrote, or raise as :func:`read_tensors` does."""
     tensors, content = read_tensors(path, told)
     try:
@@ -174,8 +182,33 @@ def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
     return value
 
 
-def check_finite(state: Mapping[str, Tensor], source: str) -> None:
-    """Raise if weights hold NaN or infinity."""
-    bad = [name for name, tensor in state.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
-    if bad:
-        raise StorageError(f"{source} holds weights that are not finite: {', '.join(bad[:5])}; train it again")
+def check_finite(tensors: Mapping[str, Tensor], source: object) -> None:
+    """Raise unless all numbers are finite and of a size that they have in trainings, and variances are none below zero.
+
+    Raises:
+        StorageError: it names the first ones.
+    """
+    found = unsound(tensors.items())
+    if found:
+        raise StorageError(f"{source} holds {found}; train it again")
+
+
+def unsound(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """What no training that works has among these tensors, and which they are; empty where there is nothing of it."""
+    wrong: dict[str, list[str]] = {}
+    for name, tensor in tensors:
+        found = _wrong(name, tensor)
+        if found:
+            wrong.setdefault(found, []).append(name)
+    return "; ".join(f"{what}: {', '.join(names[:NAMED])}" for what, names in wrong.items())
+
+
+def _wrong(name: str, tensor: Tensor) -> str:
+    if not tensor.is_floating_point() or not tensor.numel():
+        return ""
+    low, high = (float(each) for each in torch.aminmax(tensor))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "weights that are not finite"
+    if max(-low, high) > LARGEST_NUMBER:
+        return f"numbers beyond {LARGEST_NUMBER:g}"
+    return "variances below zero" if low < 0 and name.endswith("running_var") else ""
