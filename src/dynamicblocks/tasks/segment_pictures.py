@@ -10,6 +10,8 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dynamicblocks.training.storage import write_picture
+
 IGNORED_COLOUR = "#ffffff"
 # Far apart in hue and in lightness; the first is often the background.
 COLOURS = (
@@ -55,7 +57,7 @@ def draw_masks(images: Tensor, masks: Tensor, predicted: Tensor, classes: Sequen
     if bool((masks >= last).any()):
         patches.append(Patch(facecolor=IGNORED_COLOUR, edgecolor="black", label="ignored"))
     figure.legend(handles=patches, loc="outside lower center", ncols=BESIDE, frameon=False, fontsize=9)
-    figure.savefig(path, dpi=110)
+    write_picture(path, figure.savefig, dpi=110)
 
 
 def _shown(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
