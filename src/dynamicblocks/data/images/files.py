@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dynamicblocks.errors import StorageError
+from dynamicblocks.visible import visible
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
 # Formats without loss, whose numbers arrive as they were written: of others the classes would be others.
@@ -19,7 +20,7 @@ NAMED = 3
 
 def shown(path: Path | str) -> str:
     """A path or name in characters that any terminal and file takes, in one line."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in str(path))
+    return visible(str(path)).replace("\n", "\\n")
 
 
 def listed(names: Iterable[str], most: int = NAMED) -> str:
