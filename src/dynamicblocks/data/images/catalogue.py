@@ -15,7 +15,7 @@ from dynamicblocks.data.images.folder import read_folder
 from dynamicblocks.data.images.formats import read_cifar, read_idx_split, read_names, read_stl10
 from dynamicblocks.data.images.sources import CIFAR10, CIFAR100, FASHION_MNIST, MNIST, STL10, Source
 from dynamicblocks.data.images.splits import MemorySplit, Split, stratified
-from dynamicblocks.errors import ConfigurationError, unknown_name
+from dynamicblocks.errors import ConfigurationError, StorageError, unknown_name
 from dynamicblocks.registry import Registry
 
 
@@ -79,6 +79,12 @@ def _idx(source: Source, classes: tuple[str, ...], title: str, usual: Augmentati
         paths, origin = source.locate(where.data_dir)
         files = [paths[file] for file in source.files]
         train, test = (read_idx_split(images, labels, classes=10) for images, labels in (files[:2], files[2:]))
+        sizes = [" x ".join(map(str, split.images.shape[2:])) for split in (train, test)]
+        if sizes[0] != sizes[1]:
+            raise StorageError(
+                f"{shown(files[2])} holds images of {sizes[1]} pixels, {shown(files[0])} of {sizes[0]}; they do not "
+                "belong together: delete them and get them again"
+            )
         return Raw(train, test, classes, f"{title}, {origin}", usual)
 
     return read
