@@ -16,6 +16,7 @@ from dynamicblocks.cli.command import Command
 from dynamicblocks.errors import ConfigurationError, DynamicBlocksError, MissingPackageError, UsageError
 from dynamicblocks.extras import needed_for
 from dynamicblocks.interruption import INTERRUPTED, Interrupted, listening
+from dynamicblocks.visible import on_one_line
 
 
 class Entry(NamedTuple):
@@ -143,8 +144,9 @@ def _parser(name: str, command: Command) -> argparse.ArgumentParser:
 
 
 def _say(message: str, colour: str = "") -> None:
+    line = on_one_line(message)
     coloured = colour and sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    print(f"\033[{colour}m{message}\033[0m" if coloured else message, file=sys.stderr)
+    print(f"\033[{colour}m{line}\033[0m" if coloured else line, file=sys.stderr)
 
 
 if __name__ == "__main__":

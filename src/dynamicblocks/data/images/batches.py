@@ -82,6 +82,11 @@ class ImageBatches:
         memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
         return (images if side is None else resized(images, side)).contiguous(memory_format=memory_format)
 
+    @property
+    def evaluation_steps(self) -> int:
+        """Batches in an evaluation, those of this process."""
+        return self._sampling.evaluation_steps
+
     def training(self, epoch: int, first_step: int = 0, progress: float = 0.0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch in random order, augmented, from ``first_step`` on, without a last partial one.
 

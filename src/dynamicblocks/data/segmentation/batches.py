@@ -63,6 +63,11 @@ class PairBatches:
         """Images of the split."""
         return len(self.split)
 
+    @property
+    def evaluation_steps(self) -> int:
+        """Batches in an evaluation, those of this process."""
+        return self._sampling.evaluation_steps
+
     def training(self, epoch: int, first_step: int = 0, progress: float = 0.0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch in random order, augmented, from ``first_step`` on, without a last partial one."""
         chosen = list(self._sampling.training(epoch, first_step))
