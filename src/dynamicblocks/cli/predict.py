@@ -31,6 +31,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--batch_size", type=int | None, default=None, help="files at a time; as in evaluation")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    parser.add_argument("--data_dir", type=str | None, default=None, help="local copy of the data, for runs of before")
+    parser.add_argument("--quiet", action="store_true", help="print errors alone, where --output says where to write")
     parser.add_argument(
         "--task",
         type=str | None,
@@ -44,16 +46,14 @@ def run(options: Namespace) -> None:
     place = None if options.output is None else Path(options.output)
     _check(options, place)
     # What takes seconds to import comes after the checks.
-    from dynamicblocks.cli.console import make_console
+    from dynamicblocks.cli.console import Bars, make_console
+    from dynamicblocks.cli.loading import read
     from dynamicblocks.cli.predicted import check_place, inputs_of, named_device, predict_files
-    from dynamicblocks.tasks import load_run
-    from dynamicblocks.tasks.own import asked_task
 
-    console = make_console()
-    own = None if options.task is None else asked_task(options.task)
-    one = load_run(options.run, own=own, device=named_device(options.device))
+    bars = Bars(make_console(options))
+    one = read(options, options.run, bars, named_device(options.device))
     check_place(one, place)
-    predict_files(one, inputs_of(one, options.files), options, place, console)
+    predict_files(one, inputs_of(one, options.files), options, place, bars)
 
 
 def _check(options: Namespace, place: Path | None) -> None:
@@ -71,8 +71,9 @@ def _check(options: Namespace, place: Path | None) -> None:
         if not Path(file).is_file() and not Path(file).is_dir():
             raise StorageError(f"{file} is no file" if Path(file).exists() else f"there is no file {file}")
     if place is None:
-        if options.force:
-            raise UsageError("--force does nothing without --output")
+        for flag in ("force", "quiet"):
+            if getattr(options, flag):
+                raise UsageError(f"--{flag} does nothing without --output")
         return
     if not place.absolute().parent.is_dir():
         raise StorageError(f"there is no folder {place.parent} in which --output {place.name} could be")

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
@@ -15,12 +15,10 @@ from typing import TypeVar
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
+from dynamicblocks.cli.console import Bars, say
+from dynamicblocks.cli.table import table
 from dynamicblocks.errors import ConfigurationError, StorageError, UsageError
 from dynamicblocks.tasks import Classify, FieldPrediction, Prediction, Regress, Run, Segment
 from dynamicblocks.tasks.given import FIELD_ENDINGS, IMAGE_ENDINGS, files_in
@@ -96,28 +94,29 @@ def _check_folder(place: Path | None) -> None:
         raise UsageError(f"--output must be a folder here, into which a file is written for each, got {place}")
 
 
-def predict_files(run: Run, inputs: Sequence[Input], options: Namespace, place: Path | None, console: Console) -> None:
+def predict_files(run: Run, inputs: Sequence[Input], options: Namespace, place: Path | None, bars: Bars) -> None:
     """Predict the files; write the answers where that was asked for, else show them.
 
     Raises:
         ConfigurationError: two files would be written at one place, or the task gives something else than answers.
         StorageError: a file cannot be read or written.
     """
-    answers = _answers(run, inputs, options)
+    answers = _answers(run, inputs, options, bars)
     first = next(answers)
     whole = _together(first, answers)
     if isinstance(first[1], Prediction) and first[1].labels.ndim == 1:
         _check_file(place)
         found = [(each, answer) for each, answer in whole if isinstance(answer, Prediction)]
         if place is None:
-            console.print(_table_of_classes(run, found))
+            say(bars.console, _table_of_classes(run, found))
         else:
             write_text(place, (_csv if place.suffix.lower() == ".csv" else _json)(run, found))
-            _say(console, f"{len(found):,} predictions written to {place}")
+            say(bars.console, f"{len(found):,} predictions written to {place}")
         return
     _check_folder(place)
     if place is None:
-        console.print(_table_of_others(run, [(each.path, summary(answer)) for each, answer in whole]))
+        rows = [(str(each.path), *summary(answer)) for each, answer in whole]
+        say(bars.console, table(str(run.folder.path), ("file", "size", "what is in it"), rows, prose=True))
         return
     targets = _targets(inputs, ".png" if isinstance(first[1], Prediction) else ".npz")
     with new_folder(place) as folder:
@@ -125,22 +124,22 @@ def predict_files(run: Run, inputs: Sequence[Input], options: Namespace, place: 
             target = folder / targets[each]
             target.parent.mkdir(parents=True, exist_ok=True)
             _write(target, answer)
-    _say(console, f"{len(inputs):,} files written to {place}")
+    say(bars.console, f"{len(inputs):,} files written to {place}")
 
 
-def _answers(run: Run, inputs: Sequence[Input], options: Namespace) -> Iterator[tuple[Input, Answer]]:
+def _answers(run: Run, inputs: Sequence[Input], options: Namespace, bars: Bars) -> Iterator[tuple[Input, Answer]]:
     """The answer to each file: of images of one size batches, else one after the other; meanwhile a bar is shown."""
     how = {"batch_size": options.batch_size, "resize": options.resize}
     if isinstance(run.task, Classify):
         data = run.task.data
         rows = check_rows(options.batch_size, data.test_batch_size or data.batch_size)
-        for begin in _seen(range(0, len(inputs), rows)):
+        for begin in _seen(range(0, len(inputs), rows), bars):
             part = inputs[begin : begin + rows]
             found = run.predict([each.path for each in part], **how)
             for each, label, chances in zip(part, found.labels.split(1), found.probabilities.split(1), strict=True):
                 yield each, replace(found, labels=label, probabilities=chances)
         return
-    for each in _seen(inputs):
+    for each in _seen(inputs, bars):
         answer = run.predict([each.path], **how)
         if not isinstance(answer, Answer):
             raise ConfigurationError(
@@ -153,10 +152,12 @@ def _answers(run: Run, inputs: Sequence[Input], options: Namespace) -> Iterator[
 T = TypeVar("T")
 
 
-def _seen(parts: Sequence[T]) -> Iterable[T]:
-    """A bar over what is done in parts, on a terminal; answers stand where it stood."""
-    errors = Console(stderr=True)
-    return track(parts, "predicting", console=errors, transient=True, disable=not errors.is_terminal)
+def _seen(parts: Sequence[T], bars: Bars) -> Iterator[T]:
+    """Parts, with a bar that says how many are done."""
+    with bars.bar("predicting", len(parts), said=len(parts) > 1) as bar:
+        for part in parts:
+            yield part
+            bar.step()
 
 
 def _together(first: tuple[Input, Answer], others: Iterator[tuple[Input, Answer]]) -> Iterator[tuple[Input, Answer]]:
@@ -170,18 +171,14 @@ def _together(first: tuple[Input, Answer], others: Iterator[tuple[Input, Answer]
 Classified = Sequence[tuple[Input, Prediction]]
 
 
-def _table_of_classes(run: Run, found: Classified) -> Table:
-    table = _table(run, ("file", "class"))
-    table.add_column("probability", justify="right", no_wrap=True)
-    table.add_column("next best", overflow="fold")
+def _table_of_classes(run: Run, found: Classified) -> str:
+    rows = []
     for each, answer in found:
-        best = answer.probabilities[0].sort(descending=True, stable=True)
-        label = int(answer.labels[0])
-        other = next((place for place in best.indices.tolist() if place != label), None)
-        chances = answer.probabilities[0].tolist()
-        beside = "" if other is None else f"{answer.classes[other]} {chances[other]:.1%}"
-        table.add_row(*map(Text, (named(each.path), answer.classes[label], f"{chances[label]:.1%}", beside)))
-    return table
+        label, chances = int(answer.labels[0]), answer.probabilities[0]
+        order = [place for place in chances.sort(descending=True, stable=True).indices.tolist() if place != label]
+        beside = [f"{answer.classes[place]} {chances[place].item():.1%}" for place in order[:1]]
+        rows.append((str(each.path), answer.classes[label], f"{chances[label].item():.1%}", *beside))
+    return table(str(run.folder.path), ("file", "class", "probability", "next best")[: len(rows[0])], rows)
 
 
 def _csv(run: Run, found: Classified) -> str:
@@ -227,13 +224,6 @@ def summary(answer: Answer) -> tuple[str, str]:
 
 def _size(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape))
-
-
-def _table_of_others(run: Run, rows: Sequence[tuple[Path, tuple[str, str]]]) -> Table:
-    table = _table(run, ("file", "size", "what is in it"))
-    for path, cells in rows:
-        table.add_row(*map(Text, (named(path), *cells)))
-    return table
 
 
 def _targets(inputs: Sequence[Input], ending: str) -> dict[Input, PurePath]:
@@ -296,21 +286,6 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-# Both
-
-
-def _table(run: Run, columns: Sequence[str]) -> Table:
-    # Names are folded where they are long, and never cut.
-    table = Table(title=Text(named(run.folder.path)), title_justify="left")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
 def named(path: Path) -> str:
     """A path in characters that every file of text takes."""
     return str(path).encode("utf-8", "backslashreplace").decode()
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
