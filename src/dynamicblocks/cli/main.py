@@ -36,6 +36,7 @@ class Entry(NamedTuple):
 COMMANDS = {
     "train": Entry("train a network: on images, masks, fields, or a task of your own", "train"),
     "evaluate": Entry("evaluate a trained network, perhaps under another integrator or grid", "evaluate"),
+    "predict": Entry("say what a trained network sees in files", "predict"),
     "converge": Entry("the trained weights under every integrator and step count: the convergence test", "converge"),
     "compress": Entry("make a trained network cheaper at the same accuracy", "compress"),
     "operators": Entry(

@@ -20,6 +20,7 @@ from dynamicblocks.tasks.facts import BYTE, FieldFacts, ImageFacts
 from dynamicblocks.training.predicting import tensor_of, together
 
 PATHS = (str, bytes, os.PathLike)
+IMAGE_ENDINGS, FIELD_ENDINGS = ENDINGS, (".npz",)
 
 
 def files_of(x: Any, endings: Sequence[str]) -> list[Path] | None:
@@ -124,7 +125,7 @@ def given_images(x: Any, known: ImageFacts, *, resize: bool, any_size: bool = Fa
         ConfigurationError: they are not what was expected.
         StorageError: a file is missing.
     """
-    files = files_of(x, ENDINGS)
+    files = files_of(x, IMAGE_ENDINGS)
     if files is not None:
         if known.channels not in (1, 3):
             raise ConfigurationError(
@@ -231,7 +232,7 @@ def given_fields(x: Any, known: FieldFacts, *, resize: bool) -> Tensor:
         StorageError: a file is missing, or damaged.
     """
     expected = (len(known.mean), *known.space)
-    files = files_of(x, (".npz",))
+    files = files_of(x, FIELD_ENDINGS)
     if files is not None:
         return together([_checked_fields(read_inputs(path), expected, f"{path}, inputs", resize) for path in files])
     shown = f"{expected} or (B, {', '.join(map(str, expected))})"
