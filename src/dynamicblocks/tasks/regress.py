@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dynamicblocks.data.fields import FieldDataset, FieldPairs, load_fields
-from dynamicblocks.data.fields.dataset import check_share
+from dynamicblocks.data.fields.dataset import check_share, files_of
 from dynamicblocks.errors import unknown_name
 from dynamicblocks.tasks.model import ModelConfig
 from dynamicblocks.tasks.registry import tasks
@@ -119,6 +119,9 @@ class Regress(Task[FieldBatch]):
     def fields(self) -> FieldDataset:
         """The data."""
         return self.data.load()
+
+    def check(self) -> None:
+        files_of(self.data.name)
 
     def load(self) -> str:
         return self.fields.note
