@@ -5,6 +5,9 @@ import warnings
 from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 
+LONGEST_NAME = 100
+"""Characters of what somebody wrote for a name that are compared with names, which takes their square, and repeated."""
+
 
 class DynamicBlocksError(Exception):
     """Base class of every error that the package raises on purpose."""
@@ -44,9 +47,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigurationErr
     unknown integrator 'rk44'; did you mean 'rk4'? Known: euler, rk4
     """
     names = sorted(known)
-    near = nearest(str(name), names)
+    near = nearest(str(name)[:LONGEST_NAME], names)
     hint = f"; did you mean {near!r}?" if near else "."
-    return ConfigurationError(f"unknown {kind} {name!r}{hint} Known: {', '.join(names)}")
+    return ConfigurationError(f"unknown {kind} {name!r:.{LONGEST_NAME}}{hint} Known: {', '.join(names)}")
 
 
 def raised_at(error: BaseException, files: Collection[str | None]) -> tuple[str, int] | None:

@@ -12,27 +12,26 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from torch import nn
 
 from dynamicblocks.analysis import Compression, changed, compress, halved
 from dynamicblocks.analysis.compression import INTEGRATORS
 from dynamicblocks.cli import checks
 from dynamicblocks.cli.arguments import Arguments
-from dynamicblocks.cli.console import make_console
+from dynamicblocks.cli.console import Bars, add_quiet_argument, make_console, say
 from dynamicblocks.cli.loading import ReadyRun, add_device_arguments, check_beside, load
+from dynamicblocks.cli.table import table
 from dynamicblocks.errors import ConfigurationError, SolverError
 from dynamicblocks.integrators import as_integrator
 from dynamicblocks.network import evaluations_of, num_weights
-from dynamicblocks.structure import structure
 from dynamicblocks.times import check_amount
 from dynamicblocks.training import Figure, evaluate
 from dynamicblocks.training.creatable import check_creatable
 from dynamicblocks.training.environment import environment
 from dynamicblocks.training.evaluation import Score, answered, evaluation_mode, score_of
+from dynamicblocks.training.progress import evaluation_steps
 from dynamicblocks.training.run_folder import RunFolder
-from dynamicblocks.training.runs import recorded
+from dynamicblocks.training.runs import form_of, recorded
 
 USAGE = "dynamicblocks compress RUN [--tolerance 0.2%] [--beside RUN] [--to FOLDER] ..."
 DESCRIPTION = """Find, for each block, the cheapest integrator, time grid and number of controls that are about as good.
@@ -83,26 +82,28 @@ def add_arguments(parser: Arguments) -> None:
         check=checks.count(),
     )
     add_device_arguments(parser)
+    add_quiet_argument(parser, "the folder of the new run")
 
 
 def run(options: Namespace) -> None:
     """Search, write the new run, and report both networks on the test samples."""
-    console = make_console()
+    console = make_console(options)
+    bars = Bars(console)
     target = Path(f"{options.run.rstrip('/')}-compressed" if options.to is None else options.to)
     check_target(target)
-    one = load(options, options.run, "validation", console)
+    one = load(options, options.run, "validation", bars)
     check_beside(one, one)
-    plain = None if options.beside is None else load(options, options.beside, "validation", console)
+    plain = None if options.beside is None else load(options, options.beside, "validation", bars)
     if plain is not None:
         check_beside(one, plain)
     tolerance = Tolerance.read(options.tolerance, one.task.headline)
     sets = _sets(one, tolerance, Tolerance.read(options.disagreement, one.task.headline))
-    found = _search(one, sets, options, console)
-    rows: list[dict[str, Any]] = [_tested(one, "before", one.net), _tested(one, "compressed", found.net)]
+    found = _search(one, sets, options, bars)
+    rows: list[dict[str, Any]] = [_tested(one, "before", one.net, bars), _tested(one, "compressed", found.net, bars)]
     if plain is not None:
         same = changed(plain.net, halved(plain.net), _training_inputs(plain, options.batches))
-        rows += [_tested(plain, "before", plain.net), _tested(plain, "half the steps", same)]
-    console.print(_table(rows, one))
+        rows += [_tested(plain, "before", plain.net, bars), _tested(plain, "half the steps", same, bars)]
+    say(console, f"\n{_table(rows, one)}\n")
     _print_blocks(one, sets, found, console)
     result = {
         "compressed_from": str(one.folder.path),
@@ -123,14 +124,11 @@ def run(options: Namespace) -> None:
     folder = RunFolder.create(
         target, recorded(one.task, one.config), {**environment(), "compressed_from": str(one.folder.path)}
     )
-    folder.write_weights(found.net.state_dict(), recorded(one.task, one.config), structure(found.net))
+    folder.write_weights(found.net.state_dict(), recorded(one.task, one.config), form_of(one.task, found.net))
     folder.write_result(result)
     again = f" --task {shlex.quote(options.task)}" if options.task else ""
-    console.print(
-        f"Run written to {target}\nNext:\n  dynamicblocks evaluate {shlex.quote(str(target))}{again}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    say(make_console(), f"Run written to {target}")
+    say(console, f"Next:\n  dynamicblocks evaluate {shlex.quote(str(target))}{again}")
 
 
 def check_integrators(names: Sequence[str]) -> list[str]:
@@ -286,10 +284,8 @@ def _training_inputs(one: ReadyRun, wanted: int) -> list[Any]:
     return inputs
 
 
-def _search(one: ReadyRun, sets: Sequence[Judged], options: Namespace, console: Console) -> Compression:
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("trying discretisations", total=None)
+def _search(one: ReadyRun, sets: Sequence[Judged], options: Namespace, bars: Bars) -> Compression:
+    with bars.bar("trying discretisations") as bar:
         return compress(
             one.net,
             [each.score for each in sets],
@@ -297,13 +293,15 @@ def _search(one: ReadyRun, sets: Sequence[Judged], options: Namespace, console: 
             tolerance=[each.tolerance for each in sets],
             figure=one.task.headline,
             integrators=options.integrators,
-            progress=lambda tried: progress.update(bar, description=f"trying discretisations: {tried}"),
+            progress=lambda tried: bar.show(f"trying discretisations: {tried}"),
         )
 
 
-def _tested(one: ReadyRun, state: str, net: nn.Module) -> dict[str, Any]:
+def _tested(one: ReadyRun, state: str, net: nn.Module, bars: Bars) -> dict[str, Any]:
     """Cost and figures on the test samples; the throughput is the best of a few passes."""
-    scores: list[Score] = [evaluate(one.task, net, one.test, one.fabric) for _ in range(REPEATS)]
+    steps = evaluation_steps(one.test)
+    with bars.bar(f"test {one.task.unit}: {one.model}, {state}", steps and steps * REPEATS) as bar:
+        scores: list[Score] = [evaluate(one.task, net, one.test, one.fabric, bar.step) for _ in range(REPEATS)]
     return {
         "network": one.model,
         "state": state,
@@ -314,41 +312,38 @@ def _tested(one: ReadyRun, state: str, net: nn.Module) -> dict[str, Any]:
     }
 
 
-def _table(rows: Sequence[Mapping[str, Any]], one: ReadyRun) -> Table:
+def _table(rows: Sequence[Mapping[str, Any]], one: ReadyRun) -> str:
     figure, unit = one.task.headline, one.task.unit
-    table = Table(title=f"On {one.test.samples} test {unit}", title_justify="left")
-    for column in ("network", ""):
-        table.add_column(column)
     difference = "points" if figure.percent else "change"
-    for column in ("weights", "evaluations", f"{unit}/s", "times as fast", figure.heading, difference):
-        table.add_column(column, justify="right")
+    head = ("network", "", "weights", "evaluations", f"{unit}/s", "times as fast", figure.heading, difference)
     speed = f"{unit}_per_second"
+    shown = []
     for index, row in enumerate(rows):
         first = rows[index - index % 2]
-        table.add_row(
-            row["network"],
-            row["state"],
-            f"{row['weights']:,}",
-            str(row["evaluations"]),
-            f"{row[speed]:,.0f}",
-            "" if row is first else f"{row[speed] / first[speed]:.2f}",
-            figure.shown(row[figure.name]),
-            "" if row is first else figure.change(first[figure.name], row[figure.name]),
+        shown.append(
+            (
+                row["network"],
+                row["state"],
+                f"{row['weights']:,}",
+                str(row["evaluations"]),
+                f"{row[speed]:,.0f}",
+                "" if row is first else f"{row[speed] / first[speed]:.2f}",
+                figure.shown(row[figure.name]),
+                "" if row is first else figure.change(first[figure.name], row[figure.name]),
+            )
         )
-    return table
+    return table(f"On {one.test.samples} test {unit}", head, shown, text=2)
 
 
 def _print_blocks(one: ReadyRun, sets: Sequence[Judged], found: Compression, console: Console) -> None:
     for name, each in found.chosen.items():
         controls = "projected weights" if each.projected else "the weights as they are"
         times = ", ".join(f"{time:g}" for time in each.times)
-        console.print(
-            f"{name}: {each.integrator}, {each.steps} steps at {times} ({each.grid}), {controls}", highlight=False
-        )
+        say(console, f"{name}: {each.integrator}, {each.steps} steps at {times} ({each.grid}), {controls}")
     if not found.chosen:
-        console.print("No cheaper discretisation stays within the tolerance; the network is as it was.")
+        say(console, "No cheaper discretisation stays within the tolerance; the network is as it was.")
     figure = one.task.headline
-    console.print(f"Chosen among {found.tried} networks by their {figure.heading} on", highlight=False)
+    say(console, f"Chosen among {found.tried} networks by their {figure.heading} on")
     for judged, before, after in zip(sets, found.before, found.after, strict=True):
         change = f"{figure.shown(before[figure.name])} -> {figure.shown(after[figure.name])}"
-        console.print(f"  {before.samples} {judged.name}: {change}", highlight=False)
+        say(console, f"  {before.samples} {judged.name}: {change}")

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning_fabric import Fabric
-from rich.console import Console
 from torch import nn
 
 from dynamicblocks.cli.arguments import Arguments
+from dynamicblocks.cli.console import Bars, say
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.network import named_blocks
-from dynamicblocks.tasks import LoadedRun, load_run
+from dynamicblocks.tasks import Run, load_run
 from dynamicblocks.tasks.own import asked_task, changed_since
 from dynamicblocks.tasks.parsing import written_in_file
 from dynamicblocks.training import Batches, Place, RunFolder, Task, TrainConfig
@@ -88,26 +88,28 @@ def add_device_arguments(parser: Arguments) -> None:
     )
 
 
-def read(options: Namespace, path: str, console: Console) -> LoadedRun:
+def read(options: Namespace, path: str, bars: Bars) -> Run:
     """The run in ``path``, of the task that was asked for, if one was."""
     own = None if options.task is None else asked_task(options.task)
-    run = load_run(Path(path), data_dir=options.data_dir, own=own)
+    with bars.bar(f"reading {path}", said=False):
+        run = load_run(Path(path), data_dir=options.data_dir, own=own)
     reference, _ = written_in_file(run.folder.configuration())
     note = changed_since(reference, own)
     if note:
-        console.print(f"Note: {note}", highlight=False, soft_wrap=True)
+        say(bars.console, f"Note: {note}")
     return run
 
 
-def load(options: Namespace, path: str, split: SplitName, console: Console) -> ReadyRun:
+def load(options: Namespace, path: str, split: SplitName, bars: Bars) -> ReadyRun:
     """The run in ``path``, ready to be evaluated on one of its splits."""
     make_fabric(HardwareConfig(accelerator=options.accelerator, precision=options.precision or SINGLE))
-    run = read(options, path, console)
+    run = read(options, path, bars)
     trained = run.config.hardware
     precision = options.precision or (DOUBLE if trained.precision == DOUBLE else SINGLE)
     fabric = make_fabric(HardwareConfig(accelerator=options.accelerator, precision=precision))
     # In this precision, whatever that of the training was.
     place = make_place(replace(run.config, hardware=replace(trained, precision=precision)), fabric)
+    run.task.load()
     batches = batches_of(run.task, split, place)
     net = fabric.strategy.precision.convert_module(run.net.to(fabric.device, place.dtype)).eval()
     return ReadyRun(run.folder, run.task, run.config, net, batches, fabric, place, precision)

@@ -19,6 +19,7 @@ from dynamicblocks.cli.command import Command
 from dynamicblocks.errors import ConfigurationError, DynamicBlocksError, MissingPackageError, UsageError, nearest
 from dynamicblocks.extras import needed_for
 from dynamicblocks.interruption import INTERRUPTED, Interrupted, listening
+from dynamicblocks.visible import on_one_line
 
 
 class Entry(NamedTuple):
@@ -187,8 +188,9 @@ def _nobody_reads() -> bool:
 
 
 def _say(message: str, colour: str = "") -> None:
+    line = on_one_line(message)
     coloured = colour and sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    print(f"\033[{colour}m{message}\033[0m" if coloured else message, file=sys.stderr)
+    print(f"\033[{colour}m{line}\033[0m" if coloured else line, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,18 @@
 from dataclasses import dataclass, fields, replace
 
 from dynamicblocks.data import Augmentation, ImageDataset, load_dataset
-from dynamicblocks.data.images.catalogue import Where, check_named
+from dynamicblocks.data.images.catalogue import FOLDER, Where, check_named
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.times import check_count
+
+
+def is_folder(name: str) -> bool:
+    """Whether a data set of that name is read from a folder of image files, of any size.
+
+    >>> is_folder("imagefolder:photos"), is_folder("digits")
+    (True, False)
+    """
+    return name.partition(":")[0].lower() == FOLDER
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import yaml
 from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError, StorageError
+from dynamicblocks.options.bounded_yaml import read_yaml
 from dynamicblocks.training.config import HardwareConfig
 from dynamicblocks.training.storage import (
     FORMAT,
@@ -111,9 +112,8 @@ class RunFolder:
         """
         path = self.configuration()
         try:
-            written = yaml.safe_load(path.read_text(encoding="utf-8"))["hardware"]
-            return HardwareConfig(**written)
-        except (OSError, yaml.YAMLError, TypeError, KeyError, ValueError) as error:
+            return HardwareConfig(**read_yaml(path)["hardware"])
+        except (TypeError, KeyError, ValueError) as error:
             raise StorageError(f"{path} does not say on what hardware the run was: {error}") from error
 
     def append(self, name: str, entry: Mapping[str, Any]) -> None:

@@ -1,5 +1,7 @@
 """Runs begun: what is written down of them."""
 
+import json
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,9 @@ from typing import Any
 from lightning_fabric import Fabric
 from torch import nn
 
+from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.network import num_weights
+from dynamicblocks.structure import structure
 from dynamicblocks.training.choices import Choices
 from dynamicblocks.training.config import TrainConfig
 from dynamicblocks.training.environment import environment
@@ -18,6 +22,31 @@ from dynamicblocks.training.task import Task
 def recorded(task: Task[Any], config: TrainConfig) -> dict[str, Any]:
     """The whole configuration as a run's files hold it: the task's name, its options, and those of all trainings."""
     return {"task": task.reference, **task.as_dict(), **config.as_dict()}
+
+
+def facts_of(task: Task[Any]) -> dict[str, Any]:
+    """The facts of the data under their name in the files of a run; nothing where the task gives none.
+
+    Raises:
+        ConfigurationError: they are no plain values.
+    """
+    facts = task.facts()
+    if facts is None:
+        return {}
+    try:
+        if not isinstance(facts, Mapping):
+            raise TypeError(f"got a {type(facts).__name__}")
+        return {"facts": json.loads(json.dumps(facts, allow_nan=False))}
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigurationError(
+            f"facts of the task {task.name} must be a dictionary of finite numbers, truth values, texts, and lists and "
+            f"dictionaries of them, as JSON holds it, or None: {error}"
+        ) from error
+
+
+def form_of(task: Task[Any], net: nn.Module) -> dict[str, Any]:
+    """All that a file of weights needs for its network to be built again: its structure, and facts of the data."""
+    return {**structure(net), **facts_of(task)}
 
 
 def begin_run(
@@ -40,6 +69,7 @@ def begin_run(
         "started": f"{datetime.now():%Y-%m-%d %H:%M:%S}",
         "weights": num_weights(net),
         "data": note,
+        **facts_of(task),
         "device": str(fabric.device),
         "processes": fabric.world_size,
         **choices.as_record(),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.training.config.plain import plain
+from dynamicblocks.training.predicting import plain_answers
 
 Batch = TypeVar("Batch")
 Yielded = TypeVar("Yielded", covariant=True)
@@ -42,6 +43,10 @@ class Place:
     workers: int = 0
     rank: int = 0
     world: int = 1
+
+
+HERE = Place()
+"""On the CPU, in float32."""
 
 
 class Batches(Protocol[Yielded]):
@@ -203,6 +208,24 @@ class Task(ABC, Generic[Batch]):
         read, before its weights are filled in. Dynamic blocks in it can be refined, measured and compressed.
         """
 
+    def facts(self) -> dict[str, Any] | None:
+        """What :meth:`build` and :meth:`predict` need to know of the data, as JSON holds it; None: they read them.
+
+        It is stored with a run, which is then read without its data. ``classes``, names in the order of the labels,
+        and ``mean`` and ``std`` of the network's inputs are shown by :class:`~dynamicblocks.tasks.Run`.
+        """
+        return None
+
+    def recall(self, facts: Mapping[str, Any]) -> None:
+        """Take the facts of a run in the place of data that are not read; by default the data are read after all.
+
+        Called in the place of :meth:`load`. What stands in a file may be anything, so it is to be checked.
+
+        Raises:
+            ConfigurationError: these are no facts of such data.
+        """
+        self.load()
+
     def sketch(self) -> nn.Module | None:
         """A network like that of :meth:`build`, before data are read, so that what cannot be is said at once."""
         return None
@@ -276,6 +299,28 @@ class Task(ABC, Generic[Batch]):
     def answered(self, net: nn.Module, batch: Batch) -> Batch | None:
         """The batch with the answers of ``net`` in the place of the true ones; None where there is no such thing."""
         return None
+
+    def predict(
+        self, net: nn.Module, x: Any, place: Place = HERE, *, batch_size: int | None = None, resize: bool = False
+    ) -> Any:
+        """What ``net``, in evaluation mode, answers to new data, on the CPU and in their order.
+
+        By default ``x`` is an array or tensor of what the network is called with, and the answers are a tensor.
+
+        Args:
+            net: the network.
+            x: the data, as somebody has them.
+            place: of the network: its device, the type of its weights.
+            batch_size: samples at a time; it bounds the memory.
+            resize: whether data of another size are made to fit; by default they are an error.
+
+        Raises:
+            ConfigurationError: ``x`` is not what was expected; the message says both.
+            StorageError: a file is missing or damaged.
+        """
+        if resize:
+            raise ConfigurationError(f"the task {self.name} does not say how data are resized; leave out resize")
+        return plain_answers(net, x, place.device, place.dtype, batch_size)
 
     def conclude(self, net: nn.Module, place: Place, folder: Path) -> list[Path]:
         """Pictures and other files of a trained network, written into ``folder``: their paths."""

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError, SolverError, StorageError
 from dynamicblocks.interruption import Interrupted, check, deferred, listening, requested
-from dynamicblocks.structure import structure, with_structure
+from dynamicblocks.network import evaluations_of
+from dynamicblocks.structure import with_structure
 from dynamicblocks.training.checkpoint import checkpoint_of, go_on, named_sums, stored_network
 from dynamicblocks.training.choices import Choices, settled
 from dynamicblocks.training.config import TrainConfig
@@ -31,12 +32,12 @@ from dynamicblocks.training.hardware import (
 )
 from dynamicblocks.training.network_changes import NetworkChange, changes_before
 from dynamicblocks.training.optimizer import set_learning_rate
-from dynamicblocks.training.outcome import Outcome, conclude
-from dynamicblocks.training.progress import TrainingBar, training_bar
+from dynamicblocks.training.outcome import Outcome, TableSize, check_table, conclude
+from dynamicblocks.training.progress import Report, evaluation_steps
 from dynamicblocks.training.rehearsal import check_plan, idle_choices, rehearse
 from dynamicblocks.training.reports import change_entry, change_line, epoch_entry
 from dynamicblocks.training.run_folder import RunFolder
-from dynamicblocks.training.runs import begin_run, recorded
+from dynamicblocks.training.runs import begin_run, form_of, recorded
 from dynamicblocks.training.task import Task, batches_of
 from dynamicblocks.training.timetable import Timetable
 from dynamicblocks.training.training_state import TrainingState
@@ -58,12 +59,21 @@ class Training:
         config: how.
         resume: the folder of a run to continue, made by the same task and configuration.
         console: where the first process writes; the others are silent.
+        table: how much to show of the same weights under other integrators at the end.
     """
 
     def __init__(
-        self, task: Task[Any], config: TrainConfig, *, resume: Path | None = None, console: Console | None = None
+        self,
+        task: Task[Any],
+        config: TrainConfig,
+        *,
+        resume: Path | None = None,
+        console: Console | None = None,
+        table: TableSize = "few",
     ) -> None:
         self.task = task
+        check_table(table)
+        self.table: TableSize = table
         config = replace(config, optimizer=config.optimizer.settled())
         if resume is not None:
             # What was chosen at the run's start holds to its end; workers change nothing.
@@ -78,6 +88,7 @@ class Training:
         self.fabric = make_fabric(self.config.hardware)
         self.fabric.launch()
         self.console = Console(quiet=True) if self.fabric.global_rank else console or Console()
+        self.report = Report(self.console, task)
         place = make_place(self.config, self.fabric)
         self.batches = batches_of(task, "train", place)
         self.validation = batches_of(task, "validation", place)
@@ -88,13 +99,13 @@ class Training:
             self.folder = RunFolder.open(resume)
             self._restore(net)
             for other in differences(self.folder.record(), environment()):
-                self.console.print(f"Note: {other}", highlight=False, soft_wrap=True)
+                self.report.note(f"Note: {other}")
         else:
             rehearse(net, task, self.config, self.batches, self.fabric)
             if choices.chosen:
-                self.console.print(f"{choices}", highlight=False, soft_wrap=True)
+                self.report.note(f"{choices}")
             for idle in idle_choices(net, config):
-                self.console.print(f"Note: {idle}", highlight=False)
+                self.report.note(f"Note: {idle}")
             self.folder = begin_run(task, self.config, net, self.note, self.fabric, choices)
             self._set_up(net)
             self._save(self.sums)
@@ -104,7 +115,7 @@ class Training:
         self.engine = Engine(net, self.task, self.config, self.fabric)
         if self.engine.frozen:
             frozen = ", ".join(self.engine.frozen)
-            self.console.print(f"The grid never reads these controls, so they are frozen: {frozen}")
+            self.report.note(f"The grid never reads these controls, so they are frozen: {frozen}")
 
     @property
     def net(self) -> nn.Module:
@@ -167,15 +178,14 @@ class Training:
 
     def _train(self) -> None:
         """Train to the end; signals are obeyed after a step."""
-        with deferred(), training_bar(self.console, self.task, self.total_steps, self.steps_done) as bar:
+        with deferred(), self.report.training(self.total_steps, self.steps_done, self.config.epochs):
             while self.steps_done < self.total_steps:
                 try:
-                    self._epoch(bar)
+                    self._epoch()
                 except NotFiniteError:
                     if self.config.hardware.precision not in HALF_PRECISIONS or self.fabric.world_size > 1:
                         raise
-                    self._fall_back(bar)
-            bar.finish(self.total_steps)
+                    self._fall_back()
 
     def _concluded(self) -> Outcome:
         """The weights that were kept, on the test samples."""
@@ -183,7 +193,7 @@ class Training:
         weights, described = self.folder.read_weights()
         net = with_structure(self.net, described)
         net.load_state_dict(weights)
-        outcome = conclude(self.task, net, self.config, self.fabric, self.folder, self.state)
+        outcome = conclude(self.task, net, self.config, self.fabric, self.folder, self.state, self.report, self.table)
         if self.fabric.global_rank == 0:
             self.folder.write_result(outcome.as_result(self.config.seed))
         return outcome
@@ -192,7 +202,7 @@ class Training:
         done = f"{self.steps_done} of {self.total_steps} steps are done and stored"
         return f"interrupted; {done}. Go on with: dynamicblocks train --resume {shlex.quote(str(self.folder.path))}"
 
-    def _epoch(self, bar: TrainingBar) -> None:
+    def _epoch(self) -> None:
         """The rest of the present epoch, its validation and its checkpoint."""
         epoch, first = self.state.epoch, self.state.step
         begin = time.perf_counter()
@@ -208,7 +218,7 @@ class Training:
             self._step(batch)
             elapsed = time.perf_counter() - begin
             seen = (step + 1 - first) * self.batches.batch_size
-            bar.step(self.steps_done + 1, epoch, self.sums, seen / elapsed)
+            self.report.step(self.steps_done + 1, epoch, self.sums, seen / elapsed)
             self.state.step = step + 1
             asked = self._asked_to_end(step)
             if asked or (step + 1 < last and self._checkpoint_due(epoch, step)):
@@ -232,8 +242,10 @@ class Training:
             raise
         rate = self.timetable.rate(epoch, last - 1)
         per_second = last * self.batches.batch_size / length
+        self.state.evaluations += last * self.batches.batch_size * evaluations_of(self.net)
         entry = epoch_entry(self.task, epoch, rate, trained, score, per_second, self.state.seconds)
         self._finish_epoch(score, {**entry, **self.state.grown})
+        self.report.epoch(epoch, self.steps_done, score, rate, per_second)
 
     def _batches(self, epoch: int, first: int, last: int) -> Iterator[tuple[int, Any]]:
         """The batches of an epoch that are left, with their numbers; none are read where the epoch is through."""
@@ -283,7 +295,14 @@ class Training:
     def _validated(self, seen: Seen | None = None) -> Score:
         """The score on the validation samples of the network that would be kept now; ``seen`` hears of each batch."""
         self.engine.agree()
-        return evaluate(self.task, self.engine.evaluated, self.validation, self.fabric, seen)
+        with self.report.working("validation", evaluation_steps(self.validation), said=False) as bar:
+
+            def heard(number: int) -> None:
+                bar.advance()
+                if seen is not None:
+                    seen(number)
+
+            return evaluate(self.task, self.engine.evaluated, self.validation, self.fabric, heard)
 
     def _finite_sums(self) -> Tensor:
         """The sums of the epoch so far, over all processes."""
@@ -299,16 +318,16 @@ class Training:
             "explicit integrator is unstable where the layer function is too steep for its step"
         )
 
-    def _fall_back(self, bar: TrainingBar) -> None:
+    def _fall_back(self) -> None:
         """Go back to the newest checkpoint, and on from there in float32."""
         failed = self.config.hardware.precision
         self._restore(self.net, "32-true")
         self._save(self.sums)
-        bar.finish(self.steps_done)
-        self.console.print(
-            f"[bold red]The loss was not finite under {failed}.[/] Training goes on in float32 (32-true) from the last "
-            f"checkpoint, epoch {self.state.epoch + 1}, step {self.state.step + 1}; it will be slower.",
-            highlight=False,
+        self.report.back_to(self.steps_done)
+        self.report.note(
+            f"The loss was not finite under {failed}. Training goes on in float32 (32-true) from the last checkpoint, "
+            f"epoch {self.state.epoch + 1}, step {self.state.step + 1}; it will be slower.",
+            style="bold red",
         )
         event = {"event": "precision", "from": failed, "to": "32-true", "epoch": self.state.epoch}
         self.folder.append("events.jsonl", {**event, "step": self.state.step})
@@ -326,7 +345,7 @@ class Training:
         self.state.kept_epoch, self.state.best_loss = -1, math.inf
         self.state.grown[change.name] = change_entry(self.net, before, after)
         line = change_line(self.task, self.net, before, after)
-        self.console.print(f"{change.name.capitalize()} before epoch {self.state.epoch + 1} {line}", highlight=False)
+        self.report.note(f"{change.name.capitalize()} before epoch {self.state.epoch + 1} {line}")
 
     def _finish_epoch(self, score: Score, entry: Mapping[str, Any]) -> None:
         """Keep the weights if they are to be kept, then move on and write the checkpoint."""
@@ -334,7 +353,7 @@ class Training:
             self.state.kept_epoch, self.state.best_loss = self.state.epoch, score.loss
             if self.fabric.global_rank == 0:
                 kept = self.engine.evaluated
-                self.folder.write_weights(kept.state_dict(), recorded(self.task, self.config), structure(kept))
+                self.folder.write_weights(kept.state_dict(), recorded(self.task, self.config), form_of(self.task, kept))
         if self.fabric.global_rank == 0:
             self.folder.append("metrics.jsonl", entry)
         self.state.epoch += 1

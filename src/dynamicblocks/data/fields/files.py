@@ -3,6 +3,7 @@
 import struct
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,12 +53,18 @@ class FieldPairs:
         return FieldPairs(self.inputs[rows], self.targets[rows])
 
 
-def read_pairs(path: Path) -> FieldPairs:
-    """The pairs of a file.
+def read_inputs(path: Path) -> Tensor:
+    """The inputs of a file, which need no targets beside them.
 
     Raises:
-        StorageError: it is missing or damaged, or its arrays are not what they should be.
+        StorageError: it is missing or damaged, or holds no inputs as they should be.
     """
+    (inputs,) = _arrays(path, KEYS[:1])
+    return inputs
+
+
+def _arrays(path: Path, keys: Sequence[str]) -> tuple[Tensor, ...]:
+    """The arrays of a file under these keys, checked."""
     try:
         file = path.open("rb")
     except OSError as error:
@@ -68,8 +75,17 @@ def read_pairs(path: Path) -> FieldPairs:
         except UNREADABLE as error:
             raise StorageError(f"{path}: expected a whole .npz file, got something else: {_why(error)}") from error
         if not isinstance(archive, NpzFile):
-            raise StorageError(f"{path}: expected a .npz file with the keys {', '.join(KEYS)}, got a single array")
-        inputs, targets = (torch.from_numpy(_array(path, archive, key)) for key in KEYS)
+            raise StorageError(f"{path}: expected a .npz file with the keys {', '.join(keys)}, got a single array")
+        return tuple(torch.from_numpy(_array(path, archive, key, keys)) for key in keys)
+
+
+def read_pairs(path: Path) -> FieldPairs:
+    """The pairs of a file.
+
+    Raises:
+        StorageError: it is missing or damaged, or its arrays are not what they should be.
+    """
+    inputs, targets = _arrays(path, KEYS)
     if (len(inputs), inputs.shape[2:]) != (len(targets), targets.shape[2:]):
         raise StorageError(
             f"{path}: expected targets with the samples and the space of inputs {tuple(inputs.shape)}, got "
@@ -78,10 +94,10 @@ def read_pairs(path: Path) -> FieldPairs:
     return FieldPairs(inputs, targets)
 
 
-def _array(path: Path, archive: NpzFile, key: str) -> NDArray[Any]:
+def _array(path: Path, archive: NpzFile, key: str, keys: Sequence[str]) -> NDArray[Any]:
     """One array, checked."""
     if key not in archive.files:
-        raise StorageError(f"{path}: expected the keys {', '.join(KEYS)}, got {', '.join(archive.files) or 'none'}")
+        raise StorageError(f"{path}: expected the keys {', '.join(keys)}, got {', '.join(archive.files) or 'none'}")
     where = f"{path}, {key}"
     try:
         array = archive[key]

@@ -28,6 +28,7 @@ class Raw:
     note: str
     augmentation: Augmentation
     validation: Split | None = None
+    white: int = 255
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ SIDES = {"digits": 8, "mnist": 28, "fashion-mnist": 28, "cifar10": 32, "cifar100
 # The digits come without a test set of their own; this split of them is the project's, and never changes.
 DIGITS_TEST_FRACTION = 0.2
 DIGITS_TEST_SEED = 0
+# The highest of their grey levels.
+DIGITS_WHITE = 16
 FOLDER_SIZE = 128
 
 
@@ -72,7 +75,8 @@ def digits(where: Where) -> Raw:
     note = "scikit-learn's digits (1,797 images, 8 x 8), 20 % test images by a fixed stratified split"
     whole = MemorySplit(images, labels)
     usual = Augmentation(shift=1, turn=10.0, scale=0.1)
-    return Raw(whole.select(train), whole.select(test), tuple(str(name) for name in bunch.target_names), note, usual)
+    names = tuple(str(name) for name in bunch.target_names)
+    return Raw(whole.select(train), whole.select(test), names, note, usual, white=DIGITS_WHITE)
 
 
 FASHION_CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
