@@ -1,12 +1,12 @@
 """Where commands write."""
 
 import sys
-from argparse import ArgumentParser
 from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
 
+from dynamicblocks.cli.arguments import Arguments
 from dynamicblocks.training.bars import Bars, say
 
 __all__ = ["Bars", "add_quiet_argument", "make_console", "say"]
@@ -14,7 +14,7 @@ __all__ = ["Bars", "add_quiet_argument", "make_console", "say"]
 QUIET = "print errors and {last} alone"
 
 
-def add_quiet_argument(parser: ArgumentParser, last: str) -> None:
+def add_quiet_argument(parser: Arguments, last: str) -> None:
     """The flag --quiet; ``last`` is what is printed all the same."""
     parser.add_argument("--quiet", action="store_true", help=QUIET.format(last=last))
 

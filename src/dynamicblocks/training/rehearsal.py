@@ -16,6 +16,7 @@ from dynamicblocks.errors import ConfigurationError, DynamicBlocksError, raised_
 from dynamicblocks.network import named_blocks
 from dynamicblocks.training.box import Box
 from dynamicblocks.training.config import OptimizerConfig, TrainConfig
+from dynamicblocks.training.creatable import check_creatable
 from dynamicblocks.training.engine import Engine
 from dynamicblocks.training.evaluation import evaluating
 from dynamicblocks.training.hardware import make_fabric, random_state, set_random_state
@@ -32,8 +33,11 @@ def check_plan(task: Task[Any], config: TrainConfig) -> None:
     Raises:
         ConfigurationError: it says what.
     """
+    folder = Path(config.output) / (config.run or task.title)
     if config.run is not None:
-        RunFolder.check_free(Path(config.output) / config.run)
+        RunFolder.check_free(folder)
+    check_creatable(folder)
+    task.check()
     hardware = config.hardware
     make_fabric(replace(hardware, precision="32-true" if hardware.precision == "auto" else hardware.precision))
     if hardware.compile is True and not can_compile():
