@@ -95,7 +95,7 @@ def test_a_killed_training_ends_as_one_that_went_through(name, runs):
 def read(path):
     if path.name.startswith("checkpoint"):
         tree = read_tree(path)
-        del tree["position"]["seconds"], tree["position"]["grown"]
+        del tree["position"]["seconds"], tree["position"]["begun"], tree["position"]["grown"]
         return tree
 
     return load_file(path)

@@ -1,7 +1,7 @@
 """``dynamicblocks train``."""
 
 import shlex
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +106,18 @@ class TrainCommand:
                 text = f"{option.help} (type: {option.kind.written}{default})"
                 metavar = name.upper()
                 group.add_argument(f"--{part.path_of(name)}", metavar=metavar, help=_escaped(text.strip()))
+
+    def help(self) -> str:
+        """The text of --help."""
+        parser = ArgumentParser(
+            prog="dynamicblocks train",
+            usage=USAGE,
+            description=_escaped(DESCRIPTION),
+            formatter_class=RawDescriptionHelpFormatter,
+        )
+        self.add_arguments(parser)
+        parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        return parser.format_help()
 
     def run(self, options: Namespace) -> None:
         """Train and show what came out."""
