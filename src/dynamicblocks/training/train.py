@@ -3,7 +3,7 @@
 import math
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -32,6 +32,7 @@ from dynamicblocks.training.hardware import (
     set_random_state,
 )
 from dynamicblocks.training.lock import Lock, check_unheld
+from dynamicblocks.training.loggers import Loggers, begun_loggers, check_loggers
 from dynamicblocks.training.network_changes import NetworkChange, changes_before
 from dynamicblocks.training.optimizer import set_learning_rate
 from dynamicblocks.training.outcome import Outcome, TableSize, check_table, conclude
@@ -64,6 +65,8 @@ class Training:
         resume: the folder of a run to continue, made by the same task and configuration.
         console: where the first process writes; the others are silent.
         table: how much to show of the same weights under other integrators at the end.
+        loggers: what figures are logged with, beside the run's own files: tensorboard, csv, wandb. A run that is
+            resumed goes on with those of before.
     """
 
     def __init__(
@@ -74,9 +77,11 @@ class Training:
         resume: Path | None = None,
         console: Console | None = None,
         table: TableSize = "few",
+        loggers: Sequence[str] = (),
     ) -> None:
         self.task = task
         check_table(table)
+        check_loggers(loggers)
         self.table: TableSize = table
         config = replace(config, optimizer=config.optimizer.settled())
         self.lock = Lock()
@@ -121,6 +126,10 @@ class Training:
             self._set_up(net)
             fill = partial(self._write_checkpoint, sums=self.sums)
             self.folder = begin_run(task, self.config, net, self.note, self.fabric, choices, fill, self.lock)
+        if self.fabric.global_rank == 0:
+            names = [*loggers, *begun_loggers(self.folder.path)]
+            begun = str(self.folder.record().get("started", ""))
+            self.report.loggers = Loggers(names, self.folder.path, begun, recorded(task, self.config))
 
     def _set_up(self, net: nn.Module) -> None:
         """Go on with this network."""
@@ -276,7 +285,7 @@ class Training:
         self.state.evaluations += last * self.batches.batch_size * evaluations_of(self.net)
         entry = epoch_entry(self.task, epoch, rate, trained, score, per_second, self.state.seconds)
         self._finish_epoch(score, {**entry, **self.state.grown})
-        self.report.epoch(epoch, self.steps_done, score, rate, per_second)
+        self.report.epoch(epoch, self.steps_done, trained, score, rate, per_second)
 
     def _batches(self, epoch: int, first: int, last: int) -> Iterator[tuple[int, Any]]:
         """The batches of an epoch that are left, with their numbers; none are read where the epoch is through."""
@@ -321,6 +330,7 @@ class Training:
                 # Reading a loss costs nothing on a CPU; elsewhere it would wait for the device, so the sums are read
                 # later.
                 self._not_finite(f"the loss is not finite in {self._place}")
+            self.report.loss(self.steps_done, loss)
             self.engine.step(loss, place, size)
 
     def _validated(self, seen: Seen | None = None) -> Score:
