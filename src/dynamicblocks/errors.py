@@ -26,6 +26,10 @@ class StorageError(DynamicBlocksError, RuntimeError):
     """A file or folder on disk is missing, truncated, of another version or not what it claims to be."""
 
 
+class ProcessError(DynamicBlocksError, RuntimeError):
+    """A process that works for this one, or that this one works for, is no longer there."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigurationError:
     """The error for a name that does not exist: it lists the names that do and suggests the nearest.
 

@@ -15,7 +15,17 @@ from dynamicblocks import __version__
 from dynamicblocks.cli.command import Command
 from dynamicblocks.errors import ConfigurationError, DynamicBlocksError, MissingPackageError, UsageError
 from dynamicblocks.extras import needed_for
-from dynamicblocks.interruption import INTERRUPTED, Interrupted, listening
+from dynamicblocks.interruption import (
+    INTERRUPTED,
+    Interrupted,
+    at_once,
+    broken_off,
+    check,
+    conclude,
+    listening,
+    speaks,
+)
+from dynamicblocks.processes import first_says_so
 
 
 class Entry(NamedTuple):
@@ -74,16 +84,28 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 or 143 interrupted."""
-    try:
-        with listening():
-            return _main(arguments)
-    except Interrupted as interrupted:
-        _say(str(interrupted))
-        return interrupted.code
-    except KeyboardInterrupt:  # of a library that raises its own
-        _say("interrupted")
-        return INTERRUPTED
+    """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 or 143 interrupted.
+
+    Args:
+        arguments: of the command line; None where the process is this program's and ends with it.
+    """
+    with listening():
+        code = FAILURE
+        try:
+            code = _main(arguments)
+        except SystemExit as ended:
+            code = ended.code if isinstance(ended.code, int) else FAILURE
+            raise
+        except Interrupted as interrupted:
+            code = interrupted.code
+            _say(str(interrupted))
+        except KeyboardInterrupt:  # of a library that raises its own
+            code = INTERRUPTED
+            _say("interrupted")
+        finally:
+            if arguments is None:
+                conclude(code)
+        return code
 
 
 def _main(arguments: Sequence[str] | None) -> int:
@@ -92,8 +114,10 @@ def _main(arguments: Sequence[str] | None) -> int:
     rest = written[written.index(name) + 1 :]
     try:
         command, options = _loaded(name, rest)
+        check()
         command.run(options)
     except DynamicBlocksError as error:
+        _interrupted_by(error)
         if "--debug" in rest:
             raise
         _say(f"error: {error}", colour="31")
@@ -102,6 +126,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         wrong = isinstance(error, ConfigurationError) and not isinstance(error, MissingPackageError)
         return USAGE_ERROR if wrong else FAILURE
     except Exception as error:
+        _interrupted_by(error)
         own = sys.modules.get("dynamicblocks.tasks.own")
         line = own and own.own_line(error)
         if "--debug" in rest or not line:
@@ -111,13 +136,21 @@ def _main(arguments: Sequence[str] | None) -> int:
     return 0
 
 
+def _interrupted_by(error: Exception) -> None:
+    """A library may take a signal's exception for one of its own, such as a module that cannot be imported."""
+    asked = broken_off()
+    if asked is not None:
+        raise Interrupted(asked) from error
+
+
 def _loaded(name: str, arguments: list[str]) -> tuple[Command, Any]:
     """A command, and its options among the arguments behind its name."""
     entry = COMMANDS[name]
     with needed_for(f"dynamicblocks {name}"):
-        if not entry.name:
-            from dynamicblocks.cli.typed import typed_options
-        module: Any = import_module(f"dynamicblocks.cli.{entry.module}")
+        with at_once():
+            if not entry.name:
+                from dynamicblocks.cli.typed import typed_options
+            module: Any = import_module(f"dynamicblocks.cli.{entry.module}")
         if name == "train":
             command, options = module.command_for([token for token in arguments if token not in HELP])
             if HELP.intersection(arguments):
@@ -142,6 +175,8 @@ def _parser(name: str, command: Command) -> argparse.ArgumentParser:
 
 
 def _say(message: str, colour: str = "") -> None:
+    if not message or (first_says_so() if colour else not speaks()):
+        return
     coloured = colour and sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     print(f"\033[{colour}m{message}\033[0m" if coloured else message, file=sys.stderr)
 

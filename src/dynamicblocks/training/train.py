@@ -27,6 +27,7 @@ from dynamicblocks.training.hardware import (
     make_place,
     make_sums,
     over_processes,
+    random_state,
     set_random_state,
 )
 from dynamicblocks.training.network_changes import NetworkChange, changes_before
@@ -39,6 +40,7 @@ from dynamicblocks.training.run_folder import RunFolder
 from dynamicblocks.training.runs import begin_run, recorded
 from dynamicblocks.training.task import Task, batches_of
 from dynamicblocks.training.timetable import Timetable
+from dynamicblocks.training.together import launch, telling_losses
 from dynamicblocks.training.training_state import TrainingState
 
 # Between two of these, where processes that wait for no device are many steps ahead of it, none asks the others.
@@ -60,6 +62,7 @@ class Training:
         console: where the first process writes; the others are silent.
     """
 
+    @telling_losses()
     def __init__(
         self, task: Task[Any], config: TrainConfig, *, resume: Path | None = None, console: Console | None = None
     ) -> None:
@@ -72,11 +75,12 @@ class Training:
         else:
             check_plan(task, config)
         self.note = task.load()
+        check()
         torch.manual_seed(config.seed)
         net = build(task, config)
         self.config, choices = (config, Choices({})) if resume is not None else settled(task, config, net)
         self.fabric = make_fabric(self.config.hardware)
-        self.fabric.launch()
+        launch(self.fabric)
         self.console = Console(quiet=True) if self.fabric.global_rank else console or Console()
         place = make_place(self.config, self.fabric)
         self.batches = batches_of(task, "train", place)
@@ -133,6 +137,7 @@ class Training:
             raise StorageError(
                 f"the checkpoint in {self.folder.path} does not fit its configuration: {error}"
             ) from error
+        self.steps_stored = self.steps_done
         self.sums.zero_()
         set_random_state(stored["random"])
         if self.fabric.global_rank == 0:
@@ -145,10 +150,12 @@ class Training:
             self.fabric = make_fabric(self.config.hardware)
 
     def _save(self, sums: Tensor) -> None:
+        """Store the state; ``sums`` are those of the epoch so far, over all processes."""
         if self.fabric.global_rank == 0:
             named = dict(zip(self.task.sums, sums.tolist(), strict=True))
             state = checkpoint_of(self.engine, self.state, named, self.config.hardware.precision)
             self.folder.write_checkpoint(state)
+        self.steps_stored = self.steps_done
 
     def run(self) -> Outcome:
         """Train to the end, then read the test samples once.
@@ -159,15 +166,19 @@ class Training:
         """
         with listening():
             try:
-                self._train()
-                check()
-                return self._concluded()
+                with telling_losses(self._how_to_go_on):
+                    self._train()
+                    check()
+                    return self._concluded()
             except Interrupted as interrupted:
-                raise Interrupted(interrupted.signal, self._how_to_go_on()) from None
+                done = f"{self.steps_stored} of {self.total_steps} steps are done and stored"
+                message = "" if self.fabric.global_rank else f"interrupted; {done}; {self._how_to_go_on()}"
+                raise Interrupted(interrupted.signal, message) from None
 
     def _train(self) -> None:
         """Train to the end; signals are obeyed after a step."""
-        with deferred(), training_bar(self.console, self.task, self.total_steps, self.steps_done) as bar:
+        at_once = f"interrupted; {self._how_to_go_on()} from the last checkpoint"
+        with deferred(lambda: at_once), training_bar(self.console, self.task, self.total_steps, self.steps_done) as bar:
             while self.steps_done < self.total_steps:
                 try:
                     self._epoch(bar)
@@ -189,8 +200,10 @@ class Training:
         return outcome
 
     def _how_to_go_on(self) -> str:
-        done = f"{self.steps_done} of {self.total_steps} steps are done and stored"
-        return f"interrupted; {done}. Go on with: dynamicblocks train --resume {shlex.quote(str(self.folder.path))}"
+        task, run = type(self.task), shlex.quote(str(self.folder.path))
+        if task.asked_as is not None:
+            return f"go on with: dynamicblocks train --resume {run} --task {shlex.quote(task.asked_as)}"
+        return f"go on with: dynamicblocks train --resume {run}"
 
     def _epoch(self, bar: TrainingBar) -> None:
         """The rest of the present epoch, its validation and its checkpoint."""
@@ -198,7 +211,6 @@ class Training:
         begin = time.perf_counter()
         before = self.state.seconds
         if first == 0:
-            self.state.begun = before
             for change in changes_before(self.config, epoch):
                 self._change_network(change)
         self.net.train()
@@ -223,17 +235,26 @@ class Training:
             )
         sums = self._finite_sums()  # waits for what the device has still to do
         self.state.seconds = before + time.perf_counter() - begin
-        length = self.state.seconds - self.state.begun
+        length = self.state.seconds - self._seconds_before(epoch)
         trained = score_from(self.task, sums, length)
+        drawn = random_state()
         try:
             score = self._validated(seen=self._check_alone)
         except Interrupted:
+            set_random_state(drawn)  # the whole validation comes again
             self._save(sums)
             raise
         rate = self.timetable.rate(epoch, last - 1)
         per_second = last * self.batches.batch_size / length
         entry = epoch_entry(self.task, epoch, rate, trained, score, per_second, self.state.seconds)
         self._finish_epoch(score, {**entry, **self.state.grown})
+        asked = self._asked()
+        if asked:
+            raise Interrupted(asked)
+
+    def _seconds_before(self, epoch: int) -> float:
+        """How long the epochs before took, of which some may have been trained before the run was resumed."""
+        return next((float(entry["seconds"]) for entry in self.folder.metrics() if entry["epoch"] == epoch - 1), 0.0)
 
     def _batches(self, epoch: int, first: int, last: int) -> Iterator[tuple[int, Any]]:
         """The batches of an epoch that are left, with their numbers; none are read where the epoch is through."""
@@ -249,14 +270,19 @@ class Training:
         place, size = self.timetable.group(self.state.epoch, step)
         if place + 1 < size:
             return 0
+        # What processes say to each other waits for the device; all of them count the same steps.
+        waits = self.fabric.world_size > 1 and self.fabric.device.type != "cpu"
+        if waits and self.timetable.updates(self.steps_done) % STEPS_TO_AGREE:
+            return 0
+        return self._asked()
+
+    def _asked(self) -> int:
+        """The signal that any of the processes, which all call this together, was sent; 0 if there is none."""
         asked = requested() or 0
-        if self.fabric.world_size > 1:
-            # A sum over processes waits for the device.
-            if self.fabric.device.type != "cpu" and self.steps_done % STEPS_TO_AGREE:
-                return 0
-            found = torch.tensor(float(asked), device=self.fabric.device)
-            asked = round(float(torch.as_tensor(self.fabric.all_reduce(found, reduce_op="max"))))
-        return asked
+        if self.fabric.world_size == 1:
+            return asked
+        found = torch.tensor(float(asked), device=self.fabric.device)
+        return round(float(torch.as_tensor(self.fabric.all_reduce(found, reduce_op="max"))))
 
     def _check_alone(self, _: int) -> None:
         """End here if a signal asked for it; of several processes none ends before the others do."""
@@ -315,7 +341,7 @@ class Training:
 
     def _change_network(self, change: NetworkChange) -> None:
         """Change the network, carry its momentum over, and measure it before and after."""
-        before = self._validated()
+        before = self._validated(seen=self._check_alone)
         old = self.engine
         self._set_up(change.apply(old.net))
         change.carry(old.net, old.bare_optimizer.state, self.net, self.engine.bare_optimizer.state)

@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dynamicblocks.data.images.splits import Split
-from dynamicblocks.errors import StorageError
+from dynamicblocks.errors import ProcessError, StorageError
+from dynamicblocks.interruption import serve
+from dynamicblocks.processes import READER_LOST
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
@@ -60,9 +62,18 @@ def decoded(
             pin_memory=device.type == "cuda",
             # A loader draws seeds for its workers; from the global generator they would make a resumed run another one.
             generator=torch.Generator(),
+            worker_init_fn=serve,
         )
         stream = iter(loader)
-    for images in stream:
+    while True:
+        try:
+            images = next(stream)
+        except StopIteration:
+            return
+        except (RuntimeError, OSError, EOFError) as error:  # a connection ends before PyTorch sees that its worker did
+            if not workers or (isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker")):
+                raise
+            raise ProcessError(READER_LOST) from error
         if isinstance(images, StorageError):
             raise images
         yield images.to(device, non_blocking=True)
