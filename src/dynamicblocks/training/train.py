@@ -177,7 +177,7 @@ class Training:
 
     def _train(self) -> None:
         """Train to the end; signals are obeyed after a step."""
-        at_once = f"interrupted; {self._how_to_go_on()} from the last checkpoint"
+        at_once = f"interrupted at once; {self._how_to_go_on()}"
         with deferred(lambda: at_once), training_bar(self.console, self.task, self.total_steps, self.steps_done) as bar:
             while self.steps_done < self.total_steps:
                 try:
