@@ -133,4 +133,6 @@ def with_data_dir(task: Task[Any], data_dir: str) -> Task[Any]:
     data = getattr(task, "data", None)
     if not hasattr(data, "data_dir"):
         raise ConfigurationError(f"the data of task {task.name} have no data_dir; leave out --data_dir")
-    return replace(task, data=replace(data, data_dir=data_dir))  # type: ignore[type-var]
+    elsewhere: Task[Any] = replace(task, data=replace(data, data_dir=data_dir))  # type: ignore[type-var]
+    elsewhere.check()
+    return elsewhere

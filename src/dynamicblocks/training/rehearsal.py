@@ -34,6 +34,7 @@ def check_plan(task: Task[Any], config: TrainConfig) -> None:
         StorageError: the folder cannot be made.
     """
     RunFolder.check_free(run_path(config.output, run_name(task, config)))
+    task.check()
     hardware = config.hardware
     make_fabric(replace(hardware, precision="32-true" if hardware.precision == "auto" else hardware.precision))
     if hardware.compile is True and not can_compile():

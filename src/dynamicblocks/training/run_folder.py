@@ -10,9 +10,10 @@ from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError, StorageError
 from dynamicblocks.options.bounded_yaml import read_yaml
-from dynamicblocks.training.appearing import appearing, check_place
+from dynamicblocks.training.appearing import appearing
 from dynamicblocks.training.bounded_json import LARGEST, as_object, parsed, read_bytes, read_object, written
 from dynamicblocks.training.config import HardwareConfig, TrainConfig
+from dynamicblocks.training.creatable import check_creatable
 from dynamicblocks.training.disk import append, remove_parts, writing
 from dynamicblocks.training.lock import Lock
 from dynamicblocks.training.run_checks import Expected, check_position, check_same, tensors_in
@@ -99,7 +100,7 @@ class RunFolder:
         if taken:
             again = f", or continue it with --resume {path}" if flag == "--run" and path.is_dir() else ""
             raise ConfigurationError(f"{path} exists already; choose another {flag}{again}")
-        check_place(path)
+        check_creatable(path)
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
@@ -173,9 +174,12 @@ class RunFolder:
         for number, line in enumerate(lines, start=1):
             where = f"{path}, line {number},"
             entry = as_object(parsed(line, where, "an epoch", infinite=True), where)
-            epoch = entry.get("epoch")
-            if type(epoch) is not int or epoch < 0:
-                raise StorageError(f"{where} does not say which epoch it is of, got {epoch!r:.40}")
+            epoch, seconds = entry.get("epoch"), entry.get("seconds", 0.0)
+            if type(epoch) is not int or epoch < 0 or type(seconds) not in (int, float):
+                raise StorageError(
+                    f"{where} does not say which epoch it is of and how long that took, got {epoch!r:.40} and "
+                    f"{seconds!r:.40}"
+                )
             entries.append(entry)
         try:  # of earlier versions, which may have ended behind the last line and before its end
             return [*entries, as_object(parsed(rest, "", infinite=True), "")] if rest else entries
