@@ -1,62 +1,17 @@
 """Whatever a disk says, at whichever call: one typed error, what was written before, and nothing half-written."""
 
-import errno
 import os
 
 import pytest
 import torch
 
 import dynamicblocks as db
-from dynamicblocks.training import RunFolder, appearing, disk, lock
+from dynamicblocks.training import RunFolder, disk
 from dynamicblocks.training.disk import ReadOnlyError
+from tests.training.faulty_system import ERRORS, Faulty, Short, broken
 from tests.training.small_task import Small, plan, quiet
 
-# What changes something on a disk, and what may find that it did not.
-WRITING = ("open", "write", "pwrite", "fsync", "replace", "rename", "mkdir")
-ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES, errno.EFBIG)
 MANY = 100
-
-
-class Faulty:
-    """``os``, of which one call of those that write fails, and all later ones where the fault ``stays``."""
-
-    def __init__(self, call, error=errno.ENOSPC, stays=False):
-        self.call, self.error, self.stays, self.calls = call, error, stays, 0
-
-    def __getattr__(self, name):
-        real = getattr(os, name)
-        if name not in WRITING:
-            return real
-
-        def called(*given, **named):
-            self.calls += 1
-            if self.calls == self.call or (self.stays and self.calls > self.call):
-                raise OSError(self.error, os.strerror(self.error))
-            return real(*given, **named)
-
-        return called
-
-
-class Short(Faulty):
-    """``os`` that takes half of what is written and says that it took all."""
-
-    def __getattr__(self, name):
-        if name != "write":
-            return getattr(os, name)
-
-        def half(descriptor, data):
-            self.calls += 1
-            taken = data if self.calls != self.call else data[: len(data) // 2]
-            os.write(descriptor, taken)
-            return len(data)
-
-        return half
-
-
-def broken(monkeypatch, system):
-    for module in (disk, appearing, lock):
-        monkeypatch.setattr(module, "os", system)
-    return system
 
 
 def state(value):

@@ -186,13 +186,17 @@ class RunFolder:
         except StorageError:
             return entries
 
-    def forget_epochs(self, first: int) -> None:
-        """Drop the metrics of epoch ``first`` and later, which a resumed run will write again."""
+    def forget_epochs(self, first: int) -> list[int]:
+        """Drop the metrics of epoch ``first`` and later, which a resumed run will write again; those that are missing.
+
+        Without damage none is: an epoch is written down before the checkpoint behind it.
+        """
         path, entries = self.path / "metrics.jsonl", self.metrics()
         kept = [entry for entry in entries if entry["epoch"] < first]
         text = "".join(written(entry, str(path)) + "\n" for entry in kept)
         if path.exists() and path.read_bytes() != text.encode("utf-8"):
             write_text(path, text)
+        return sorted(set(range(first)) - {entry["epoch"] for entry in kept})
 
     def remove_parts(self) -> None:
         """Remove what a killed process had begun to write."""

@@ -198,7 +198,14 @@ class Training:
         self.sums.zero_()
         if self.fabric.global_rank == 0:
             self.sums.copy_(sums)
-        by_the_first(self.fabric, lambda: self.folder.forget_epochs(self.state.epoch))
+        by_the_first(self.fabric, self._forget_epochs)
+
+    def _forget_epochs(self) -> None:
+        """What was written of epochs that come again; what was lost of others is said, for the weights are there."""
+        missing = self.folder.forget_epochs(self.state.epoch)
+        if missing:
+            numbers = ", ".join(str(epoch + 1) for epoch in missing)
+            self.report.note(f"Note: metrics.jsonl is damaged: it lacks epoch {numbers}")
 
     def _use_precision(self, precision: str) -> None:
         if precision != self.config.hardware.precision:
