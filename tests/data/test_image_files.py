@@ -13,6 +13,7 @@ import dynamicblocks as db
 from dynamicblocks.data import load_dataset
 from dynamicblocks.data.images.files import IMAGE_ENDINGS, LeftOut, find_files, fingerprint
 from dynamicblocks.data.images.loading import loaded
+from dynamicblocks.errors import ProcessError
 
 
 def touch(root, *names):
@@ -218,7 +219,7 @@ def hear_all(index):
 
 def test_a_reader_that_is_killed_is_a_typed_error():
     batches = [torch.tensor([index]) for index in range(4)]
-    with pytest.raises(db.StorageError, match=r"the processes that read data failed \(.*--hardware\.workers") as error:
+    with pytest.raises(ProcessError, match=r"a process that reads the data was killed.*--hardware\.workers") as error:
         list(loaded(end_oneself, batches, 1, torch.device("cpu")))
     assert "\n" not in str(error.value)
 
