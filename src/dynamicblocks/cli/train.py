@@ -33,7 +33,7 @@ from dynamicblocks.training import Outcome, RunFolder, Task, Training
 from dynamicblocks.training.loggers import check_loggers
 from dynamicblocks.training.manifestations import caveat, own_integrator, solves_its_equation
 from dynamicblocks.training.outcome import check_table
-from dynamicblocks.training.runs import recorded
+from dynamicblocks.training.runs import expected, recorded
 from dynamicblocks.visible import visible
 
 # A list of every flag above each error would hide the error.
@@ -125,6 +125,10 @@ class TrainCommand:
         if options.print_config:
             print(yaml.safe_dump(recorded(task, config), sort_keys=False), end="")
             return
+        finished = None if options.resume is None else self._finished(Path(options.resume))
+        if finished:
+            say(make_console(), finished)
+            return
         shown = {"console": make_console(options), "table": options.table, "loggers": options.logger}
         training = Training(task, config, **shown) if options.resume is None else self._resumed(options.resume, shown)
         console = training.console
@@ -139,12 +143,26 @@ class TrainCommand:
         if options.quiet and training.fabric.global_rank == 0:
             print(visible(str(training.folder.path)))
 
-    def _resumed(self, run: str, shown: dict[str, Any]) -> Training:
+    def _finished(self, run: Path) -> str:
+        """What is said of a run that is through, so that there is nothing to resume; of another one nothing."""
         if any(source.options for source in self.sources):
             raise ConfigurationError(
                 "--resume continues a run as it was configured and takes no other options; to change some, start a new "
-                f"run with --config {Path(run) / 'config.yaml'}"
+                f"run with --config {run / 'config.yaml'}"
             )
+        folder = RunFolder.open(run)
+        task, config = load_config(folder.configuration(), self.table.task if self.asked else None)
+        result = folder.finished(expected(task, config), config, told=str)
+        if result is None:
+            return ""
+        figure, reached = task.headline, result.get(f"test_{task.headline.name}")
+        value = f", test {figure.heading} {figure.shown(reached)}" if isinstance(reached, int | float) else ""
+        return (
+            f"{run} is finished{value}; there is nothing to resume. To train longer or otherwise, start a new run: "
+            f"dynamicblocks train --config {shlex.quote(str(folder.configuration()))} --run NAME"
+        )
+
+    def _resumed(self, run: str, shown: dict[str, Any]) -> Training:
         folder = RunFolder.open(Path(run))
         own = self.table.task if self.asked else None
         training = Training(*load_config(folder.configuration(), own), resume=folder.path, **shown)
