@@ -15,7 +15,7 @@ from dynamicblocks.data.segmentation import IGNORED, PairAugmentation, PairBatch
 from dynamicblocks.errors import ConfigurationError, unknown_name
 from dynamicblocks.tasks.model import ModelConfig
 from dynamicblocks.tasks.registry import tasks
-from dynamicblocks.times import check_count
+from dynamicblocks.times import check_count, check_seed
 from dynamicblocks.training.evaluation import evaluation_mode
 from dynamicblocks.training.task import LOSS, Batches, Figure, Place, SplitName, Task
 
@@ -62,7 +62,7 @@ class MaskConfig:
     quarter_turns: bool | None = None
 
     def __post_init__(self) -> None:
-        check_count(self.split_seed, "data.split_seed", least=0)
+        check_seed(self.split_seed, "data.split_seed")
         check_count(self.batch_size, "data.batch_size")
         for option in ("size", "train_images", "test_batch_size"):
             if getattr(self, option) is not None:
