@@ -11,9 +11,9 @@ from itertools import takewhile
 import pytest
 from rich.console import Console
 
+from dynamicblocks.bars import Bars, bars_in_use, say
 from dynamicblocks.cli.main import COMMANDS, main
 from dynamicblocks.cli.table import table
-from dynamicblocks.training.bars import Bars, say
 from dynamicblocks.training.progress import Report, duration
 from dynamicblocks.visible import columns, on_one_line, visible
 from tests.training.small_task import Small, plan
@@ -174,6 +174,14 @@ def test_bars_move_on_a_terminal_alone():
         assert "outer [/b] text" in said
         assert ("inner" in said) == ("━" in said) == console.is_terminal
     assert written(Console(file=StringIO())) == ""
+
+
+def test_what_takes_long_far_below_is_shown_on_the_bars_in_use():
+    console = terminal()
+    with Bars(console).bar("reading", said=False), bars_in_use().bar("downloading x.gz (1.0 MB)", 10) as bar:
+        bar.advance(10)
+    assert "downloading x.gz (1.0 MB)" in written(console)
+    assert bars_in_use().console.stderr
 
 
 def test_nothing_of_a_bar_is_cut_on_a_narrow_terminal():
