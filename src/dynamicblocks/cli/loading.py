@@ -115,7 +115,8 @@ def load(options: Namespace, path: str, split: SplitName, bars: Bars) -> ReadyRu
     fabric = make_fabric(HardwareConfig(accelerator=options.accelerator, precision=precision))
     # In this precision, whatever that of the training was.
     place = make_place(replace(run.config, hardware=replace(trained, precision=precision)), fabric)
-    run.task.load()
+    with bars.bar(f"reading data: {run.task.title}", said=False):
+        run.task.load()
     batches = batches_of(run.task, split, place)
     net = fabric.strategy.precision.convert_module(run.net.to(fabric.device, place.dtype)).eval()
     return ReadyRun(run.folder, run.task, run.config, net, batches, fabric, place, precision)

@@ -58,6 +58,7 @@ COMMANDS = {
     "models": Entry("list the networks, or the options of one", "listing", "models_command"),
     "integrators": Entry("list the integrators", "listing", "integrators_command"),
     "methods": Entry("list the methods of odeint and solve, or the options of one", "listing", "methods_command"),
+    "completion": Entry("print a script that completes commands, flags and names in a shell", "completion"),
 }
 
 DESCRIPTION = "Residual networks as differential equations: train, evaluate, compress and list them."

@@ -37,7 +37,7 @@ from dynamicblocks.training.loggers import Loggers, begun_loggers, check_loggers
 from dynamicblocks.training.network_changes import NetworkChange, changes_before
 from dynamicblocks.training.optimizer import set_learning_rate
 from dynamicblocks.training.outcome import Outcome, TableSize, check_table, conclude
-from dynamicblocks.training.progress import Report, evaluation_steps
+from dynamicblocks.training.progress import Report, evaluation_steps, reading
 from dynamicblocks.training.rehearsal import check_plan, idle_choices, rehearse
 from dynamicblocks.training.reports import change_entry, change_line, epoch_entry
 from dynamicblocks.training.run_checks import check_position, deciding, tensors_in
@@ -95,7 +95,8 @@ class Training:
             config = replace(config, hardware=replace(chosen, workers=config.hardware.workers))
         else:
             check_plan(task, config)
-        self.note = task.load()
+        with reading(task, console):
+            self.note = task.load()
         check()
         torch.manual_seed(config.seed)
         net = build(task, config)
