@@ -29,6 +29,21 @@ class StorageError(DynamicBlocksError, RuntimeError):
     """A file or folder on disk is missing, truncated, of another version or not what it claims to be."""
 
 
+class ProcessError(DynamicBlocksError, RuntimeError):
+    """A process that works for this one, or that this one works for, is no longer there."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The name that somebody may have meant: the shortest that theirs begins, or else the most similar one, if any is.
+
+    >>> nearest("integ", ["integrators", "integrator", "split"]), nearest("tolerence", ["to", "tolerance"])
+    ('integrator', 'tolerance')
+    """
+    names = list(known)
+    begun = [other for other in names if name and other.startswith(name)]
+    return min(begun, key=len) if begun else next(iter(get_close_matches(name, names, n=1)), None)
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigurationError:
     """The error for a name that does not exist: it lists the names that do and suggests the nearest.
 
@@ -36,8 +51,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigurationErr
     unknown integrator 'rk44'; did you mean 'rk4'? Known: euler, rk4
     """
     names = sorted(known)
-    nearest = get_close_matches(str(name)[:LONGEST_NAME], names, n=1)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
+    near = nearest(str(name)[:LONGEST_NAME], names)
+    hint = f"; did you mean {near!r}?" if near else "."
     return ConfigurationError(f"unknown {kind} {name!r:.{LONGEST_NAME}}{hint} Known: {', '.join(names)}")
 
 

@@ -1,7 +1,9 @@
 """``dynamicblocks compress``."""
 
+import math
 import re
 import shlex
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, count, islice
@@ -9,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from torch import nn
 
 from dynamicblocks.analysis import Compression, changed, compress, halved
 from dynamicblocks.analysis.compression import INTEGRATORS
+from dynamicblocks.cli import checks
+from dynamicblocks.cli.arguments import Arguments
 from dynamicblocks.cli.console import Bars, add_quiet_argument, make_console, say
 from dynamicblocks.cli.loading import ReadyRun, add_device_arguments, check_beside, load
 from dynamicblocks.cli.table import table
@@ -23,13 +26,14 @@ from dynamicblocks.integrators import as_integrator
 from dynamicblocks.network import evaluations_of, num_weights
 from dynamicblocks.times import check_amount
 from dynamicblocks.training import Figure, evaluate
+from dynamicblocks.training.creatable import check_creatable
 from dynamicblocks.training.environment import environment
 from dynamicblocks.training.evaluation import Score, answered, evaluation_mode, score_of
 from dynamicblocks.training.progress import evaluation_steps
 from dynamicblocks.training.run_folder import RunFolder
 from dynamicblocks.training.runs import form_of, recorded
 
-USAGE = "dynamicblocks compress RUN [--tolerance 0.2%%] [--beside RUN] [--to FOLDER] ..."
+USAGE = "dynamicblocks compress RUN [--tolerance 0.2%] [--beside RUN] [--to FOLDER] ..."
 DESCRIPTION = """Find, for each block, the cheapest integrator, time grid and number of controls that are about as good.
 
 What is kept is the main figure of the run's task: the accuracy of a classification. The tolerance holds on the
@@ -47,29 +51,36 @@ REPEATS = 3
 CHANGED_SAMPLES = 2000
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: Arguments) -> None:
     """The run, how much may be lost, and where to write."""
-    parser.add_argument("run", type=str, help="folder of the run")
+    parser.add_argument("run", type=str, help="the folder of a run", check=checks.run_folder)
     parser.add_argument(
-        "--tolerance", type=str, default="0.2%", help="by how much the main figure may become worse, such as 0.2%%"
+        "--tolerance",
+        default="0.2%",
+        help="by how much the main figure may become worse, such as 0.2%",
+        check=check_tolerance,
     )
     parser.add_argument(
         "--disagreement",
-        type=str,
         default="0.5%",
         help="the same of the answers on changed training samples, beside those of the network as it was",
+        check=check_tolerance,
     )
-    parser.add_argument(
-        "--beside", type=str | None, default=None, help="folder of a second run, such as a plain ResNet"
-    )
-    parser.add_argument("--to", type=str | None, default=None, help="folder of the new run; by default RUN-compressed")
+    parser.add_argument("--beside", help="folder of a second run, such as a plain ResNet", check=checks.run_folder)
+    parser.add_argument("--to", metavar="FOLDER", help="folder of the new run; by default RUN-compressed")
     parser.add_argument(
         "--integrators",
-        type=list[str] | None,
-        default=None,
+        type=list[str],
         help=f"see `dynamicblocks integrators`; by default {', '.join(INTEGRATORS)} and the one of the training",
+        check=check_integrators,
     )
-    parser.add_argument("--batches", type=int, default=16, help="training batches on which statistics are measured")
+    parser.add_argument(
+        "--batches",
+        type=int,
+        default=16,
+        help="training batches on which statistics are measured",
+        check=checks.count(),
+    )
     add_device_arguments(parser)
     add_quiet_argument(parser, "the folder of the new run")
 
@@ -78,14 +89,8 @@ def run(options: Namespace) -> None:
     """Search, write the new run, and report both networks on the test samples."""
     console = make_console(options)
     bars = Bars(console)
-    for name in options.integrators or ():
-        if not as_integrator(name).fixed_cost:
-            raise ConfigurationError(
-                f"compression compares costs that are known beforehand, but the evaluations of {name!r} depend on the "
-                "state; choose among explicit integrators on a grid, such as euler, midpoint and rk4"
-            )
-    target = Path(options.to or f"{options.run.rstrip('/')}-compressed")
-    RunFolder.check_free(target)
+    target = Path(f"{options.run.rstrip('/')}-compressed" if options.to is None else options.to)
+    check_target(target)
     one = load(options, options.run, "validation", bars)
     check_beside(one, one)
     plain = None if options.beside is None else load(options, options.beside, "validation", bars)
@@ -116,14 +121,37 @@ def run(options: Namespace) -> None:
         "test": rows,
         "data": one.task.load(),
     }
-    folder = RunFolder.create(
-        target, recorded(one.task, one.config), {**environment(), "compressed_from": str(one.folder.path)}
-    )
-    folder.write_weights(found.net.state_dict(), recorded(one.task, one.config), form_of(one.task, found.net))
-    folder.write_result(result)
+
+    def fill(folder: RunFolder) -> None:
+        folder.write_weights(found.net.state_dict(), recorded(one.task, one.config), form_of(one.task, found.net))
+        folder.write_result(result)
+
+    record = {**environment(), "compressed_from": str(one.folder.path)}
+    RunFolder.create(target, recorded(one.task, one.config), record, fill)
     again = f" --task {shlex.quote(options.task)}" if options.task else ""
     say(make_console(), f"Run written to {target}")
     say(console, f"Next:\n  dynamicblocks evaluate {shlex.quote(str(target))}{again}")
+
+
+def check_integrators(names: Sequence[str]) -> list[str]:
+    """Integrators whose costs are known, each once."""
+    found = checks.integrators(names) or []
+    for name in found:
+        if not as_integrator(name).fixed_cost:
+            raise ConfigurationError(
+                f"compression compares costs that are known beforehand, but the evaluations of {name!r} depend on the "
+                "state; choose among explicit integrators on a grid, such as euler, midpoint and rk4"
+            )
+    return found
+
+
+def check_target(path: Path) -> None:
+    """Raise unless a new run can be written there."""
+    try:
+        RunFolder.check_free(path)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path} exists already; choose another folder with --to") from error
+    check_creatable(path)
 
 
 @dataclass(frozen=True)
@@ -164,6 +192,21 @@ class Tolerance:
         return self.value * abs(before()) if self.relative else self.value
 
 
+def check_tolerance(text: str) -> str:
+    """Raise for what is a tolerance of no figure."""
+    found = re.fullmatch(r"\s*([^%]*?)\s*(%?)\s*", text)
+    try:
+        value = float(found[1]) if found else math.nan
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < (100 if found and found[2] else math.inf):
+        raise ConfigurationError(
+            f"it must lie between 0 % and 100 %, such as 0.2%, or be a number of at least 0 in the unit of the figure, "
+            f"got {text!r}"
+        )
+    return text
+
+
 def share(text: str) -> float:
     """A tolerance as a share: ``0.2%`` is 0.002.
 
@@ -175,7 +218,7 @@ def share(text: str) -> float:
         raise ConfigurationError(f"a tolerance must be a share such as 0.2% or 0.002, got {text!r}")
     value = float(match[1]) / (100 if match[2] else 1)
     if not 0 <= value < 1:
-        raise ConfigurationError(f"a tolerance must be at least 0 and below 100%, got {text!r}")
+        raise ConfigurationError(f"a tolerance of a share must lie between 0 % and 100 %, got {text!r}")
     return value
 
 

@@ -1,12 +1,10 @@
 """Where commands write."""
 
-import sys
-from argparse import ArgumentParser
-from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
 
+from dynamicblocks.cli.arguments import Arguments
 from dynamicblocks.training.bars import Bars, say
 
 __all__ = ["Bars", "add_quiet_argument", "make_console", "say"]
@@ -14,14 +12,11 @@ __all__ = ["Bars", "add_quiet_argument", "make_console", "say"]
 QUIET = "print errors and {last} alone"
 
 
-def add_quiet_argument(parser: ArgumentParser, last: str) -> None:
+def add_quiet_argument(parser: Arguments, last: str) -> None:
     """The flag --quiet; ``last`` is what is printed all the same."""
     parser.add_argument("--quiet", action="store_true", help=QUIET.format(last=last))
 
 
 def make_console(options: Any = None) -> Console:
     """Standard output; none of it where ``options`` ask to be quiet."""
-    with suppress(AttributeError):
-        # A name that this terminal's encoding lacks is no reason to end.
-        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     return Console(quiet=getattr(options, "quiet", False))

@@ -1,17 +1,17 @@
 """``dynamicblocks converge``."""
 
 import json
+from argparse import Namespace
 from collections.abc import Sequence
 from itertools import product
 from typing import Any, Literal
 
-from jsonargparse import ArgumentParser, Namespace
-
 from dynamicblocks.analysis import Panel, draw_manifestations
+from dynamicblocks.cli import checks
+from dynamicblocks.cli.arguments import Arguments
 from dynamicblocks.cli.console import Bars, add_quiet_argument, make_console, say
 from dynamicblocks.cli.loading import ReadyRun, add_device_arguments, check_beside, load
 from dynamicblocks.cli.table import table
-from dynamicblocks.integrators import as_integrator
 from dynamicblocks.network import num_weights
 from dynamicblocks.training.environment import environment
 from dynamicblocks.training.manifestations import (
@@ -37,21 +37,30 @@ INTEGRATORS = ("euler", "midpoint", "rk4", "rk4_classic")
 FACTORS = (1, 2, 4)
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: Arguments) -> None:
     """The runs, and what to evaluate them with."""
-    parser.add_argument("run", type=str, help="folder of the run")
+    parser.add_argument("run", type=str, help="the folder of a run", check=checks.run_folder)
     parser.add_argument(
-        "--beside", type=str, nargs="+", default=[], metavar="RUN", help="folders of other runs, such as a plain ResNet"
+        "--beside",
+        nargs="+",
+        default=[],
+        metavar="RUN",
+        help="folders of other runs, such as a plain ResNet",
+        check=checks.run_folders,
     )
     parser.add_argument(
         "--integrators",
-        type=list[str] | None,
-        default=None,
+        type=list[str],
         help="see `dynamicblocks integrators`; by default the one of the training, and of "
         f"{', '.join(INTEGRATORS)} those that solve the same equation",
+        check=checks.integrators,
     )
     parser.add_argument(
-        "--factors", type=list[int], default=list(FACTORS), help="multiples of the steps of the training"
+        "--factors",
+        type=list[int],
+        default=list(FACTORS),
+        help="multiples of the steps of the training",
+        check=checks.factors,
     )
     parser.add_argument("--split", type=Literal["test", "validation"], default="test", help="which samples")
     add_device_arguments(parser)
@@ -63,9 +72,6 @@ def run(options: Namespace) -> None:
     console = make_console(options)
     bars = Bars(console)
     runs = [load(options, path, options.split, bars) for path in (options.run, *options.beside)]
-    # An unknown name is an error before anything is evaluated; "dopri5" and "dopri5(rtol=0.001)" are one column.
-    if options.integrators is not None:
-        options.integrators = list(dict.fromkeys(as_integrator(name).shorthand for name in options.integrators))
     for one in runs:
         check_beside(runs[0], one)
     folder, task = runs[0].folder.path, runs[0].task

@@ -1,12 +1,14 @@
 """``dynamicblocks evaluate``."""
 
+from argparse import Namespace
 from typing import Literal
 
-from jsonargparse import ArgumentParser, Namespace
-
+from dynamicblocks.cli import checks
+from dynamicblocks.cli.arguments import Arguments
 from dynamicblocks.cli.console import Bars, add_quiet_argument, make_console, say
 from dynamicblocks.cli.loading import add_device_arguments, load
 from dynamicblocks.cli.table import table
+from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.network import evaluations_of, named_blocks
 from dynamicblocks.surgery import reintegrated, with_gradient
 from dynamicblocks.training import evaluate
@@ -19,13 +21,13 @@ DESCRIPTION = """Evaluate the weights of a run as they were trained, and under a
 Example: dynamicblocks evaluate runs/MINE --integrator rk4 --steps 16"""
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: Arguments) -> None:
     """The run, and its other manifestation."""
-    parser.add_argument("run", type=str, help="folder of the run")
-    parser.add_argument("--integrator", type=str | None, default=None, help="one of `dynamicblocks integrators`")
-    parser.add_argument("--steps", type=int | None, default=None, help="equal steps of each block")
+    parser.add_argument("run", type=str, help="the folder of a run", check=checks.run_folder)
+    parser.add_argument("--integrator", help="one of `dynamicblocks integrators`", check=checks.integrator)
+    parser.add_argument("--steps", type=int, help="equal steps of each block", check=checks.steps)
     parser.add_argument(
-        "--steps_per_control", type=int | None, default=None, help="equal steps of each control interval"
+        "--steps_per_control", type=int, help="equal steps of each control interval", check=checks.steps
     )
     parser.add_argument("--split", type=Literal["test", "validation"], default="test", help="which samples")
     add_device_arguments(parser)
@@ -35,6 +37,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     """Evaluate both, print a table and add a line to the run."""
     console = make_console(options)
+    if None not in (options.steps, options.steps_per_control):
+        raise ConfigurationError("--steps and --steps_per_control each say how many steps there are; give one of them")
     bars = Bars(console)
     one = load(options, options.run, options.split, bars)
     unit, figures = one.task.unit, one.task.figures

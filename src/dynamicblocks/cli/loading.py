@@ -1,14 +1,15 @@
 """Runs as the commands that analyse them need them."""
 
+from argparse import Namespace
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
 from lightning_fabric import Fabric
 from torch import nn
 
+from dynamicblocks.cli.arguments import Arguments
 from dynamicblocks.cli.console import Bars, say
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.network import named_blocks
@@ -68,25 +69,21 @@ class ReadyRun:
         return self.task.batches("train", self.place)
 
 
-def add_task_argument(parser: ArgumentParser) -> None:
+def add_task_argument(parser: Arguments) -> None:
     """The class of a run's task, where it was read from a file."""
     parser.add_argument(
         "--task",
-        type=str | None,
-        default=None,
         help="FILE.py:Name, where the run was trained with such a task: where its file lies is not recorded",
     )
 
 
-def add_device_arguments(parser: ArgumentParser) -> None:
+def add_device_arguments(parser: Arguments) -> None:
     """Where to read and to compute."""
     add_task_argument(parser)
-    parser.add_argument("--data_dir", type=str | None, default=None, help="local copy of the data; else the run's own")
+    parser.add_argument("--data_dir", help="local copy of the data; else the run's own")
     parser.add_argument("--accelerator", type=str, default="auto", help="auto, cpu, cuda, ...")
     parser.add_argument(
         "--precision",
-        type=str | None,
-        default=None,
         help="32-true, bf16-mixed, 64-true, ...; by default 64-true for a run that was trained in it, else 32-true",
     )
 
@@ -94,12 +91,16 @@ def add_device_arguments(parser: ArgumentParser) -> None:
 def read(options: Namespace, path: str, bars: Bars, device: str = "cpu") -> Run:
     """The run in ``path``, of the task that was asked for, if one was."""
     own = None if options.task is None else asked_task(options.task)
+
+    def told(text: str) -> None:
+        say(bars.console, f"Note: {text}")
+
     with bars.bar(f"reading {path}", said=False):
-        run = load_run(Path(path), data_dir=options.data_dir, own=own, device=device)
+        run = load_run(Path(path), data_dir=options.data_dir, own=own, device=device, told=told)
     reference, _ = written_in_file(run.folder.configuration())
     note = changed_since(reference, own)
     if note:
-        say(bars.console, f"Note: {note}")
+        told(note)
     return run
 
 

@@ -1,11 +1,12 @@
 """``dynamicblocks operators``."""
 
+from argparse import Namespace
 from collections.abc import Mapping
-
-from jsonargparse import ArgumentParser, Namespace
 
 from dynamicblocks.analysis import Operators, TwistOperators, draw_fields, draw_operators, network_operators
 from dynamicblocks.analysis.operators import plain_part
+from dynamicblocks.cli import checks
+from dynamicblocks.cli.arguments import Arguments
 from dynamicblocks.cli.console import Bars, add_quiet_argument, make_console, say
 from dynamicblocks.cli.loading import add_task_argument, read
 from dynamicblocks.cli.table import table
@@ -22,12 +23,14 @@ Example: dynamicblocks operators runs/MINE
          dynamicblocks operators runs/MINE --pairs 12"""
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: Arguments) -> None:
     """The run, and how much is drawn of it."""
-    parser.add_argument("run", type=str, help="folder of the run")
-    parser.add_argument("--pairs", type=int, default=6, help="pairs of channels whose vector fields are drawn")
+    parser.add_argument("run", type=str, help="the folder of a run", check=checks.run_folder)
+    parser.add_argument(
+        "--pairs", type=int, default=6, help="pairs of channels whose vector fields are drawn", check=checks.count()
+    )
     add_task_argument(parser)
-    parser.add_argument("--data_dir", type=str | None, default=None, help="local copy of the data; else the run's own")
+    parser.add_argument("--data_dir", help="local copy of the data; else the run's own")
     add_quiet_argument(parser, "the files that were written")
 
 

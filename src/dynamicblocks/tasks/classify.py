@@ -76,6 +76,9 @@ class Classify(Task[Labelled]):
         """What the network needs to know of the images."""
         return facts_of_images(self.images, self.images.white, fitted=is_folder(self.data.name))
 
+    def check(self) -> None:
+        self.data.check()
+
     def load(self) -> str:
         return self.images.note
 
@@ -109,6 +112,8 @@ class Classify(Task[Labelled]):
 
     def rehearsal(self, batches: Batches[Labelled]) -> Iterator[Labelled]:
         images, labels = (each[:FEW] for each in next(batches.training(0)))
+        if not self.data.progressive:
+            self.data.check_changes(min(images.shape[-2:]))
         for side in dict.fromkeys(side for _, side in self.data.progressive) or (None,):
             yield images if side is None else resized(images, side), labels
 

@@ -192,7 +192,23 @@ def _unknown(table: OptionTable, path: str, what: str) -> ConfigurationError:
     known = [other.removeprefix(f"{part}.") for other in table.options if other.rpartition(".")[0] == part]
     if part and known:
         return UsageError(f"{what}: {unknown_name(f'option of {part}', name, known)}")
-    last = {other.rpartition(".")[2]: other for other in table.options}
-    near = get_close_matches(path, table.options, n=1) or [last[each] for each in get_close_matches(name, last, n=1)]
-    hint = f"; did you mean {near[0]!r}?" if near else "."
+    near = _meant(path, list(table.options))
+    hint = f"; did you mean {near!r}?" if near else "."
     return UsageError(f"{what}: there is no such option{hint} All of them: dynamicblocks train --help")
+
+
+def _meant(path: str, options: Sequence[str]) -> str | None:
+    """The option that somebody may have meant: what was written begins it, has its first word, or is like it."""
+    name = path.rpartition(".")[2]
+    word = name.partition("_")[0]
+    # Those with few dots first: of every training rather than of a part of it.
+    by_depth = sorted(options, key=lambda option: (option.count("."), len(option)))
+    last = {option.rpartition(".")[2]: option for option in reversed(by_depth)}
+    begun = [option for option in by_depth if option.startswith(path) and "." not in option.removeprefix(path)]
+    if "." not in path:
+        begun += [last[each] for each in last if len(name) > 1 and each.startswith(name)]
+    alike = get_close_matches(path, options, n=1, cutoff=0.75)
+    if len(word) > 2:
+        alike += [option for option in by_depth if option.rpartition(".")[2].startswith(word)]
+    alike += get_close_matches(path, options, n=1) + [last[each] for each in get_close_matches(name, last, n=1)]
+    return next(iter([*begun, *alike]), None)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dynamicblocks.data.fields import FieldDataset, FieldPairs, load_fields
-from dynamicblocks.data.fields.dataset import check_share
+from dynamicblocks.data.fields.dataset import check_share, files_of
 from dynamicblocks.errors import unknown_name
 from dynamicblocks.tasks.facts import FieldFacts, check_same_fields, facts_of_fields
 from dynamicblocks.tasks.given import given_fields
@@ -131,6 +131,9 @@ class Regress(Task[FieldBatch]):
     def known(self) -> FieldFacts:
         """What the network needs to know of the fields."""
         return facts_of_fields(self.fields)
+
+    def check(self) -> None:
+        files_of(self.data.name)
 
     def load(self) -> str:
         return self.fields.note

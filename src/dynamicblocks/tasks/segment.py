@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dynamicblocks.data.segmentation import IGNORED, PairAugmentation, PairBatches, PairDataset, load_pairs
 from dynamicblocks.data.segmentation.batches import normalised
+from dynamicblocks.data.segmentation.dataset import check_named
 from dynamicblocks.errors import ConfigurationError, unknown_name
 from dynamicblocks.tasks.facts import ImageFacts, check_same_images, facts_of_images
 from dynamicblocks.tasks.given import given_images
@@ -72,6 +73,17 @@ class MaskConfig:
         for option in ("size", "train_images", "test_batch_size"):
             if getattr(self, option) is not None:
                 check_count(getattr(self, option), f"data.{option}")
+
+    def check(self) -> None:
+        """Raise for what cannot be, as far as it is known before images are read."""
+        side = check_named(self.name, self.size)
+        if side is not None:
+            self.check_changes(side)
+
+    def check_changes(self, side: int) -> None:
+        """Raise for changes that leave nothing of images of this side."""
+        if self.shift is not None and self.shift >= side:
+            raise ConfigurationError(f"data.shift must be below the side of the images, {side}, got {self.shift}")
 
     def load(self) -> PairDataset:
         """The images and masks, split."""
@@ -156,6 +168,9 @@ class Segment(Task[Masked]):
         """The names of the classes."""
         return self.known.classes
 
+    def check(self) -> None:
+        self.data.check()
+
     def load(self) -> str:
         named = zip(self.classes, self.weights.tolist(), strict=True)
         weights = ", ".join(f"{name} {weight:.4g}" for name, weight in named)
@@ -216,6 +231,7 @@ class Segment(Task[Masked]):
 
     def rehearsal(self, batches: Batches[Masked]) -> Iterator[Masked]:
         images, masks = next(batches.training(0))
+        self.data.check_changes(min(images.shape[-2:]))
         yield images[:FEW], masks[:FEW]
 
     # Numbers

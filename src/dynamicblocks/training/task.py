@@ -146,9 +146,10 @@ class Task(ABC, Generic[Batch]):
     they are first needed, and kept (``functools.cached_property``). A batch is whatever the task makes it: the loop
     hands it from :meth:`batches` to :meth:`loss`.
 
-    A training calls :meth:`sketch`; then :meth:`load`, :meth:`build` and, for the training and the validation samples,
-    :meth:`batches`; :meth:`rehearsal`; :meth:`loss` in each step and :meth:`score` in each step of evaluation, and
-    :meth:`measured` of what they add up to; at the end :meth:`batches` of the test samples, and :meth:`conclude`.
+    A training calls :meth:`check` and :meth:`sketch`; then :meth:`load`, :meth:`build` and, for the training and the
+    validation samples, :meth:`batches`; :meth:`rehearsal`; :meth:`loss` in each step and :meth:`score` in each step of
+    evaluation, and :meth:`measured` of what they add up to; at the end :meth:`batches` of the test samples, and
+    :meth:`conclude`.
     Every process does so.
     """
 
@@ -162,6 +163,8 @@ class Task(ABC, Generic[Batch]):
     """Whether its answers bear bfloat16, of three digits, so that it may be chosen without being asked for."""
     source_hash: ClassVar[str | None] = None
     """Of a task that was read from a file: the SHA-256 of that file."""
+    asked_as: ClassVar[str | None] = None
+    """Of a task that was read from a file: FILE.py:Name, as it was asked for."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -178,6 +181,15 @@ class Task(ABC, Generic[Batch]):
         return self.name
 
     # Data and network
+
+    def check(self) -> None:
+        """Raise for what cannot be, as far as that is known before data are read; by default nothing.
+
+        Raises:
+            ConfigurationError: there are no data of that name, or options exclude one another.
+            StorageError: a file or folder is missing.
+        """
+        return
 
     @abstractmethod
     def load(self) -> str:

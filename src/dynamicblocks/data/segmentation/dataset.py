@@ -60,6 +60,25 @@ class PairDataset:
         return self.train.channels
 
 
+def check_named(name: str, size: int | None = None) -> int | None:
+    """Raise unless there may be images of that name; the side of those that are made, or made squares.
+
+    Raises:
+        ConfigurationError: an unknown name.
+        StorageError: the folder is missing.
+    """
+    kind, colon, where = name.partition(":")
+    if kind.lower() == FOLDER and where:
+        if not Path(where).is_dir():
+            raise StorageError(f"there is no folder {where}")
+        return size
+    if name.lower().replace("-", "") == QTIPS:
+        return SIZE if size is None else size
+    if kind.lower() == FOLDER or colon:
+        raise ConfigurationError(f"data.name must be {QTIPS} or {FOLDER}:PATH, got {name!r}")
+    raise unknown_name("data set", name, [QTIPS, f"{FOLDER}:PATH"])
+
+
 def load_pairs(
     name: str,
     validation: float = 0.1,
@@ -89,14 +108,11 @@ def load_pairs(
         raise ConfigurationError(
             f"data.validation, a share of the training images, must be in (0, 1), got {validation}"
         )
-    kind, colon, where = name.partition(":")
-    if kind.lower() == FOLDER and where:
+    check_named(name, size)
+    kind, _, where = name.partition(":")
+    if kind.lower() == FOLDER:
         return _folder(Path(where), validation, split_seed, size, train_images)
-    if name.lower().replace("-", "") == QTIPS:
-        return _qtips(split_seed, SIZE if size is None else size, TRAINING if train_images is None else train_images)
-    if kind.lower() == FOLDER or colon:
-        raise ConfigurationError(f"data.name must be {QTIPS} or {FOLDER}:PATH, got {name!r}")
-    raise unknown_name("data set", name, [QTIPS, f"{FOLDER}:PATH"])
+    return _qtips(split_seed, SIZE if size is None else size, TRAINING if train_images is None else train_images)
 
 
 def _qtips(seed: int, size: int, training: int) -> PairDataset:
