@@ -118,8 +118,8 @@ def test_facts_of_fields_are_checked():
 def test_a_run_that_names_other_classes_than_its_weights_have(digits, monkeypatch):
     real = type(digits.folder).read_weights
 
-    def changed(folder):
-        weights, described = real(folder)
+    def changed(folder, *rest):
+        weights, described = real(folder, *rest)
         return weights, {**described, "facts": {**described["facts"], "classes": ["one", "two"]}}
 
     monkeypatch.setattr(type(digits.folder), "read_weights", changed)
@@ -129,11 +129,12 @@ def test_a_run_that_names_other_classes_than_its_weights_have(digits, monkeypatc
 
 def without_facts(monkeypatch, run):
     real = type(run.folder).read_weights
-    monkeypatch.setattr(
-        type(run.folder),
-        "read_weights",
-        lambda folder: (real(folder)[0], {key: each for key, each in real(folder)[1].items() if key != "facts"}),
-    )
+
+    def read(folder, *rest):
+        weights, described = real(folder, *rest)
+        return weights, {key: each for key, each in described.items() if key != "facts"}
+
+    monkeypatch.setattr(type(run.folder), "read_weights", read)
 
 
 def test_a_run_of_before_reads_its_data_and_says_why_it_needs_them(digits, monkeypatch):
