@@ -4,14 +4,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from dynamicblocks.cli.runs import SEED
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.integrators import as_integrator
 from dynamicblocks.times import check_count, check_steps
 from dynamicblocks.training import RunFolder
 
 T = TypeVar("T")
-
-SEED = "seed-"
 
 
 def run_folder(text: str) -> str:
@@ -23,7 +22,7 @@ def run_folder(text: str) -> str:
     """
     path = Path(text)
     if path.is_dir() and not (path / "run.json").exists():
-        seeds = sorted(each.name for each in path.glob(f"{SEED}*") if each.is_dir())
+        seeds = sorted(each.name for each in path.glob(f"{SEED}*/"))
         if seeds:
             raise ConfigurationError(f"{path} is a folder of seeds; give one of them, such as {path / seeds[0]}")
     RunFolder.open(path)

@@ -107,6 +107,9 @@ def run(options: Namespace) -> None:
     _print_blocks(one, sets, found, console)
     result = {
         "compressed_from": str(one.folder.path),
+        **{f"test_{figure.name}": rows[1][figure.name] for figure in one.task.figures},
+        **{f"validation_{figure.name}": found.after[0][figure.name] for figure in one.task.figures},
+        "weights": rows[1]["weights"],
         "tolerance": tolerance.value,
         "scores": {
             each.name: {

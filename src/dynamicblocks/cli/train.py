@@ -3,7 +3,7 @@
 import shlex
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -13,6 +13,7 @@ from rich.console import Console
 
 from dynamicblocks.cli.console import QUIET, make_console, say
 from dynamicblocks.cli.published import split
+from dynamicblocks.cli.seeds import SeedFolder, seeds_of, train_seeds
 from dynamicblocks.cli.table import table as plain_table
 from dynamicblocks.errors import ConfigurationError, StorageError
 from dynamicblocks.network import evaluations_of, num_weights
@@ -29,9 +30,10 @@ from dynamicblocks.tasks.parsing import (
     written_in_file,
 )
 from dynamicblocks.tasks.registry import named_task
-from dynamicblocks.training import Outcome, RunFolder, Task, Training
+from dynamicblocks.training import Outcome, RunFolder, Task, TrainConfig, Training
 from dynamicblocks.training.manifestations import caveat, own_integrator, solves_its_equation
 from dynamicblocks.training.outcome import check_table
+from dynamicblocks.training.rehearsal import check_plan
 from dynamicblocks.training.runs import recorded
 from dynamicblocks.visible import visible
 
@@ -43,6 +45,7 @@ Without arguments: scikit-learn's digits and a small network, under two minutes 
 Example: dynamicblocks train --model.name resnet20 --model.unit post --epochs 20
 Example: dynamicblocks train --config runs/OLD/config.yaml --seed 1
 Example: dynamicblocks train --refine.epochs 10 20 --refine.restart true --optimizer.smoothness 2e-4 --optimizer.box 1
+Example: dynamicblocks train --run mine --seeds 0 1 2
 Example: dynamicblocks train --model ContinuousNet --scheme rk4_classic --dataset CIFAR10 --initial-time-d 1 --refine 25
 
 Several values are written one after the other or as a list: --refine.epochs 10 20, --refine.epochs [10,20].
@@ -56,7 +59,8 @@ the original's defaults), --scheme, --dataset, --data-dir, --batch-size, --test-
 OWN_FLAGS = (
     ("task", "TASK", "one of {tasks}, or FILE.py:Name, a class of your own"),
     ("config", "FILE", "YAML file with some or all of the options below; flags have the last word"),
-    ("resume", "RUN", "folder of a run to continue, as it was configured"),
+    ("resume", "RUN", "folder of a run, or of several seeds, to continue, as it was configured"),
+    ("seeds", "SEED ...", "train with each of these seeds, in NAME/seed-0, NAME/seed-1, ...; NAME is that of --run"),
     (
         "table",
         "full|few|none",
@@ -119,7 +123,32 @@ class TrainCommand:
             print(yaml.safe_dump(recorded(task, config), sort_keys=False), end="")
             return
         shown = {"console": make_console(options), "table": options.table}
-        training = Training(task, config, **shown) if options.resume is None else self._resumed(options.resume, shown)
+        again = f" --task {shlex.quote(options.task)}" if options.task and self.table.task.source_hash else ""
+        if options.seeds is None and not (options.resume and SeedFolder.is_one(Path(options.resume))):
+            if options.resume is not None:
+                self._check_alone(options.resume)
+            self._train(task, config, options.resume and Path(options.resume), shown, again)
+        else:
+            if options.seeds is None:
+                self._check_alone(options.resume)
+                folder = SeedFolder(Path(options.resume))
+                task, config = folder.configured(self.table.task if self.asked else None)
+            else:
+                check_plan(task, replace(config, run=None))
+                folder = SeedFolder.begun(task, config, options.seeds)
+
+            def train(task: Task[Any], config: TrainConfig, begun: Path | None) -> None:
+                self._train(task, config, begun, shown, again)
+
+            train_seeds(folder, task, config, train, shown["console"], again)
+            if options.quiet:
+                print(visible(str(folder.path)))
+
+    def _train(
+        self, task: Task[Any], config: TrainConfig, begun: Path | None, shown: dict[str, Any], again: str
+    ) -> None:
+        """Train to the end, anew or from where a run stands, and show what came out."""
+        training = Training(task, config, **shown) if begun is None else self._resumed(begun, shown)
         console = training.console
         say(console, training.note)
         say(
@@ -127,18 +156,20 @@ class TrainCommand:
             f"{training.task.title}: {num_weights(training.net):,} weights, {evaluations_of(training.net)} layer "
             f"evaluations a pass, on {training.fabric.device}; writing to {training.folder.path}",
         )
-        again = f" --task {shlex.quote(options.task)}" if training.task.source_hash else ""
         show(training.run(), training, console, again)
-        if options.quiet and training.fabric.global_rank == 0:
+        if shown["console"].quiet and training.fabric.global_rank == 0:
             print(visible(str(training.folder.path)))
 
-    def _resumed(self, run: str, shown: dict[str, Any]) -> Training:
+    def _check_alone(self, run: str) -> None:
+        """Raise for options beside the run that is to go on."""
         if any(source.options for source in self.sources):
             raise ConfigurationError(
                 "--resume continues a run as it was configured and takes no other options; to change some, start a new "
                 f"run with --config {Path(run) / 'config.yaml'}"
             )
-        folder = RunFolder.open(Path(run))
+
+    def _resumed(self, run: Path, shown: dict[str, Any]) -> Training:
+        folder = RunFolder.open(run)
         own = self.table.task if self.asked else None
         training = Training(*load_config(folder.configuration(), own), resume=folder.path, **shown)
         reference, _ = written_in_file(folder.configuration())
@@ -183,7 +214,10 @@ def command_for(arguments: Sequence[str]) -> tuple[TrainCommand, Namespace]:
         print_config=_switched(flags, "print_config"),
         quiet=_switched(flags, "quiet"),
         table=_value(flags, "table") or "few",
+        seeds=None,
     )
+    if "seeds" in flags:
+        others.seeds = seeds_of(flags.pop("seeds"), {**flags, "resume": others.resume})
     check_table(others.table)
     given = Written({name: texts for name, texts in flags.items() if name not in ("task", "config")})
     table = table_of(task, [written_as_flags(preset), *files, given])
