@@ -19,7 +19,7 @@ from dynamicblocks.analysis.compression import INTEGRATORS
 from dynamicblocks.cli import checks
 from dynamicblocks.cli.arguments import Arguments
 from dynamicblocks.cli.console import Bars, add_quiet_argument, make_console, say
-from dynamicblocks.cli.loading import ReadyRun, add_device_arguments, check_beside, load
+from dynamicblocks.cli.loading import ReadyRun, add_device_arguments, load_all
 from dynamicblocks.cli.table import table
 from dynamicblocks.errors import ConfigurationError, SolverError
 from dynamicblocks.integrators import as_integrator
@@ -91,11 +91,9 @@ def run(options: Namespace) -> None:
     bars = Bars(console)
     target = Path(f"{options.run.rstrip('/')}-compressed" if options.to is None else options.to)
     check_target(target)
-    one = load(options, options.run, "validation", bars)
-    check_beside(one, one)
-    plain = None if options.beside is None else load(options, options.beside, "validation", bars)
-    if plain is not None:
-        check_beside(one, plain)
+    paths = [options.run] if options.beside is None else [options.run, options.beside]
+    one, *others = load_all(options, paths, "validation", bars)
+    plain = others[0] if others else None
     tolerance = Tolerance.read(options.tolerance, one.task.headline)
     sets = _sets(one, tolerance, Tolerance.read(options.disagreement, one.task.headline))
     found = _search(one, sets, options, bars)

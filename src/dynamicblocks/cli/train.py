@@ -24,6 +24,7 @@ from dynamicblocks.tasks.own import asked_task, changed_since, task_of_run
 from dynamicblocks.tasks.parsing import (
     USUAL_TASK,
     Written,
+    lists_of_one,
     table_of,
     task_and_config,
     written_as_flags,
@@ -123,6 +124,8 @@ class TrainCommand:
             print(yaml.safe_dump(recorded(task, config), sort_keys=False), end="")
             return
         shown = {"console": make_console(options), "table": options.table}
+        for note in lists_of_one(self.table, self.sources):
+            say(shown["console"], f"Note: {note}")
         again = f" --task {shlex.quote(options.task)}" if options.task and self.table.task.source_hash else ""
         if options.seeds is None and not (options.resume and SeedFolder.is_one(Path(options.resume))):
             if options.resume is not None:
