@@ -122,11 +122,13 @@ def run(options: Namespace) -> None:
         "test": rows,
         "data": one.task.load(),
     }
-    folder = RunFolder.create(
-        target, recorded(one.task, one.config), {**environment(), "compressed_from": str(one.folder.path)}
-    )
-    folder.write_weights(found.net.state_dict(), recorded(one.task, one.config), form_of(one.task, found.net))
-    folder.write_result(result)
+
+    def fill(folder: RunFolder) -> None:
+        folder.write_weights(found.net.state_dict(), recorded(one.task, one.config), form_of(one.task, found.net))
+        folder.write_result(result)
+
+    record = {**environment(), "compressed_from": str(one.folder.path)}
+    RunFolder.create(target, recorded(one.task, one.config), record, fill)
     again = f" --task {shlex.quote(options.task)}" if options.task else ""
     say(make_console(), f"Run written to {target}")
     say(console, f"Next:\n  dynamicblocks evaluate {shlex.quote(str(target))}{again}")

@@ -89,15 +89,19 @@ def add_device_arguments(parser: Arguments) -> None:
     )
 
 
-def read(options: Namespace, path: str, bars: Bars) -> Run:
+def read(options: Namespace, path: str, bars: Bars, device: str = "cpu") -> Run:
     """The run in ``path``, of the task that was asked for, if one was."""
     own = None if options.task is None else asked_task(options.task)
+
+    def told(text: str) -> None:
+        say(bars.console, f"Note: {text}")
+
     with bars.bar(f"reading {path}", said=False):
-        run = load_run(Path(path), data_dir=options.data_dir, own=own)
+        run = load_run(Path(path), data_dir=options.data_dir, own=own, device=device, told=told)
     reference, _ = written_in_file(run.folder.configuration())
     note = changed_since(reference, own)
     if note:
-        say(bars.console, f"Note: {note}")
+        told(note)
     return run
 
 

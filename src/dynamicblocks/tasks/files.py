@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from dynamicblocks.errors import ConfigurationError, DynamicBlocksError, StorageError
-from dynamicblocks.structure import with_structure
 from dynamicblocks.tasks.own import task_of_run
 from dynamicblocks.tasks.parsing import USUAL_TASK, table_of, values_of, written_in_file
 from dynamicblocks.tasks.task_run import Run
-from dynamicblocks.training.checkpoint import load_exactly
+from dynamicblocks.training.checkpoint import filled
 from dynamicblocks.training.config import TrainConfig
 from dynamicblocks.training.run_folder import RunFolder
+from dynamicblocks.training.runs import expected
+from dynamicblocks.training.storage import Told, log
 from dynamicblocks.training.task import Task
 from dynamicblocks.training.train import build
 
@@ -52,6 +53,7 @@ def load_run(
     data_dir: str | None = None,
     own: type[Task[Any]] | None = None,
     device: torch.device | str = "cpu",
+    told: Told = log,
 ) -> Run:
     """A run: its task, its configuration and its best network, in evaluation mode.
 
@@ -63,6 +65,7 @@ def load_run(
         data_dir: where the data lie now, if they are asked for.
         own: the class of a task that is not among those of the package, ``own_task("FILE.py:Name")``.
         device: where the network is to lie.
+        told: hears of files that an earlier version wrote, which have no checksums.
 
     Raises:
         StorageError: a file is missing, damaged, of another version, or does not fit the others.
@@ -73,13 +76,13 @@ def load_run(
     task, config = load_config(folder.configuration(), own)
     if data_dir is not None:
         task = with_data_dir(task, data_dir)
-    weights, described = folder.read_weights()
+    weights, described = folder.read_weights(expected(task, config), told)
     _know_data(task, described, folder.path)
     try:
-        net = with_structure(build(task, config), described)
-        load_exactly(net, weights)
-    except (RuntimeError, ConfigurationError, KeyError) as error:
-        raise StorageError(f"the weights in {path} do not fit the network of its configuration: {error}") from error
+        net = filled(build(task, config), described, weights)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        said = " ".join(str(error).split())
+        raise StorageError(f"the weights in {path} do not fit the network of its configuration: {said:.300}") from error
     return Run(folder, task, config, net.to(place).eval())
 
 

@@ -30,7 +30,7 @@ class Manifestation:
             "integrator": self.integrator,
             "steps_factor": self.steps_factor,
             "evaluations": self.evaluations,
-            **self.score.figures,
+            **self.score.recorded,
             f"{unit}_per_second": self.score.samples_per_second,
         }
 

@@ -58,9 +58,9 @@ class Outcome:
     def as_result(self, seed: int) -> dict[str, Any]:
         """Plain values, for the run's result.json."""
         return {
-            **{f"test_{name}": value for name, value in self.test.figures.items()},
+            **{f"test_{name}": value for name, value in self.test.recorded.items()},
             f"test_{self.unit}": self.test.samples,
-            **{f"validation_{name}": value for name, value in self.validation.figures.items()},
+            **{f"validation_{name}": value for name, value in self.validation.recorded.items()},
             "kept_epoch": self.kept_epoch,
             "training_seconds": self.seconds,
             "weights": self.weights,

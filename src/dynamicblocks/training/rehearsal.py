@@ -5,7 +5,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from lightning_fabric import Fabric
@@ -23,6 +22,7 @@ from dynamicblocks.training.hardware import make_fabric, random_state, set_rando
 from dynamicblocks.training.hardware_rules import can_compile
 from dynamicblocks.training.network_changes import changes_before
 from dynamicblocks.training.run_folder import RunFolder
+from dynamicblocks.training.runs import run_name, run_path
 from dynamicblocks.training.smoothness import SmoothnessPenalty
 from dynamicblocks.training.task import Batches, Task
 
@@ -32,10 +32,10 @@ def check_plan(task: Task[Any], config: TrainConfig) -> None:
 
     Raises:
         ConfigurationError: it says what.
+        StorageError: the folder cannot be made.
     """
-    folder = Path(config.output) / (config.run or task.title)
-    if config.run is not None:
-        RunFolder.check_free(folder)
+    folder = run_path(config.output, run_name(task, config))
+    RunFolder.check_free(folder)
     check_creatable(folder)
     task.check()
     hardware = config.hardware

@@ -9,13 +9,14 @@ import torch
 from sklearn.datasets import load_digits
 
 from dynamicblocks.data.images.augmentation import Augmentation
+from dynamicblocks.data.images.decoding import check_side
+from dynamicblocks.data.images.files import shown
 from dynamicblocks.data.images.folder import read_folder
 from dynamicblocks.data.images.formats import read_cifar, read_idx_split, read_names, read_stl10
 from dynamicblocks.data.images.sources import CIFAR10, CIFAR100, FASHION_MNIST, MNIST, STL10, Source
 from dynamicblocks.data.images.splits import MemorySplit, Split, stratified
 from dynamicblocks.errors import ConfigurationError, StorageError, unknown_name
 from dynamicblocks.registry import Registry
-from dynamicblocks.times import check_count
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,12 @@ def _idx(source: Source, classes: tuple[str, ...], title: str, usual: Augmentati
         paths, origin = source.locate(where.data_dir)
         files = [paths[file] for file in source.files]
         train, test = (read_idx_split(images, labels, classes=10) for images, labels in (files[:2], files[2:]))
+        sizes = [" x ".join(map(str, split.images.shape[2:])) for split in (train, test)]
+        if sizes[0] != sizes[1]:
+            raise StorageError(
+                f"{shown(files[2])} holds images of {sizes[1]} pixels, {shown(files[0])} of {sizes[0]}; they do not "
+                "belong together: delete them and get them again"
+            )
         return Raw(train, test, classes, f"{title}, {origin}", usual)
 
     return read
@@ -128,9 +135,10 @@ def stl10(where: Where) -> Raw:
 
 def image_folder(path: str, where: Where) -> Raw:
     """Images of any size in folders: train and val or test; with all three, val is the validation split."""
-    size = FOLDER_SIZE if where.size is None else check_count(where.size, "data.size")
-    parts, classes = read_folder(Path(path), size)
-    note = f"images of {path}, {size} x {size}"
+    size = FOLDER_SIZE if where.size is None else check_side(where.size)
+    folder = read_folder(Path(path), size)
+    parts, classes = folder.parts, folder.classes
+    note = f"images of {shown(path)}, {size} x {size}; {folder.note}"
     usual = Augmentation(shift=size // 8, flip=True)
     if len(parts) == 3:
         return Raw(parts["train"], parts["test"], classes, note, usual, parts["val"])
