@@ -78,8 +78,8 @@ MESSAGES = [
     ("compress runs/one --beside runs/nothere", 1, "--beside: there is no run folder runs/nothere"),
     ("converge runs/one --beside runs/one runs/one", 2, "--beside: the run runs/one is given twice"),
     ("train --resume runs/nothere", 1, "there is no run folder runs/nothere"),
-    ("compress runs/one --to runs/one", 2, "runs/one exists already; choose another folder with --to"),
-    ("compress runs/one --to file/x", 1, "no folder can be made at file/x"),
+    ("compress runs/one --to runs/one", 2, "runs/one exists already; choose another --to"),
+    ("compress runs/one --to file/x", 1, "file/x cannot be made: file is no folder"),
     # Values of the commands that analyse.
     ("converge runs/one --factors [0]", 2, "--factors: each factor must be a whole number of at least 1, got 0"),
     ("converge runs/one --factors []", 2, "--factors expects whole numbers such as"),
@@ -134,8 +134,8 @@ MESSAGES = [
     ("train --run ../escape", 2, "run must be the name of a folder inside output"),
     ("train --run /escape", 2, "run must be the name of a folder inside output"),
     ("train --run one", 2, "runs/one exists already"),
-    ("train --output file", 1, "no folder can be made at file/"),
-    ("train --output /proc/there/is/none", 1, "no folder can be made at /proc/there/is/none"),
+    ("train --output file", 1, "cannot be made: file is no folder"),
+    ("train --output /proc/there/is/none", 1, "cannot be made: No such file or directory"),
     (f"train --run {'long' * 80}", 1, "File name too long"),
 ]  # fmt: skip
 

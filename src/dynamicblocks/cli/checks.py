@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from dynamicblocks.cli.runs import SEED
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.integrators import as_integrator
 from dynamicblocks.times import check_count, check_steps
@@ -20,12 +19,7 @@ def run_folder(text: str) -> str:
         StorageError: there is none, or it cannot be read.
         ConfigurationError: it holds one for each of several seeds.
     """
-    path = Path(text)
-    if path.is_dir() and not (path / "run.json").exists():
-        seeds = sorted(each.name for each in path.glob(f"{SEED}*/"))
-        if seeds:
-            raise ConfigurationError(f"{path} is a folder of seeds; give one of them, such as {path / seeds[0]}")
-    RunFolder.open(path)
+    RunFolder.open(Path(text))
     return text
 
 

@@ -26,7 +26,6 @@ from dynamicblocks.integrators import as_integrator
 from dynamicblocks.network import evaluations_of, num_weights
 from dynamicblocks.times import check_amount
 from dynamicblocks.training import Figure, evaluate
-from dynamicblocks.training.creatable import check_creatable
 from dynamicblocks.training.environment import environment
 from dynamicblocks.training.evaluation import Score, answered, evaluation_mode, score_of
 from dynamicblocks.training.progress import evaluation_steps
@@ -90,7 +89,7 @@ def run(options: Namespace) -> None:
     console = make_console(options)
     bars = Bars(console)
     target = Path(f"{options.run.rstrip('/')}-compressed" if options.to is None else options.to)
-    check_target(target)
+    RunFolder.check_free(target, "--to")
     paths = [options.run] if options.beside is None else [options.run, options.beside]
     one, *others = load_all(options, paths, "validation", bars)
     plain = others[0] if others else None
@@ -144,15 +143,6 @@ def check_integrators(names: Sequence[str]) -> list[str]:
                 "state; choose among explicit integrators on a grid, such as euler, midpoint and rk4"
             )
     return found
-
-
-def check_target(path: Path) -> None:
-    """Raise unless a new run can be written there."""
-    try:
-        RunFolder.check_free(path)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{path} exists already; choose another folder with --to") from error
-    check_creatable(path)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from dynamicblocks.interruption import Interrupted
 from dynamicblocks.options.bounded_yaml import read_yaml
 from dynamicblocks.tasks import load_config
 from dynamicblocks.training import Figure, Task, TrainConfig
-from dynamicblocks.training.creatable import check_creatable
 from dynamicblocks.training.run_folder import RunFolder
 from dynamicblocks.training.runs import recorded
 from dynamicblocks.training.storage import write_text
@@ -63,7 +62,6 @@ class SeedFolder:
         if folder.path.is_dir() and {each.name for each in folder.path.iterdir()} == {"config.yaml"}:
             (folder.path / "config.yaml").unlink()  # of a command that was killed before it named its seeds
         RunFolder.check_free(folder.path)
-        check_creatable(folder.path)
         folder.path.mkdir(parents=True, exist_ok=True)
         write_text(folder.path / "config.yaml", yaml.safe_dump(shared, sort_keys=False))
         # Last, for its presence says that the folder is whole.
