@@ -108,6 +108,7 @@ class RunFolder:
 
         Raises:
             StorageError: it is missing, damaged, no run folder, or of another version.
+            ConfigurationError: it holds a run for each of several seeds.
         """
         folder = cls(path)
         try:
@@ -116,6 +117,9 @@ class RunFolder:
             raise StorageError(f"{path} cannot be read: {error.strerror}") from error
         if not there:
             raise StorageError(f"there is no run folder {path}")
+        seeds = sorted(each.name for each in path.glob("seed-*/"))
+        if seeds and not (path / "run.json").exists():
+            raise ConfigurationError(f"{path} is a folder of seeds; give one of them, such as {path / seeds[0]}")
         record = folder.record()
         if record.get("format") not in READ:
             raise StorageError(
