@@ -3,10 +3,10 @@
 import multiprocessing
 import os
 import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from threading import Thread
 from types import FrameType
 
 import numpy as np
@@ -21,6 +21,7 @@ from dynamicblocks.interruption import ASKED_TO_END
 # How PyTorch's errors begin where a process or thread that reads is gone.
 OF_WORKERS = ("DataLoader worker", "Pin memory thread")
 SIGNAL_HANDLING = "torch.utils.data._utils.signal_handling"
+_streams = 0
 
 
 class _Read(Dataset[Tensor | StorageError]):
@@ -48,16 +49,30 @@ def loaded(
     Raises:
         StorageError: ``read`` raised it; or a process was killed, or could not be started.
     """
-    with _told(workers):
-        stream = iter(_loader(read, batches, workers, device))
-    while True:
-        with _told(workers):
-            images = next(stream, None)
-        if images is None:
-            return
-        if isinstance(images, StorageError):
-            raise images
-        yield images.to(device, non_blocking=True)
+    with _read_by(workers):
+        with _told():
+            stream = iter(_loader(read, batches, workers, device))
+        if workers:
+            _type_errors_of_the_signal()
+        while True:
+            with _told():
+                images = next(stream, None)
+            if images is None:
+                return
+            if isinstance(images, StorageError):
+                raise images
+            yield images.to(device, non_blocking=True)
+
+
+@contextmanager
+def _read_by(workers: int) -> Iterator[None]:
+    """Know how many streams depend on others: where one has failed, that its processes are gone is no news."""
+    global _streams
+    _streams += bool(workers)
+    try:
+        yield
+    finally:
+        _streams -= bool(workers)
 
 
 def _loader(
@@ -86,7 +101,7 @@ def _leave_signals_to_the_trainer(_: int) -> None:
     if hasattr(signal, "sigwaitinfo"):
         # Only a thread that waits for it learns who sent it: the trainer itself ends its processes by it.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        Thread(target=_end_when_the_trainer_says_so, daemon=True).start()
+        threading.Thread(target=_end_when_the_trainer_says_so, daemon=True).start()
 
 
 def _end_when_the_trainer_says_so() -> None:
@@ -97,12 +112,10 @@ def _end_when_the_trainer_says_so() -> None:
 
 
 @contextmanager
-def _told(workers: int) -> Iterator[None]:
+def _told() -> Iterator[None]:
     """What happens where processes that read are killed or cannot be started, as the error for it."""
     try:
         yield
-        if workers:
-            _type_errors_of_the_signal()
     except (OSError, EOFError) as error:
         raise _lost(error) from error
     except RuntimeError as error:
@@ -121,6 +134,9 @@ def _lost(error: BaseException) -> StorageError:
 
 def _type_errors_of_the_signal() -> None:
     """PyTorch raises a RuntimeError wherever the program is when a worker is killed: make it one of ours."""
+    # Only the main thread may handle signals.
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        return
     handler = signal.getsignal(signal.SIGCHLD)
     if not callable(handler) or getattr(handler, "__module__", "") != SIGNAL_HANDLING:
         return
@@ -129,6 +145,7 @@ def _type_errors_of_the_signal() -> None:
         try:
             handler(number, frame)
         except RuntimeError as error:
-            raise _lost(error) from error
+            if _streams:
+                raise _lost(error) from error
 
     signal.signal(signal.SIGCHLD, tell)
