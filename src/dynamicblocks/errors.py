@@ -29,6 +29,10 @@ class StorageError(DynamicBlocksError, RuntimeError):
     """A file or folder on disk is missing, truncated, of another version or not what it claims to be."""
 
 
+class ProcessError(DynamicBlocksError, RuntimeError):
+    """A process that works for this one, or that this one works for, is no longer there."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The name that somebody may have meant: the shortest that theirs begins, or else the most similar one, if any is.
 

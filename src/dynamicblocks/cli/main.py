@@ -18,7 +18,17 @@ from dynamicblocks.cli.arguments import Arguments
 from dynamicblocks.cli.command import Command
 from dynamicblocks.errors import ConfigurationError, DynamicBlocksError, MissingPackageError, UsageError, nearest
 from dynamicblocks.extras import needed_for
-from dynamicblocks.interruption import INTERRUPTED, Interrupted, listening
+from dynamicblocks.interruption import (
+    INTERRUPTED,
+    Interrupted,
+    at_once,
+    broken_off,
+    check,
+    conclude,
+    listening,
+    speaks,
+)
+from dynamicblocks.processes import first_says_so
 from dynamicblocks.visible import on_one_line
 
 
@@ -88,26 +98,40 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 or 143 interrupted."""
-    if arguments is None and isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold what is no text
-    written = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        with listening():
-            return _main(written)
-    except Interrupted as interrupted:
-        _say(str(interrupted))
-        return interrupted.code
-    except KeyboardInterrupt:  # of a library that raises its own
-        _say("interrupted")
-        return INTERRUPTED
+    """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 or 143 interrupted.
+
+    Args:
+        arguments: of the command line; None where the process is this program's and ends with it.
+    """
+    with listening():
+        code = FAILURE
+        try:
+            if arguments is None and isinstance(sys.stdout, TextIOWrapper):
+                sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold what is no text
+            code = _main(list(sys.argv[1:] if arguments is None else arguments))
+        except SystemExit as ended:
+            code = ended.code if isinstance(ended.code, int) else FAILURE
+            raise
+        except Interrupted as interrupted:
+            code = interrupted.code
+            _say(str(interrupted))
+        except KeyboardInterrupt:  # of a library that raises its own
+            code = INTERRUPTED
+            _say("interrupted")
+        finally:
+            if arguments is None:
+                conclude(code)
+        return code
 
 
 def _main(written: list[str]) -> int:
     try:
-        _command(written)()
+        run = _command(written)
+        check()
+        run()
         sys.stdout.flush()
     except Exception as error:
+        _interrupted_by(error)
         if _nobody_reads():
             return FAILURE
         if "--debug" in written:
@@ -118,6 +142,13 @@ def _main(written: list[str]) -> int:
         wrong = isinstance(error, ConfigurationError) and not isinstance(error, MissingPackageError)
         return USAGE_ERROR if wrong else FAILURE
     return 0
+
+
+def _interrupted_by(error: Exception) -> None:
+    """A library may take a signal's exception for one of its own, such as a module that cannot be imported."""
+    asked = broken_off()
+    if asked is not None:
+        raise Interrupted(asked) from error
 
 
 def _command(written: list[str]) -> Callable[[], None]:
@@ -140,7 +171,8 @@ def _command(written: list[str]) -> Callable[[], None]:
         raise UsageError(f"invalid choice: {name!r} is no command{hint} Commands: {', '.join(COMMANDS)}")
     entry = COMMANDS[name]
     with needed_for(f"dynamicblocks {name}"):
-        module: Any = import_module(f"dynamicblocks.cli.{entry.module}")
+        with at_once():
+            module: Any = import_module(f"dynamicblocks.cli.{entry.module}")
         if name == "train":
             train, flags = module.command_for([token for token in rest if token not in HELP])
             if not HELP.isdisjoint(rest):
@@ -189,6 +221,8 @@ def _nobody_reads() -> bool:
 
 
 def _say(message: str, colour: str = "") -> None:
+    if not message or (first_says_so() if colour else not speaks()):
+        return
     line = on_one_line(message)
     coloured = colour and sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     print(f"\033[{colour}m{line}\033[0m" if coloured else line, file=sys.stderr)

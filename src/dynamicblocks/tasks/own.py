@@ -68,7 +68,7 @@ def own_task(text: str) -> type[Task[Any]]:
         raise unknown_name(f"task in {file}", name, known)
     found = getattr(module, name)
     _check_class(text, module, found)
-    found.source_hash = hashlib.sha256(source).hexdigest()
+    found.source_hash, found.asked_as = hashlib.sha256(source).hexdigest(), text
     _check_fields(text, found)
     with _errors_of(path):
         figures: Any = found().figures

@@ -163,6 +163,8 @@ class Task(ABC, Generic[Batch]):
     """Whether its answers bear bfloat16, of three digits, so that it may be chosen without being asked for."""
     source_hash: ClassVar[str | None] = None
     """Of a task that was read from a file: the SHA-256 of that file."""
+    asked_as: ClassVar[str | None] = None
+    """Of a task that was read from a file: FILE.py:Name, as it was asked for."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -29,6 +29,7 @@ from dynamicblocks.training.hardware import (
     make_place,
     make_sums,
     over_processes,
+    random_state,
     set_random_state,
 )
 from dynamicblocks.training.lock import Lock, check_unheld
@@ -45,6 +46,7 @@ from dynamicblocks.training.runs import begin_run, expected, form_of, recorded
 from dynamicblocks.training.storage import unsound
 from dynamicblocks.training.task import Task, batches_of
 from dynamicblocks.training.timetable import Timetable
+from dynamicblocks.training.together import launch, telling_losses
 from dynamicblocks.training.training_state import TrainingState
 
 # Between two of these, where processes that wait for no device are many steps ahead of it, none asks the others.
@@ -69,6 +71,7 @@ class Training:
             resumed goes on with those of before.
     """
 
+    @telling_losses()
     def __init__(
         self,
         task: Task[Any],
@@ -93,11 +96,12 @@ class Training:
         else:
             check_plan(task, config)
         self.note = task.load()
+        check()
         torch.manual_seed(config.seed)
         net = build(task, config)
         self.config, choices = (config, Choices({})) if resume is not None else settled(task, config, net)
         self.fabric = make_fabric(self.config.hardware)
-        self.fabric.launch()
+        launch(self.fabric)
         self.console = Console(quiet=True) if self.fabric.global_rank else console or Console()
         self.report = Report(self.console, task)
         place = make_place(self.config, self.fabric)
@@ -105,7 +109,7 @@ class Training:
         self.validation = batches_of(task, "validation", place)
         self.timetable = Timetable(self.config, self.batches.steps)
         self.state = TrainingState()
-        self.stored_steps = 0
+        self.steps_stored = 0
         self.sums = make_sums(len(task.sums), self.fabric.device)
         if resume is not None:
             self.folder = RunFolder.open(resume)
@@ -178,7 +182,7 @@ class Training:
             raise StorageError(
                 f"the checkpoint in {self.folder.path} does not fit its configuration: {said:.300}"
             ) from error
-        self.stored_steps = self.steps_done
+        self.steps_stored = self.steps_done
         self.sums.zero_()
         if self.fabric.global_rank == 0:
             self.sums.copy_(sums)
@@ -190,9 +194,10 @@ class Training:
             self.fabric = make_fabric(self.config.hardware)
 
     def _save(self, sums: Tensor) -> None:
+        """Store the state; ``sums`` are those of the epoch so far, over all processes."""
         self._check_numbers()
         by_the_first(self.fabric, lambda: self._write_checkpoint(self.folder, sums))
-        self.stored_steps = self.steps_done
+        self.steps_stored = self.steps_done
 
     def _write_checkpoint(self, folder: RunFolder, sums: Tensor) -> None:
         named = dict(zip(self.task.sums, sums.tolist(), strict=True))
@@ -209,18 +214,23 @@ class Training:
         """
         with listening():
             try:
-                self._hold()
-                self._train()
-                check()
-                return self._concluded()
+                with telling_losses(self._how_to_go_on):
+                    self._hold()
+                    self._train()
+                    check()
+                    return self._concluded()
             except Interrupted as interrupted:
-                raise Interrupted(interrupted.signal, self._how_to_go_on()) from None
+                done = f"{self.steps_stored} of {self.total_steps} steps are done and stored"
+                message = "" if self.fabric.global_rank else f"interrupted; {done}; {self._how_to_go_on()}"
+                raise Interrupted(interrupted.signal, message) from None
             finally:
                 self.lock.release()
 
     def _train(self) -> None:
         """Train to the end; signals are obeyed after a step."""
-        with deferred(), self.report.training(self.total_steps, self.steps_done, self.config.epochs):
+        at_once = f"interrupted at once; {self._how_to_go_on()}"
+        training = self.report.training(self.total_steps, self.steps_done, self.config.epochs)
+        with deferred(lambda: at_once), training:
             while self.steps_done < self.total_steps:
                 try:
                     self._epoch()
@@ -239,8 +249,10 @@ class Training:
         return outcome
 
     def _how_to_go_on(self) -> str:
-        done = f"{self.steps_done} of {self.total_steps} steps are done and stored"
-        return f"interrupted; {done}. Go on with: dynamicblocks train --resume {shlex.quote(str(self.folder.path))}"
+        task, run = type(self.task), shlex.quote(str(self.folder.path))
+        if task.asked_as is not None:
+            return f"go on with: dynamicblocks train --resume {run} --task {shlex.quote(task.asked_as)}"
+        return f"go on with: dynamicblocks train --resume {run}"
 
     def _epoch(self) -> None:
         """The rest of the present epoch, its validation and its checkpoint."""
@@ -248,7 +260,6 @@ class Training:
         begin = time.perf_counter()
         before = self.state.seconds
         if first == 0:
-            self.state.begun = before
             for change in changes_before(self.config, epoch):
                 self._change_network(change)
         self.net.train()
@@ -273,11 +284,13 @@ class Training:
             )
         sums = self._finite_sums()  # waits for what the device has still to do
         self.state.seconds = before + time.perf_counter() - begin
-        length = self.state.seconds - self.state.begun
+        length = self.state.seconds - self._seconds_before(epoch)
         trained = score_from(self.task, sums, length)
+        drawn = random_state()
         try:
             score = self._validated(seen=self._check_alone)
         except Interrupted:
+            set_random_state(drawn)  # the whole validation comes again
             self._save(sums)
             raise
         rate = self.timetable.rate(epoch, last - 1)
@@ -286,6 +299,13 @@ class Training:
         entry = epoch_entry(self.task, epoch, rate, trained, score, per_second, self.state.seconds)
         self._finish_epoch(score, {**entry, **self.state.grown})
         self.report.epoch(epoch, self.steps_done, trained, score, rate, per_second)
+        asked = self._asked()
+        if asked:
+            raise Interrupted(asked)
+
+    def _seconds_before(self, epoch: int) -> float:
+        """How long the epochs before took, of which some may have been trained before the run was resumed."""
+        return next((float(entry["seconds"]) for entry in self.folder.metrics() if entry["epoch"] == epoch - 1), 0.0)
 
     def _batches(self, epoch: int, first: int, last: int) -> Iterator[tuple[int, Any]]:
         """The batches of an epoch that are left, with their numbers; none are read where the epoch is through."""
@@ -301,14 +321,19 @@ class Training:
         place, size = self.timetable.group(self.state.epoch, step)
         if place + 1 < size:
             return 0
+        # What processes say to each other waits for the device; all of them count the same steps.
+        waits = self.fabric.world_size > 1 and self.fabric.device.type != "cpu"
+        if waits and self.timetable.updates(self.steps_done) % STEPS_TO_AGREE:
+            return 0
+        return self._asked()
+
+    def _asked(self) -> int:
+        """The signal that any of the processes, which all call this together, was sent; 0 if there is none."""
         asked = requested() or 0
-        if self.fabric.world_size > 1:
-            # A sum over processes waits for the device.
-            if self.fabric.device.type != "cpu" and self.steps_done % STEPS_TO_AGREE:
-                return 0
-            found = torch.tensor(float(asked), device=self.fabric.device)
-            asked = round(float(torch.as_tensor(self.fabric.all_reduce(found, reduce_op="max"))))
-        return asked
+        if self.fabric.world_size == 1:
+            return asked
+        found = torch.tensor(float(asked), device=self.fabric.device)
+        return round(float(torch.as_tensor(self.fabric.all_reduce(found, reduce_op="max"))))
 
     def _check_alone(self, _: int) -> None:
         """End here if a signal asked for it; of several processes none ends before the others do."""
@@ -369,7 +394,7 @@ class Training:
 
     def _not_finite(self, what: str) -> NoReturn:
         good = f"the last good state is in {self.folder.path}"
-        if not self.stored_steps:
+        if not self.steps_stored:
             good = "no epoch was finished, so there is no state to go on from"
         raise NotFiniteError(
             f"{what}; {good}. Try a lower --optimizer.lr, --optimizer.clip 1.0, or more steps: an explicit integrator "
@@ -392,7 +417,7 @@ class Training:
 
     def _change_network(self, change: NetworkChange) -> None:
         """Change the network, carry its momentum over, and measure it before and after."""
-        before = self._validated()
+        before = self._validated(seen=self._check_alone)
         old = self.engine
         self._set_up(change.apply(old.net))
         change.carry(old.net, old.bare_optimizer.state, self.net, self.engine.bare_optimizer.state)
