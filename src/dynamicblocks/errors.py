@@ -5,6 +5,9 @@ import warnings
 from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 
+LONGEST_NAME = 100
+"""Characters of what somebody wrote for a name that are compared with names, which takes their square, and repeated."""
+
 
 class DynamicBlocksError(Exception):
     """Base class of every error that the package raises on purpose."""
@@ -30,6 +33,17 @@ class ProcessError(DynamicBlocksError, RuntimeError):
     """A process that works for this one, or that this one works for, is no longer there."""
 
 
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The name that somebody may have meant: the shortest that theirs begins, or else the most similar one, if any is.
+
+    >>> nearest("integ", ["integrators", "integrator", "split"]), nearest("tolerence", ["to", "tolerance"])
+    ('integrator', 'tolerance')
+    """
+    names = list(known)
+    begun = [other for other in names if name and other.startswith(name)]
+    return min(begun, key=len) if begun else next(iter(get_close_matches(name, names, n=1)), None)
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigurationError:
     """The error for a name that does not exist: it lists the names that do and suggests the nearest.
 
@@ -37,9 +51,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigurationErr
     unknown integrator 'rk44'; did you mean 'rk4'? Known: euler, rk4
     """
     names = sorted(known)
-    nearest = get_close_matches(str(name), names, n=1)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
-    return ConfigurationError(f"unknown {kind} {name!r}{hint} Known: {', '.join(names)}")
+    near = nearest(str(name)[:LONGEST_NAME], names)
+    hint = f"; did you mean {near!r}?" if near else "."
+    return ConfigurationError(f"unknown {kind} {name!r:.{LONGEST_NAME}}{hint} Known: {', '.join(names)}")
 
 
 def raised_at(error: BaseException, files: Collection[str | None]) -> tuple[str, int] | None:

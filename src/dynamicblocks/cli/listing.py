@@ -1,12 +1,13 @@
 """``dynamicblocks models``, ``dynamicblocks integrators`` and ``dynamicblocks methods``."""
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from textwrap import wrap
 from typing import Any
 from unittest.mock import patch
 
+from dynamicblocks.cli.arguments import Arguments
 from dynamicblocks.cli.table import table
 
 WRAPPED = "reversible('NAME')"
@@ -23,7 +24,7 @@ class ModelsCommand:
 
 Example: dynamicblocks models resnet20"""
 
-    def add_arguments(self, parser: ArgumentParser) -> None:
+    def add_arguments(self, parser: Arguments) -> None:
         parser.add_argument("name", nargs="?", help="a network, to see its options")
 
     def run(self, options: Namespace) -> None:
@@ -57,7 +58,7 @@ class IntegratorsCommand:
 
 Example: dynamicblocks integrators"""
 
-    def add_arguments(self, parser: ArgumentParser) -> None:
+    def add_arguments(self, parser: Arguments) -> None:
         """It has none."""
 
     def run(self, options: Namespace) -> None:
@@ -82,7 +83,7 @@ class MethodsCommand:
 
 Example: dynamicblocks methods dopri5"""
 
-    def add_arguments(self, parser: ArgumentParser) -> None:
+    def add_arguments(self, parser: Arguments) -> None:
         parser.add_argument("name", nargs="?", help="a method, to see its options")
 
     def run(self, options: Namespace) -> None:

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from lightning_fabric import Fabric
@@ -16,12 +15,14 @@ from dynamicblocks.errors import ConfigurationError, DynamicBlocksError, raised_
 from dynamicblocks.network import named_blocks
 from dynamicblocks.training.box import Box
 from dynamicblocks.training.config import OptimizerConfig, TrainConfig
+from dynamicblocks.training.creatable import check_creatable
 from dynamicblocks.training.engine import Engine
 from dynamicblocks.training.evaluation import evaluating
 from dynamicblocks.training.hardware import make_fabric, random_state, set_random_state
 from dynamicblocks.training.hardware_rules import can_compile
 from dynamicblocks.training.network_changes import changes_before
 from dynamicblocks.training.run_folder import RunFolder
+from dynamicblocks.training.runs import run_name, run_path
 from dynamicblocks.training.smoothness import SmoothnessPenalty
 from dynamicblocks.training.task import Batches, Task
 
@@ -31,9 +32,12 @@ def check_plan(task: Task[Any], config: TrainConfig) -> None:
 
     Raises:
         ConfigurationError: it says what.
+        StorageError: the folder cannot be made.
     """
-    if config.run is not None:
-        RunFolder.check_free(Path(config.output) / config.run)
+    folder = run_path(config.output, run_name(task, config))
+    RunFolder.check_free(folder)
+    check_creatable(folder)
+    task.check()
     hardware = config.hardware
     make_fabric(replace(hardware, precision="32-true" if hardware.precision == "auto" else hardware.precision))
     if hardware.compile is True and not can_compile():

@@ -12,7 +12,8 @@ class TrainingState:
     """Where a training stands.
 
     ``step`` counts within the epoch; ``kept_epoch`` is the one whose weights are kept so far, ``best_loss`` its loss;
-    ``grown`` says what each change of the network at the start of the epoch did.
+    ``grown`` says what each change of the network at the start of the epoch did; ``evaluations`` counts those of layer
+    functions in the epochs before, times their samples.
     """
 
     epoch: int = 0
@@ -21,6 +22,7 @@ class TrainingState:
     kept_epoch: int = -1
     best_loss: float = math.inf
     grown: dict[str, dict[str, Any]] = field(default_factory=dict)
+    evaluations: int = 0
 
     def improved_by(self, score: Score) -> bool:
         """Whether a validation score beats the best so far, by loss: finer than a count of right answers."""

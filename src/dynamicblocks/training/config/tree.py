@@ -1,6 +1,7 @@
 """The configuration of a training, beside that of its task."""
 
 from dataclasses import dataclass, field, fields
+from pathlib import PurePath
 from typing import Any, Literal
 
 from dynamicblocks.errors import ConfigurationError
@@ -11,6 +12,17 @@ from dynamicblocks.training.config.plain import plain
 from dynamicblocks.training.config.rediscretise import RediscretiseConfig
 from dynamicblocks.training.config.refine import RefineConfig
 from dynamicblocks.training.config.twist import TwistConfig
+
+
+def check_run_name(name: str) -> str:
+    """Return ``name``, or raise: of a folder inside that of the runs, perhaps of one inside another."""
+    path = PurePath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
+        raise ConfigurationError(
+            f"run must be the name of a folder inside output, such as mine or group/mine, got {name!r}; where runs lie "
+            "is said by output"
+        )
+    return name
 
 
 @dataclass(frozen=True)
@@ -66,6 +78,8 @@ class TrainConfig:
                 f"refine.epochs and rediscretise.epochs both hold {sorted(both)}, and each says how many controls and "
                 "steps there are from there on; leave out one of the two"
             )
+        if self.run is not None:
+            check_run_name(self.run)
         for name in ("checkpoint_steps", "max_steps"):
             if getattr(self, name) is not None:
                 check_count(getattr(self, name), name)
