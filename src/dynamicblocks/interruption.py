@@ -197,6 +197,23 @@ def check() -> None:
         raise Interrupted(_listener.asked)
 
 
+def serve(_: int = 0) -> None:
+    """In a process that works for another one: only that one decides what a signal means."""
+    for asked in ASKED_TO_END:
+        if asked != signal.SIGTERM:
+            signal.signal(asked, signal.SIG_IGN)
+    # The other one uses SIGTERM, too, to end a process that it no longer needs; who sent it a handler is not told.
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
+
+
 def conclude(code: int) -> None:
     """The program is through, with this exit code: a signal that comes while it shuts down changes nothing."""
     for asked in ASKED_TO_END:

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 
 from dynamicblocks.interruption import FIRST_PROCESS, INTERRUPTED, TERMINATED, end_here, speaks
 
+# What is said of a process that reads files for this one.
+READER_LOST = "a process that reads the data was killed or could not be started (out of memory?)"
+
 # Seconds between two looks at the other processes.
 LOOK = 0.2
 # How long a process that lost another one may take to notice it by itself, which it cannot while it waits for a device.

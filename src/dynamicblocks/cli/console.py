@@ -1,7 +1,5 @@
 """Where commands write."""
 
-import sys
-from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
@@ -21,7 +19,4 @@ def add_quiet_argument(parser: Arguments, last: str) -> None:
 
 def make_console(options: Any = None) -> Console:
     """Standard output; none of it where ``options`` ask to be quiet."""
-    with suppress(AttributeError):
-        # A name that this terminal's encoding lacks is no reason to end.
-        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     return Console(quiet=getattr(options, "quiet", False))

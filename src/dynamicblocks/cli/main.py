@@ -126,12 +126,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(written: list[str]) -> int:
     try:
-        _command(written)()
+        run = _command(written)
+        check()
+        run()
         sys.stdout.flush()
     except Exception as error:
-        asked = broken_off()
-        if asked is not None:  # a library may take a signal's exception for one of its own, as where an import fails
-            raise Interrupted(asked) from error
+        _interrupted_by(error)
         if _nobody_reads():
             return FAILURE
         if "--debug" in written:
@@ -142,6 +142,13 @@ def _main(written: list[str]) -> int:
         wrong = isinstance(error, ConfigurationError) and not isinstance(error, MissingPackageError)
         return USAGE_ERROR if wrong else FAILURE
     return 0
+
+
+def _interrupted_by(error: Exception) -> None:
+    """A library may take a signal's exception for one of its own, such as a module that cannot be imported."""
+    asked = broken_off()
+    if asked is not None:
+        raise Interrupted(asked) from error
 
 
 def _command(written: list[str]) -> Callable[[], None]:
@@ -166,7 +173,6 @@ def _command(written: list[str]) -> Callable[[], None]:
     with needed_for(f"dynamicblocks {name}"):
         with at_once():
             module: Any = import_module(f"dynamicblocks.cli.{entry.module}")
-        check()
         if name == "train":
             train, flags = module.command_for([token for token in rest if token not in HELP])
             if not HELP.isdisjoint(rest):

@@ -19,9 +19,11 @@ from torch import Tensor
 
 from dynamicblocks.cli.console import Bars, say
 from dynamicblocks.cli.table import table
+from dynamicblocks.data.images.files import IMAGE_ENDINGS
 from dynamicblocks.errors import ConfigurationError, StorageError, UsageError
 from dynamicblocks.tasks import Classify, FieldPrediction, Prediction, Regress, Run, Segment
-from dynamicblocks.tasks.given import FIELD_ENDINGS, IMAGE_ENDINGS, files_in
+from dynamicblocks.tasks.colours import palette_of
+from dynamicblocks.tasks.given import FIELD_ENDINGS, files_in
 from dynamicblocks.training import Task
 from dynamicblocks.training.predicting import check_rows
 from dynamicblocks.training.storage import write_text
@@ -248,11 +250,8 @@ def _write(path: Path, answer: Answer) -> None:
     try:
         if isinstance(answer, Prediction):
             # Indices with a palette: read as numbers by programs, seen as colours by people.
-            from dynamicblocks.tasks.segment_pictures import colours_of
-
             image = Image.fromarray(answer.labels[0].to(torch.uint8).numpy())
-            colours = colours_of(len(answer.classes))(np.arange(len(answer.classes)), bytes=True)
-            image.putpalette(np.asarray(colours)[:, :3].tobytes())
+            image.putpalette(palette_of(len(answer.classes)))
             image.save(path)
             return
         values = answer.values if isinstance(answer, FieldPrediction) else answer

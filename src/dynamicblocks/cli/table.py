@@ -47,13 +47,14 @@ def table(
     """
     available = terminal_width() if width is None else width
     head, rows = [visible(cell) for cell in head], [[visible(cell) for cell in row] for row in rows]
+    whole = rows
     if prose:
         rows = _folded(head, rows, available)
     if available is not None and _whole(head, rows) > available:
         # Numbers are narrower than what is written over them.
-        headings = [wrap(cell, 1, break_long_words=False, break_on_hyphens=False) or [""] for cell in head]
+        headings = [_words(cell, 1) for cell in head]
         if _whole([max(lines, key=columns) for lines in headings], rows) > available:
-            return "\n".join([visible(title), "", *_one_by_one(head, rows)])
+            return "\n".join([visible(title), "", *_one_by_one(head, whole, available if prose else None)])
     else:
         headings = [[cell] for cell in head]
     return "\n".join([visible(title), "", *_lines(headings, rows, len(head) if text is None else text)])
@@ -96,8 +97,8 @@ def _lines(headings: Sequence[Sequence[str]], rows: Sequence[Sequence[str]], tex
     return lines
 
 
-def _one_by_one(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Each row as lines of a heading and a cell; what has no heading stands above them."""
+def _one_by_one(head: Sequence[str], rows: Sequence[Sequence[str]], available: int | None) -> list[str]:
+    """Each row as lines of a heading and a cell; what has no heading stands above them. Prose is folded."""
     width = max(map(columns, head))
     lines: list[str] = []
     for row in rows:
@@ -105,7 +106,10 @@ def _one_by_one(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]
             lines.append("")
         for heading, cell in zip(head, row, strict=True):
             if cell and heading:
-                lines.append(f"{heading}{' ' * (width - columns(heading) + GAP)}{cell}")
+                begin = f"{heading}{' ' * (width - columns(heading) + GAP)}"
+                room = max(NARROW, (available or PAGE) - len(begin))
+                parts = [cell] if available is None else _words(cell, room)
+                lines += [begin + parts[0], *(" " * (width + GAP) + part for part in parts[1:])]
             elif cell:
                 lines.append(cell)
     return lines
@@ -117,6 +121,11 @@ def _folded(head: Sequence[str], rows: Sequence[Sequence[str]], available: int |
     room = PAGE if available is None else max(available - others, NARROW)
     folded = []
     for row in rows:
-        first, *more = wrap(row[-1], room, break_long_words=False, break_on_hyphens=False) or [""]
+        first, *more = _words(row[-1], room)
         folded += [[*row[:-1], first], *([*[""] * (len(head) - 1), line] for line in more)]
     return folded
+
+
+def _words(text: str, room: int) -> list[str]:
+    """Its words on lines that are no longer than that, where a word is not."""
+    return wrap(text, room, break_long_words=False, break_on_hyphens=False) or [""]

@@ -30,6 +30,7 @@ from dynamicblocks.tasks.parsing import (
 )
 from dynamicblocks.tasks.registry import named_task
 from dynamicblocks.training import Outcome, RunFolder, Task, Training
+from dynamicblocks.training.loggers import check_loggers
 from dynamicblocks.training.manifestations import caveat, own_integrator, solves_its_equation
 from dynamicblocks.training.outcome import check_table
 from dynamicblocks.training.runs import recorded
@@ -62,6 +63,12 @@ OWN_FLAGS = (
         "full|few|none",
         "how much to show at the end of the same weights under other integrators: all, as much as takes at most a "
         "third of the evaluations of the training (default), nothing",
+    ),
+    (
+        "logger",
+        "NAME",
+        "tensorboard, csv or wandb, one or several: figures in the run's folder, beside its own files; a run that is "
+        "resumed goes on with them",
     ),
 )
 
@@ -118,7 +125,7 @@ class TrainCommand:
         if options.print_config:
             print(yaml.safe_dump(recorded(task, config), sort_keys=False), end="")
             return
-        shown = {"console": make_console(options), "table": options.table}
+        shown = {"console": make_console(options), "table": options.table, "loggers": options.logger}
         training = Training(task, config, **shown) if options.resume is None else self._resumed(options.resume, shown)
         console = training.console
         say(console, training.note)
@@ -183,8 +190,11 @@ def command_for(arguments: Sequence[str]) -> tuple[TrainCommand, Namespace]:
         print_config=_switched(flags, "print_config"),
         quiet=_switched(flags, "quiet"),
         table=_value(flags, "table") or "few",
+        logger=_loggers(rest),
     )
+    flags.pop("logger", None)
     check_table(others.table)
+    check_loggers(others.logger)
     given = Written({name: texts for name, texts in flags.items() if name not in ("task", "config")})
     table = table_of(task, [written_as_flags(preset), *files, given])
     usual = Written({path: text for path, text in written_as_flags(preset).options.items() if path in table.options})
@@ -200,6 +210,20 @@ def _files(arguments: Sequence[str]) -> list[str]:
             behind = next((end for end in range(place + 1, len(arguments)) if arguments[end].startswith("--")), None)
             found.append(_value(dict(written_as_flags(arguments[place:behind]).options), "config"))
     return [file for file in found if file is not None]
+
+
+def _loggers(arguments: Sequence[str]) -> list[str]:
+    """The names behind --logger, which may come several times."""
+    names: list[str] = []
+    for place, token in enumerate(arguments):
+        if token.partition("=")[0] == "--logger":
+            behind = next((end for end in range(place + 1, len(arguments)) if arguments[end].startswith("--")), None)
+            texts = dict(written_as_flags(arguments[place:behind]).options)["logger"]
+            found = ",".join(texts).strip("[]").replace(" ", ",").split(",")
+            names += [name for name in found if name]
+            if not any(found):
+                raise ConfigurationError("--logger expects one or several names, got nothing")
+    return names
 
 
 def _value(flags: dict[str, Any], name: str) -> str | None:

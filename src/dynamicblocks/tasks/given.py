@@ -13,14 +13,14 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from dynamicblocks.data.fields.files import read_inputs
-from dynamicblocks.data.images.folder import ENDINGS
-from dynamicblocks.data.segmentation.masks import read_image
+from dynamicblocks.data.images.decoding import read_image
+from dynamicblocks.data.images.files import IMAGE_ENDINGS, LeftOut, find_files, shown
 from dynamicblocks.errors import ArgumentTypeError, ConfigurationError, StorageError
 from dynamicblocks.tasks.facts import BYTE, FieldFacts, ImageFacts
 from dynamicblocks.training.predicting import tensor_of, together
 
 PATHS = (str, bytes, os.PathLike)
-IMAGE_ENDINGS, FIELD_ENDINGS = ENDINGS, (".npz",)
+FIELD_ENDINGS = (".npz",)
 
 
 def files_of(x: Any, endings: Sequence[str]) -> list[Path] | None:
@@ -43,17 +43,21 @@ def files_of(x: Any, endings: Sequence[str]) -> list[Path] | None:
             files.append(path)
         else:
             # A pipe would be waited for.
-            raise StorageError(f"{path} is no file" if path.exists() else f"there is no file {path}")
+            raise StorageError(f"{shown(path)} is no file" if path.exists() else f"there is no file {shown(path)}")
     if not files:
         raise ConfigurationError("x must name at least one file, got an empty list")
     return files
 
 
-def files_in(folder: Path, endings: Sequence[str]) -> list[Path]:
-    """The files of these endings in a folder, in the order of their names."""
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in endings)
+def files_in(folder: Path, endings: Sequence[str]) -> tuple[Path, ...]:
+    """The files of these endings in a folder and the folders in it, in the order of their paths; hidden ones left out.
+
+    Raises:
+        StorageError: there is none.
+    """
+    found = find_files(folder, LeftOut(folder), endings)
     if not found:
-        raise StorageError(f"the folder {folder} holds no file that could be read ({', '.join(endings)})")
+        raise StorageError(f"the folder {shown(folder)} holds no file that could be read ({', '.join(endings)})")
     return found
 
 
@@ -89,10 +93,11 @@ class GivenImages:
                 first = first or (path, image.shape)
                 if image.shape != first[1]:
                     raise ConfigurationError(
-                        f"images of one call must have one size, but {first[0]} has {_extent(first[1])} pixels and "
-                        f"{path} {_extent(image.shape)}; give them one after the other, or resize=True ({FLAG})"
+                        f"images of one call must have one size, but {shown(first[0])} has {_extent(first[1])} pixels "
+                        f"and {shown(path)} {_extent(image.shape)}; give them one after the other, or resize=True "
+                        f"({FLAG})"
                     )
-                images.append(torch.from_numpy(image))
+                images.append(torch.from_numpy(np.array(image)))  # of Pillow's pixels torch warns: they are read-only
             yield pixels_of(torch.stack(images), self.known.white)
 
     def _read(self, path: Path) -> NDArray[np.uint8]:
@@ -100,18 +105,18 @@ class GivenImages:
         known = self.known
         if known.fitted and known.size[0] == known.size[1]:
             return read_image(path, known.channels, known.size[0])  # as in training
-        image = read_image(path, known.channels, None)
+        image = read_image(path, known.channels)
         if self.resize:
             return fitted(image, known.size)
         if not self.any_size and image.shape[1:] != known.size:
-            raise wrong_size(str(path), image.shape, known)
-        return np.array(image)  # one that may be written to, as torch wants it
+            raise wrong_size(shown(path), image.shape, known)
+        return image
 
     def _fitted(self, images: Tensor) -> Tensor:
         if not self.resize or images.shape[2:] == self.known.size:
             return images
         numbers = images.cpu() if images.dtype == torch.uint8 else images.float().cpu()
-        return torch.stack([torch.from_numpy(fitted(each, self.known.size)) for each in numbers.numpy()])
+        return torch.stack([torch.from_numpy(np.array(fitted(each, self.known.size))) for each in numbers.numpy()])
 
 
 FLAG = "--resize on the command line"
@@ -218,7 +223,7 @@ def pixels_of(images: Tensor, white: int) -> Tensor:
 def fitted(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     """An image (C, H, W) made to ``size``, height and width, as files are where they are read."""
     if image.shape[1:] == size:
-        return np.array(image)
+        return image
     # Channel by channel, which is what Pillow does with the channels of an RGB image.
     parts = (ImageOps.fit(Image.fromarray(channel), size[::-1], Image.Resampling.BILINEAR) for channel in image)
     return np.stack([np.asarray(part) for part in parts])

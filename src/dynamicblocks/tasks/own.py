@@ -23,7 +23,7 @@ FORM = "FILE.py:Name"
 # How the names of modules begin that were read from such a file.
 PRIVATE = "_dynamicblocks_own_"
 # Flags of `dynamicblocks train` that are no fields of the configuration.
-OTHER_FLAGS = ("config", "debug", "fast", "help", "quiet", "resume", "table", "task")
+OTHER_FLAGS = ("config", "debug", "fast", "help", "logger", "quiet", "resume", "table", "task")
 
 
 def is_own(text: str) -> bool:

@@ -51,7 +51,9 @@ def predicted(net: nn.Module, batches: Iterable[Tensor], place: Place, classes: 
     """What a network that gives a number for each class says of normalised images."""
     labels, probabilities = [], []
     layout = torch.channels_last if place.channels_last else torch.contiguous_format
-    for images in batches:
+    for given in batches:
+        # With strides as in evaluation, also of a single channel: by them a convolution chooses how it rounds.
+        images = torch.empty_like(given, memory_format=torch.contiguous_format).copy_(given)
         answer = answer_of(net, images.contiguous(memory_format=layout))
         answer = answer.to(torch.promote_types(answer.dtype, torch.float32))
         labels.append(answer.argmax(dim=1).cpu())

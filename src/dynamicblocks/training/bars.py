@@ -10,7 +10,7 @@ from rich.text import Text
 
 from dynamicblocks.visible import visible
 
-BAR = 16
+BAR = 10
 
 
 def say(console: Console, text: str, style: str = "") -> None:

@@ -1,8 +1,9 @@
 """What a training shows while it runs."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from dynamicblocks.training.bars import Bar, Bars, say
 from dynamicblocks.training.evaluation import Score
+from dynamicblocks.training.loggers import Loggers
 from dynamicblocks.training.task import Batches, Task
 
 # Reading a loss waits for the device, so it is read no more often than this.
@@ -26,6 +28,7 @@ class Report:
 
     def __init__(self, console: Console, task: Task[Any]) -> None:
         self.console = console
+        self.loggers = Loggers((), Path())
         self._task = task
         self._bars = Bars(console)
         self._bar = Bar()
@@ -50,8 +53,18 @@ class Report:
         self._begun = (time.perf_counter(), done)
         if done < total:
             self.note(f"At the end of each epoch, on the validation {self._task.unit}:")
-        with self._bars.bar("training", total, done=done, said=False) as self._bar:
-            yield
+        self.loggers.begin(done)
+        status = "failed"
+        try:
+            with self._bars.bar("training", total, done=done, said=False) as self._bar:
+                yield
+            status = "success"
+        finally:
+            self.loggers.finish(status)
+
+    def loss(self, done: int, loss: Tensor) -> None:
+        """The loss of a step, after ``done`` others."""
+        self.loggers.loss(done, loss)
 
     def step(self, done: int, epoch: int, sums: Tensor, per_second: float) -> None:
         """Show ``done`` steps; ``sums`` are those of this epoch so far."""
@@ -61,13 +74,15 @@ class Report:
         self._shown = now
         figures = self._figures(self._task.measured(dict(zip(self._task.sums, sums.tolist(), strict=True))))
         self._bar.show(f"epoch {epoch + 1}  {figures}  {per_second:,.0f} {self._task.unit}/s", done)
+        self.loggers.write_losses()
 
     def back_to(self, done: int) -> None:
         """Go on from a step before."""
         self._begun = (time.perf_counter(), done)
         self._bar.show(done=done)
+        self.loggers.begin(done)
 
-    def epoch(self, epoch: int, done: int, score: Score, rate: float, per_second: float) -> None:
+    def epoch(self, epoch: int, done: int, trained: Score, score: Score, rate: float, per_second: float) -> None:
         """The line of an epoch, ``done`` steps into the training: what it reached, how fast, and how long is left."""
         begun, before = self._begun
         left = (time.perf_counter() - begun) / max(1, done - before) * max(0, self._total - done)
@@ -76,8 +91,17 @@ class Report:
             f"epoch {epoch + 1}/{self._epochs}  {self._figures(score.figures)}  rate {rate:.3g}  "
             f"{per_second:,.0f} {self._task.unit}/s  {duration(left)} left"
         )
+        self.loggers.write_losses()
+        figures = {
+            "epoch": epoch + 1,
+            "rate": rate,
+            **{f"train/{name}": value for name, value in trained.figures.items()},
+            **{f"validation/{name}": value for name, value in score.figures.items()},
+            f"{self._task.unit}_per_second": per_second,
+        }
+        self.loggers.write(figures, done)
 
-    def _figures(self, found: Any) -> str:
+    def _figures(self, found: Mapping[str, float]) -> str:
         return "  ".join(f"{each.heading} {each.shown(found[each.name])}" for each in self._task.figures)
 
 

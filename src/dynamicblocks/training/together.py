@@ -12,10 +12,12 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 
 from dynamicblocks.errors import DynamicBlocksError, ProcessError
 from dynamicblocks.interruption import INTERRUPTED, Interrupted
-from dynamicblocks.processes import first_is_gone, follow_first, is_other, others, start_others
+from dynamicblocks.processes import READER_LOST, first_is_gone, follow_first, is_other, others, start_others
 
 # A connection ends before its process does: so many seconds later it is known how.
 IS_KNOWN = 2.0
+# How PyTorch begins what it says when a process that reads files was killed.
+READER = "DataLoader worker"
 
 
 def launch(fabric: Fabric) -> None:
@@ -35,7 +37,7 @@ def telling_losses(advice: Callable[[], str] = str) -> Iterator[None]:
     """What comes of a lost process inside is one error that says so, with some advice.
 
     Raises:
-        ProcessError: another process failed.
+        ProcessError: another process failed, or one that reads files for this one.
         Interrupted: a signal ended another process.
     """
     others.advice, others.watched = advice, True
@@ -59,6 +61,8 @@ def _lost(error: BaseException) -> tuple[str, int]:
     """Which process was lost, in words, and the exit code that follows; no words where none was."""
     if isinstance(error, DynamicBlocksError):
         return (str(error) if isinstance(error, ProcessError) else ""), 1
+    if str(error).startswith(READER):
+        return READER_LOST, 1
     together = torch.distributed.is_available() and torch.distributed.is_initialized()
     if not (together or others.started):
         return "", 1

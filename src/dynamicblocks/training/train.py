@@ -3,7 +3,7 @@
 import math
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -33,6 +33,7 @@ from dynamicblocks.training.hardware import (
     set_random_state,
 )
 from dynamicblocks.training.lock import Lock, check_unheld
+from dynamicblocks.training.loggers import Loggers, begun_loggers, check_loggers
 from dynamicblocks.training.network_changes import NetworkChange, changes_before
 from dynamicblocks.training.optimizer import set_learning_rate
 from dynamicblocks.training.outcome import Outcome, TableSize, check_table, conclude
@@ -66,6 +67,8 @@ class Training:
         resume: the folder of a run to continue, made by the same task and configuration.
         console: where the first process writes; the others are silent.
         table: how much to show of the same weights under other integrators at the end.
+        loggers: what figures are logged with, beside the run's own files: tensorboard, csv, wandb. A run that is
+            resumed goes on with those of before.
     """
 
     @telling_losses()
@@ -77,9 +80,11 @@ class Training:
         resume: Path | None = None,
         console: Console | None = None,
         table: TableSize = "few",
+        loggers: Sequence[str] = (),
     ) -> None:
         self.task = task
         check_table(table)
+        check_loggers(loggers)
         self.table: TableSize = table
         config = replace(config, optimizer=config.optimizer.settled())
         self.lock = Lock()
@@ -104,7 +109,7 @@ class Training:
         self.validation = batches_of(task, "validation", place)
         self.timetable = Timetable(self.config, self.batches.steps)
         self.state = TrainingState()
-        self.stored_steps = 0
+        self.steps_stored = 0
         self.begun = 0.0  # when the present epoch was, in seconds of training
         self.sums = make_sums(len(task.sums), self.fabric.device)
         if resume is not None:
@@ -126,6 +131,10 @@ class Training:
             self._set_up(net)
             fill = partial(self._write_checkpoint, sums=self.sums)
             self.folder = begin_run(task, self.config, net, self.note, self.fabric, choices, fill, self.lock)
+        if self.fabric.global_rank == 0:
+            names = [*loggers, *begun_loggers(self.folder.path)]
+            begun = str(self.folder.record().get("started", ""))
+            self.report.loggers = Loggers(names, self.folder.path, begun, recorded(task, self.config))
 
     def _set_up(self, net: nn.Module) -> None:
         """Go on with this network."""
@@ -174,7 +183,7 @@ class Training:
             raise StorageError(
                 f"the checkpoint in {self.folder.path} does not fit its configuration: {said:.300}"
             ) from error
-        self.stored_steps = self.steps_done
+        self.steps_stored = self.steps_done
         self.sums.zero_()
         if self.fabric.global_rank == 0:
             self.sums.copy_(sums)
@@ -188,9 +197,10 @@ class Training:
             self.fabric = make_fabric(self.config.hardware)
 
     def _save(self, sums: Tensor) -> None:
+        """Store the state; ``sums`` are those of the epoch so far, over all processes."""
         self._check_numbers()
         by_the_first(self.fabric, lambda: self._write_checkpoint(self.folder, sums))
-        self.stored_steps = self.steps_done
+        self.steps_stored = self.steps_done
 
     def _write_checkpoint(self, folder: RunFolder, sums: Tensor) -> None:
         named = dict(zip(self.task.sums, sums.tolist(), strict=True))
@@ -213,7 +223,7 @@ class Training:
                     check()
                     return self._concluded()
             except Interrupted as interrupted:
-                done = f"{self.stored_steps} of {self.total_steps} steps are done and stored"
+                done = f"{self.steps_stored} of {self.total_steps} steps are done and stored"
                 message = "" if self.fabric.global_rank else f"interrupted; {done}; {self._how_to_go_on()}"
                 raise Interrupted(interrupted.signal, message) from None
             finally:
@@ -222,7 +232,8 @@ class Training:
     def _train(self) -> None:
         """Train to the end; signals are obeyed after a step."""
         at_once = f"interrupted at once; {self._how_to_go_on()}"
-        with deferred(lambda: at_once), self.report.training(self.total_steps, self.steps_done, self.config.epochs):
+        training = self.report.training(self.total_steps, self.steps_done, self.config.epochs)
+        with deferred(lambda: at_once), training:
             while self.steps_done < self.total_steps:
                 try:
                     self._epoch()
@@ -291,7 +302,7 @@ class Training:
         self.state.evaluations += last * self.batches.batch_size * evaluations_of(self.net)
         entry = epoch_entry(self.task, epoch, rate, trained, score, per_second, self.state.seconds)
         self._finish_epoch(score, {**entry, **self.state.grown})
-        self.report.epoch(epoch, self.steps_done, score, rate, per_second)
+        self.report.epoch(epoch, self.steps_done, trained, score, rate, per_second)
         asked = self._asked()
         if asked:
             raise Interrupted(asked)
@@ -344,6 +355,7 @@ class Training:
                 # Reading a loss costs nothing on a CPU; elsewhere it would wait for the device, so the sums are read
                 # later.
                 self._not_finite(f"the loss is not finite in {self._place}")
+            self.report.loss(self.steps_done, loss)
             self.engine.step(loss, place, size)
 
     def _validated(self, seen: Seen | None = None) -> Score:
@@ -382,7 +394,7 @@ class Training:
 
     def _not_finite(self, what: str) -> NoReturn:
         good = f"the last good state is in {self.folder.path}"
-        if not self.stored_steps:
+        if not self.steps_stored:
             good = "no epoch was finished, so there is no state to go on from"
         raise NotFiniteError(
             f"{what}; {good}. Try a lower --optimizer.lr, --optimizer.clip 1.0, or more steps: an explicit integrator "

@@ -1,12 +1,9 @@
 """What files hold, read in batches by this process or by others."""
 
-import multiprocessing
-import os
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from threading import Thread
 from types import FrameType
 
 import numpy as np
@@ -15,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dynamicblocks.errors import StorageError
-from dynamicblocks.interruption import ASKED_TO_END
+from dynamicblocks.errors import DynamicBlocksError, ProcessError, StorageError
+from dynamicblocks.interruption import serve
+from dynamicblocks.processes import READER_LOST
 
 # How PyTorch's errors begin where a process or thread that reads is gone.
 OF_WORKERS = ("DataLoader worker", "Pin memory thread")
@@ -46,7 +44,8 @@ def loaded(
     """What ``read`` gives for each index of several batches, stacked, read by so many processes.
 
     Raises:
-        StorageError: ``read`` raised it; or a process was killed, or could not be started.
+        StorageError: ``read`` raised it.
+        ProcessError: a process was killed, or could not be started.
     """
     with _told(workers):
         stream = iter(_loader(read, batches, workers, device))
@@ -74,26 +73,8 @@ def _loader(
             pin_memory=device.type == "cuda",
             # A loader draws seeds for its workers; from the global generator they would make a resumed run another one.
             generator=torch.Generator(),
-            worker_init_fn=_leave_signals_to_the_trainer,
+            worker_init_fn=serve,
         )
-
-
-def _leave_signals_to_the_trainer(_: int) -> None:
-    """A signal to the whole group must not end those who read, while the training finishes its step with their data."""
-    for asked in ASKED_TO_END:
-        if asked != signal.SIGTERM:
-            signal.signal(asked, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):
-        # Only a thread that waits for it learns who sent it: the trainer itself ends its processes by it.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        Thread(target=_end_when_the_trainer_says_so, daemon=True).start()
-
-
-def _end_when_the_trainer_says_so() -> None:
-    trainer = multiprocessing.parent_process()
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid not in (os.getppid(), trainer and trainer.pid):
-        pass
-    os._exit(0)
 
 
 @contextmanager
@@ -106,16 +87,15 @@ def _told(workers: int) -> Iterator[None]:
     except (OSError, EOFError) as error:
         raise _lost(error) from error
     except RuntimeError as error:
-        if isinstance(error, StorageError) or not str(error).startswith(OF_WORKERS):
+        if isinstance(error, DynamicBlocksError) or not str(error).startswith(OF_WORKERS):
             raise
         raise _lost(error) from error
 
 
-def _lost(error: BaseException) -> StorageError:
+def _lost(error: BaseException) -> ProcessError:
     cause = (str(error).splitlines() or [""])[0] or type(error).__name__
-    return StorageError(
-        f"the processes that read data failed ({cause}); where memory was short, fewer of them (--hardware.workers) "
-        "need less, and 0 needs none"
+    return ProcessError(
+        f"{READER_LOST}: {cause}; fewer of them (--hardware.workers) need less memory, and 0 needs none"
     )
 
 
