@@ -109,7 +109,7 @@ def read(options: Namespace, path: str, bars: Bars, device: str = "cpu") -> Run:
 def load(options: Namespace, path: str, split: SplitName, bars: Bars) -> ReadyRun:
     """The run in ``path``, ready to be evaluated on one of its splits."""
     _check_device(options)
-    return _ready(options, read(options, path, bars), split)
+    return _ready(options, read(options, path, bars), split, bars)
 
 
 def load_all(options: Namespace, paths: Sequence[str], split: SplitName, bars: Bars) -> list[ReadyRun]:
@@ -118,14 +118,14 @@ def load_all(options: Namespace, paths: Sequence[str], split: SplitName, bars: B
     runs = [read(options, path, bars) for path in paths]
     for run in runs:
         check_beside(runs[0], run)
-    return [_ready(options, run, split) for run in runs]
+    return [_ready(options, run, split, bars) for run in runs]
 
 
 def _check_device(options: Namespace) -> None:
     make_fabric(HardwareConfig(accelerator=options.accelerator, precision=options.precision or SINGLE))
 
 
-def _ready(options: Namespace, run: Run, split: SplitName) -> ReadyRun:
+def _ready(options: Namespace, run: Run, split: SplitName, bars: Bars) -> ReadyRun:
     trained = run.config.hardware
     precision = options.precision or (DOUBLE if trained.precision == DOUBLE else SINGLE)
     fabric = make_fabric(HardwareConfig(accelerator=options.accelerator, precision=precision))

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError, StorageError
 from dynamicblocks.options.bounded_yaml import read_yaml
-from dynamicblocks.training.appearing import appearing
+from dynamicblocks.training.appearing import appearing, check_place
 from dynamicblocks.training.bounded_json import LARGEST, as_object, parsed, read_bytes, read_object, written
 from dynamicblocks.training.config import HardwareConfig, TrainConfig
-from dynamicblocks.training.creatable import check_creatable
 from dynamicblocks.training.disk import append, remove_parts, writing
 from dynamicblocks.training.lock import Lock
 from dynamicblocks.training.run_checks import Expected, check_position, check_same, tensors_in
@@ -100,7 +99,7 @@ class RunFolder:
         if taken:
             again = f", or continue it with --resume {path}" if flag == "--run" and path.is_dir() else ""
             raise ConfigurationError(f"{path} exists already; choose another {flag}{again}")
-        check_creatable(path)
+        check_place(path)
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
