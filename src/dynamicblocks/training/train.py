@@ -37,7 +37,7 @@ from dynamicblocks.training.loggers import Loggers, begun_loggers, check_loggers
 from dynamicblocks.training.network_changes import NetworkChange, changes_before
 from dynamicblocks.training.optimizer import set_learning_rate
 from dynamicblocks.training.outcome import Outcome, TableSize, check_table, conclude
-from dynamicblocks.training.progress import Report, evaluation_steps
+from dynamicblocks.training.progress import Report, evaluation_steps, reading
 from dynamicblocks.training.rehearsal import check_plan, idle_choices, rehearse
 from dynamicblocks.training.reports import change_entry, change_line, epoch_entry
 from dynamicblocks.training.run_checks import check_position, deciding, tensors_in
@@ -95,7 +95,8 @@ class Training:
             config = replace(config, hardware=replace(chosen, workers=config.hardware.workers))
         else:
             check_plan(task, config)
-        self.note = task.load()
+        with reading(task, console):
+            self.note = task.load()
         check()
         torch.manual_seed(config.seed)
         net = build(task, config)
@@ -110,6 +111,7 @@ class Training:
         self.timetable = Timetable(self.config, self.batches.steps)
         self.state = TrainingState()
         self.steps_stored = 0
+        self.begun = 0.0  # when the present epoch was, in seconds of training
         self.sums = make_sums(len(task.sums), self.fabric.device)
         try:
             if resume is not None:
@@ -199,6 +201,8 @@ class Training:
         if self.fabric.global_rank == 0:
             self.sums.copy_(sums)
         by_the_first(self.fabric, self._forget_epochs)
+        epochs = self.folder.metrics()
+        self.begun = float(epochs[-1].get("seconds", 0.0)) if epochs else 0.0
 
     def _forget_epochs(self) -> None:
         """What was written of epochs that come again; what was lost of others is said, for the weights are there."""
@@ -279,6 +283,7 @@ class Training:
         begin = time.perf_counter()
         before = self.state.seconds
         if first == 0:
+            self.begun = before
             for change in changes_before(self.config, epoch):
                 self._change_network(change)
         self.net.train()
@@ -303,7 +308,7 @@ class Training:
             )
         sums = self._finite_sums()  # waits for what the device has still to do
         self.state.seconds = before + time.perf_counter() - begin
-        length = self.state.seconds - self._seconds_before(epoch)
+        length = self.state.seconds - self.begun
         trained = score_from(self.task, sums, length)
         drawn = random_state()
         try:
@@ -321,11 +326,6 @@ class Training:
         asked = self._asked()
         if asked:
             raise Interrupted(asked)
-
-    def _seconds_before(self, epoch: int) -> float:
-        """How long the epochs before took, of which some may have been trained before the run was resumed."""
-        before = [entry for entry in self.folder.metrics() if entry["epoch"] == epoch - 1]
-        return float(before[0].get("seconds", 0.0)) if before else 0.0
 
     def _batches(self, epoch: int, first: int, last: int) -> Iterator[tuple[int, Any]]:
         """The batches of an epoch that are left, with their numbers; none are read where the epoch is through."""
