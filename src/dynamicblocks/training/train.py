@@ -272,10 +272,11 @@ class Training:
         return outcome
 
     def _how_to_go_on(self) -> str:
-        task, run = type(self.task), shlex.quote(str(self.folder.path))
-        if task.asked_as is not None:
-            return f"go on with: dynamicblocks train --resume {run} --task {shlex.quote(task.asked_as)}"
-        return f"go on with: dynamicblocks train --resume {run}"
+        command = f"dynamicblocks train --resume {shlex.quote(str(self.folder.path))}"
+        if type(self.task).asked_as is not None:
+            command += f" --task {shlex.quote(str(type(self.task).asked_as))}"
+        # What is asked of the end of a run stands in the result, and not in its configuration.
+        return f"go on with: {command}{'' if self.table == 'few' else f' --table {self.table}'}"
 
     def _epoch(self) -> None:
         """The rest of the present epoch, its validation and its checkpoint."""
