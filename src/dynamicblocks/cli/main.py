@@ -115,8 +115,6 @@ def _loaded(name: str, arguments: list[str]) -> tuple[Command, Any]:
     """A command, and its options among the arguments behind its name."""
     entry = COMMANDS[name]
     with needed_for(f"dynamicblocks {name}"):
-        if not entry.name:
-            from dynamicblocks.cli.typed import typed_options
         module: Any = import_module(f"dynamicblocks.cli.{entry.module}")
         if name == "train":
             command, options = module.command_for([token for token in arguments if token not in HELP])
@@ -124,6 +122,8 @@ def _loaded(name: str, arguments: list[str]) -> tuple[Command, Any]:
                 _parser(name, command).parse_args(["--help"])
             return command, options
         if not entry.name:
+            from dynamicblocks.cli.typed import typed_options
+
             return module, typed_options(name, module, arguments)
     listing: Command = getattr(module, entry.name)
     return listing, _parser(name, listing).parse_args(arguments)

@@ -1,4 +1,7 @@
-"""Files from the network: checked, resumed where a transfer was cut, and never half-written."""
+"""Files from the network: checked, resumed where a transfer was cut, and never half-written.
+
+What only a transfer takes is imported by it: most trainings find their data on the disk.
+"""
 
 import gzip
 import os
@@ -11,13 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import pooch
-import requests
-from filelock import FileLock
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
 from dynamicblocks.errors import StorageError
+from dynamicblocks.extras import needed_for
 
 TIMEOUT_SECONDS = 30
 CHUNK = 1 << 16
@@ -52,7 +50,11 @@ class Remote:
 def cache_folder() -> Path:
     """Where downloads are kept: the environment variable DYNAMICBLOCKS_DATA, or the system's place for caches."""
     chosen = os.environ.get("DYNAMICBLOCKS_DATA")
-    return Path(chosen) if chosen else Path(pooch.os_cache("dynamicblocks"))
+    if chosen:
+        return Path(chosen)
+    with needed_for("the place for caches"):
+        import pooch
+    return Path(pooch.os_cache("dynamicblocks"))
 
 
 def fetch(remote: Remote, folder: Path) -> Path:
@@ -63,6 +65,10 @@ def fetch(remote: Remote, folder: Path) -> Path:
     Raises:
         StorageError: no network, an error of the server, or a wrong checksum.
     """
+    with needed_for("a download"):
+        import pooch
+        import requests
+        from filelock import FileLock
     path, part = folder / remote.file, folder / f"{remote.file}.part"
     if path.exists() and pooch.file_hash(str(path), alg="md5") == remote.checksum:
         return path
@@ -94,6 +100,10 @@ def fetch(remote: Remote, folder: Path) -> Path:
 
 def _continue_transfer(url: str, part: Path) -> None:
     """Bring ``part`` to the whole length of the file at ``url``."""
+    import requests
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
     done = part.stat().st_size if part.exists() else 0
     # The checksum is that of the file as it is stored, and so are the positions in it.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
