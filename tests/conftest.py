@@ -26,4 +26,4 @@ def float64():
 @pytest.fixture
 def without_manifestations(monkeypatch):
     """A small training takes less time than other integrators on the test samples at its end."""
-    monkeypatch.setattr("dynamicblocks.training.outcome.FEW_SAMPLES", 0)
+    monkeypatch.setattr("dynamicblocks.training.outcome.FEW", 0)

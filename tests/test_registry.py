@@ -1,10 +1,12 @@
 """Names and calls in strings."""
 
 import re
+from collections.abc import Iterable
 
 import pytest
 
 import dynamicblocks as db
+from dynamicblocks import ConfigurationError
 from dynamicblocks.registry import Registry, parse_call
 
 
@@ -150,3 +152,47 @@ def test_a_name_is_registered_once(shapes):
 def test_every_choice_by_name_suggests_a_name(build, kind):
     with pytest.raises(db.ConfigurationError, match=rf"unknown {kind} '\w+'; did you mean '\w+'\? Known: .+"):
         build()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("square('x')", "side of shape 'square' expects a whole number, got 'x'"),
+        ("square(True)", "side of shape 'square' expects a whole number, got True"),
+        ("square(None)", "side of shape 'square' expects a whole number, got None"),
+        ("square(2.5)", "side of shape 'square' expects a whole number, got 2.5"),
+        ("square(3, name=4)", "name of shape 'square' expects a text or null, got 4"),
+        ("square(3, tilt='x')", "tilt of shape 'square' expects a number, got 'x'"),
+    ],
+)
+def test_values_of_another_kind_than_annotated_are_refused_before_anything_is_made(text, said):
+    shapes = Registry("shape")
+
+    @shapes.register("square")
+    def square(colour, side: int, *, name: str | None = None, tilt: float = 0.0, points: Iterable[int] = ()):
+        return colour, side, name, tilt, points
+
+    with pytest.raises(ConfigurationError, match=re.escape(said)):
+        shapes.create(text, "red")
+    # What is not annotated, or with what literals may stand for, takes anything.
+    assert shapes.create("square(3, tilt=1, points=(1, 2))", 4) == (4, 3, None, 1, (1, 2))
+
+
+NO_CALLS = {
+    "minus": "f(" + "-" * 10_000 + "1)",
+    "calls": "f(" * 1000,
+    "sums": "f(" + "1+" * 5000 + "1)",
+    "digits": "f([" + "9" * 5000 + "])",
+    "long": "f(" + "1," * 20_000,
+    "nul": "f(\0)",
+    "half": "f('\ud800')",
+    "key": "f({[]: 1})",
+    "name": "f" * 100_000,
+}
+
+
+@pytest.mark.parametrize("name", NO_CALLS)
+def test_texts_that_are_no_calls_are_refused_whatever_their_length_and_depth(name):
+    with pytest.raises(ConfigurationError) as caught:
+        Registry("shape").create(NO_CALLS[name])
+    assert len(str(caught.value)) < 400

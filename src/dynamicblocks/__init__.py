@@ -69,6 +69,7 @@ __all__ = [
     "layers",
     "list_integrators",
     "list_models",
+    "load_run",
     "model_options",
     "momentum_steps",
     "odeint",
@@ -138,6 +139,7 @@ if TYPE_CHECKING:
         with_gradient,
         with_integrator,
     )
+    from dynamicblocks.tasks.files import load_run
     from dynamicblocks.times import Grid, graded, uniform
     from dynamicblocks.twisting import twist, twists, untwist
 else:
@@ -160,6 +162,7 @@ else:
             "solving": "NotConvergedError NotFiniteStateError Solution SolveError Statistics Status StepLimitError "
             "StepUnderflowError",
             "surgery": "freeze_unused_controls project recalibrate rediscretise refine with_gradient with_integrator",
+            "tasks.files": "load_run",
             "times": "Grid graded uniform",
             "twisting": "twist twists untwist",
         },

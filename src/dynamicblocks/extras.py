@@ -9,7 +9,6 @@ from dynamicblocks.errors import MissingPackageError
 PACKAGES = {
     "PIL": "pillow",
     "filelock": "filelock",
-    "jsonargparse": "jsonargparse",
     "lightning_fabric": "lightning-fabric",
     "matplotlib": "matplotlib",
     "pooch": "pooch",

@@ -2,10 +2,12 @@
 
 import ast
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
-from dynamicblocks.errors import ConfigurationError, unknown_name
+from dynamicblocks.errors import ConfigurationError, brief, unknown_name
+from dynamicblocks.options import Kind, is_of_plain_values, kind_of
+from dynamicblocks.options.literals import literal, tree_of
 
 T = TypeVar("T")
 
@@ -17,17 +19,19 @@ def parse_call(text: str) -> tuple[str, list[Any], dict[str, Any]]:
     ('uniform', [0, 8], {'steps': 8})
     """
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        tree = tree_of(text)
         if isinstance(tree, ast.Name):
             return tree.id, [], {}
         if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name):
-            arguments = [ast.literal_eval(node) for node in tree.args]
-            keywords = {node.arg: ast.literal_eval(node.value) for node in tree.keywords if node.arg}
+            arguments = [literal(node) for node in tree.args]
+            keywords = {node.arg: literal(node.value) for node in tree.keywords if node.arg}
             if len(keywords) == len(tree.keywords):  # no **mapping, no keyword twice
                 return tree.func.id, arguments, keywords
-    except (SyntaxError, ValueError, TypeError):
+    except ValueError:
         pass
-    raise ConfigurationError(f"cannot read {text!r}: expected a name such as 'rk4' or a call such as 'constant(8)'")
+    raise ConfigurationError(
+        f"cannot read {text!r:.200}: expected a name such as 'rk4' or a call such as 'constant(8)'"
+    )
 
 
 class Registry(Generic[T]):
@@ -87,5 +91,36 @@ class Registry(Generic[T]):
         try:
             call = signature.bind(*arguments, *written, **{**defaults, **keywords})
         except TypeError as error:
-            raise ConfigurationError(f"{self.kind} {text!r}: {error}; it is {name}{signature}") from error
+            raise ConfigurationError(f"{self.kind} {text!r:.200}: {error}; it is {name}{signature}") from error
+        if written or keywords:
+            self._check(name, [*signature.parameters][len(arguments) :], written, keywords)
         return factory(*call.args, **call.kwargs)
+
+    def _check(self, name: str, places: list[str], written: list[Any], keywords: dict[str, Any]) -> None:
+        """Raise for values of another kind than their parameters are annotated with, before anything is made of them.
+
+        What is not annotated, or with objects too, takes anything.
+        """
+        kinds = _annotated(self[name])
+        for option, value in (*zip(places, written, strict=False), *keywords.items()):
+            if option in kinds:
+                try:
+                    kinds[option].take(value)
+                except (ValueError, OverflowError):
+                    raise ConfigurationError(
+                        f"{option} of {self.kind} {name!r} expects {kinds[option].expected}, got {brief(value)}"
+                    ) from None
+
+
+def _annotated(factory: Callable[..., Any]) -> Mapping[str, Kind]:
+    """The kinds of values of the parameters that say so."""
+    try:
+        parameters = inspect.signature(factory, eval_str=True).parameters
+    except Exception:  # an annotation that cannot be evaluated, for example of what is imported for types alone
+        return {}
+    single = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {
+        name: kind_of(each.annotation, each.default)
+        for name, each in parameters.items()
+        if each.kind in single and is_of_plain_values(each.annotation)
+    }

@@ -48,6 +48,12 @@ class Sampling:
         """Full batches in an epoch (one, smaller, if the split is smaller than a batch)."""
         return max(1, self.samples // self.batch_size)
 
+    @property
+    def evaluation_steps(self) -> int:
+        """Batches in an evaluation, those of this process."""
+        mine = len(range(self.rank, self.samples, self.world))
+        return -(-mine // (self.evaluation_size or self.batch_size))
+
     def training(self, epoch: int, first_step: int = 0) -> Iterator[tuple[int, Tensor]]:
         """The steps of an epoch from ``first_step`` on, each with its whole batch, without a last partial one.
 

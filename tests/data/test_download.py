@@ -1,10 +1,13 @@
 """Downloads from a local server: checked, resumed, and never half-written."""
 
+import gzip
 import hashlib
 import importlib
+import io
 import socket
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import requests
@@ -107,6 +110,52 @@ def test_without_network(tmp_path):
         fetch(Remote(f"http://127.0.0.1:{port}/file.bin", "0" * 32), tmp_path)
 
 
+def test_an_interrupted_transfer_goes_on_where_it_ended(tmp_path, monkeypatch):
+    """Ctrl-C after a few pieces, then the same command again."""
+    read = requests.Response.iter_content
+
+    def interrupted(answer, size):
+        for number, piece in enumerate(read(answer, size)):
+            if number == 3:
+                raise KeyboardInterrupt
+            yield piece
+
+    with serving({"file.bin": CONTENT}) as server:
+        monkeypatch.setattr(requests.Response, "iter_content", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fetch(remote(server), tmp_path)
+        monkeypatch.setattr(requests.Response, "iter_content", read)
+        done = (tmp_path / "file.bin.part").stat().st_size
+        assert 0 < done < len(CONTENT)
+        assert visible(tmp_path) == ["file.bin.part"]
+        assert fetch(remote(server), tmp_path).read_bytes() == CONTENT
+        assert server.requests[1] == ("file.bin", f"bytes={done}-")
+    assert visible(tmp_path) == ["file.bin"]
+
+
+def cache_error(server, folder):
+    with pytest.raises(
+        db.StorageError, match=r"cannot write to .*; DYNAMICBLOCKS_DATA .*--data\.data_dir DIR"
+    ) as error:
+        fetch(remote(server), folder)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
+    """Where there can be none, in a file, on a full disk; then nothing is left, and no network is asked in vain."""
+    (tmp_path / "file").write_text("")
+    with serving({"file.bin": CONTENT}) as server:
+        assert "/proc/none" in cache_error(server, Path("/proc/none"))
+        assert "directory" in cache_error(server, tmp_path / "file" / "cache")
+        assert server.requests == []
+        (tmp_path / "full").mkdir()
+        (tmp_path / "full" / "file.bin.part").symlink_to("/dev/full")
+        assert "No space left on device" in cache_error(server, tmp_path / "full")
+        assert visible(tmp_path / "full") == []
+        assert fetch(remote(server), tmp_path / "full").read_bytes() == CONTENT
+
+
 @pytest.fixture
 def mirror(monkeypatch, tmp_path):
     """A server in the place of all others, and a cache of its own."""
@@ -177,6 +226,59 @@ def make_folder(folder):
     for name in ("a.bin", "b.bin"):
         (folder / name).write_bytes(torch.randint(0, 256, (5000,), dtype=torch.uint8).numpy().tobytes())
     return folder
+
+
+def members(path, *infos):
+    """An archive of members with contents, as (name, content or type and target)."""
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in infos:
+            info = tarfile.TarInfo(name)
+            if isinstance(content, bytes):
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+            else:
+                info.type, info.linkname = content
+                tar.addfile(info)
+    return path
+
+
+def refused(path, folder, message):
+    with pytest.raises(db.StorageError, match=message) as error:
+        unpack(path, ["a.bin"], folder)
+    assert "\n" not in str(error.value)
+    assert visible(folder) == []
+
+
+def test_links_are_no_members(tmp_path):
+    (tmp_path / "secret").write_bytes(b"secret")
+    for kind, target in ((tarfile.SYMTYPE, "secret"), (tarfile.LNKTYPE, "secret"), (tarfile.FIFOTYPE, "")):
+        path = members(tmp_path / "a.tar.gz", ("secret", b"other"), ("made/a.bin", (kind, target)))
+        refused(path, tmp_path / "out", r"lacks a\.bin")
+    absolute = members(tmp_path / "a.tar.gz", (str(tmp_path / "else" / "a.bin"), b"content"))
+    unpack(absolute, ["a.bin"], tmp_path / "out")
+    assert (tmp_path / "out" / "a.bin").read_bytes() == b"content"
+    assert not (tmp_path / "else").exists()
+
+
+def test_archives_that_claim_too_much_are_refused(tmp_path):
+    """A member of a million million bytes, and a header that is to be read to memory as a whole."""
+    for name, kind in (("a.bin", tarfile.REGTYPE), ("other.bin", tarfile.REGTYPE), ("long", tarfile.GNUTYPE_LONGNAME)):
+        info = tarfile.TarInfo(name)
+        info.size, info.type = 10**12, kind
+        path = tmp_path / "a.tar.gz"
+        path.write_bytes(gzip.compress(info.tobuf(tarfile.GNU_FORMAT) + bytes(10000)))
+        refused(path, tmp_path / "out", r"would take 1,000,000,\d+,\d+ bytes")
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    path = members(tmp_path / "a.tar.gz", ("a.bin", b"content"))
+    (tmp_path / "out" / ".unpacking-x").mkdir(parents=True)
+    (tmp_path / "out" / ".unpacking-x" / "a.bin").write_bytes(b"cont")
+    unpack(path, ["a.bin"], tmp_path / "out")
+    assert visible(tmp_path / "out") == ["a.bin"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(db.StorageError, match="cannot write to"):
+        unpack(path, ["a.bin"], tmp_path / "file" / "out")
 
 
 def test_members_are_unpacked_by_their_name_alone(tmp_path):

@@ -1,12 +1,14 @@
 """Fields from files: what is read, how it is split and normalised, and what is said of files that will not do."""
 
+import io
+import tracemalloc
 import zipfile
 
 import numpy as np
 import pytest
 import torch
 
-from dynamicblocks.data.fields import channels_of, load_fields, read_pairs
+from dynamicblocks.data.fields import channels_of, files, load_fields, read_pairs
 from dynamicblocks.errors import ConfigurationError, StorageError
 
 
@@ -101,6 +103,68 @@ def test_a_damaged_array_is_noticed(tmp_path, save):
     path.write_bytes(content)
     with pytest.raises(StorageError, match=f"{path}, targets: expected a whole array of numbers"):
         read_pairs(path)
+
+
+def npy(shape, dtype="<f4", order=False, more=b""):
+    """The header of an array, and what follows."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": order, "shape": shape})
+    return file.getvalue() + more
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (npy((10**6, 10**3, 10**3), more=bytes(400)), "says 1000000 x 1000 x 1000 numbers, .*, but 400 follow"),
+        (npy((2, 1, 8), more=bytes(63)), "says 2 x 1 x 8 numbers, 64 bytes, but 63 follow"),
+        (npy((2, 1, 8), more=bytes(65)), "says 2 x 1 x 8 numbers, 64 bytes, but 65 follow"),
+        (npy((-2, -1, 8), more=bytes(64)), "cannot be read"),
+        (npy((2, 1, 8), "|O", more=bytes(128)), "Python objects"),
+        (npy((2, 1, 8), [("a", "<f4")], more=bytes(64)), "expected float32 or float64"),
+        (b"\x93NUMPY\x03\x00" + bytes(100), r"version 3\.0"),
+        (b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 65535, "cannot be read"),
+        (b"no array", "cannot be read"),
+    ],
+)
+def test_what_a_header_claims_is_checked_before_room_is_made(tmp_path, content, message):
+    path = tmp_path / "fields.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("inputs.npy", content)
+        archive.writestr("targets.npy", npy((2, 1, 8), more=bytes(64)))
+    with pytest.raises(StorageError, match=f"{path}, inputs: .*{message}") as caught:
+        read_pairs(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_made_to_fill_a_memory_are_refused_unread(tmp_path, monkeypatch):
+    """16 million bytes in 16,000; and a single array that claims a million million numbers."""
+    monkeypatch.setattr(files, "ALWAYS_READ", 2**20)
+    path = tmp_path / "fields.npz"
+    content = npy((4, 1, 10**6), more=bytes(16 * 10**6))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("inputs.npy", content)
+        archive.writestr("targets.npy", content)
+    tracemalloc.start()
+    with pytest.raises(StorageError, match=r"inputs: .* bytes that unpack to 16,000,128, more than 100 times as many"):
+        read_pairs(path)
+    path.write_bytes(npy((10**6, 10**3, 10**3)))
+    with pytest.raises(StorageError, match="got a single array"):
+        read_pairs(path)
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+
+
+def test_both_byte_orders_and_versions_of_headers_are_read(tmp_path):
+    """Also numbers in Fortran's order, and what compresses well but is small."""
+    path, given = tmp_path / "fields.npz", arrays()["inputs"]
+    file = io.BytesIO()
+    np.lib.format.write_array(file, np.asfortranarray(given.astype(">f8")), version=(2, 0))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("inputs", file.getvalue())
+        archive.writestr("targets.npy", npy((20, 1, 8), more=bytes(640)))
+    pairs = read_pairs(path)
+    np.testing.assert_array_equal(pairs.inputs.numpy(), given)
+    assert not pairs.targets.any()
 
 
 def test_one_file_is_split_by_seed(tmp_path):

@@ -1,6 +1,8 @@
 """The official layouts, read from files that the tests write byte by byte."""
 
 import gzip
+import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import dynamicblocks as db
 from dynamicblocks.data import load_dataset
 from dynamicblocks.data.images.catalogue import Where, read_raw
 from dynamicblocks.data.images.datasets import moments
-from tests.data_files import archive, write_cifar10, write_cifar100, write_mnist, write_stl10
+from tests.data_files import archive, idx, write_cifar10, write_cifar100, write_mnist, write_stl10
 
 
 @pytest.fixture(autouse=True)
@@ -126,6 +128,42 @@ def test_truncated_idx_files_are_named(tmp_path):
     assert "begins with 00 00 0d 03 where an idx file of 3-dimensional bytes has 00 00 08 03" in failure(
         "mnist", tmp_path
     )
+
+
+def test_test_images_have_the_size_of_the_training_images(tmp_path):
+    write_mnist(tmp_path / "mnist", zipped=False)
+    (tmp_path / "mnist" / "t10k-images-idx3-ubyte").write_bytes(idx(np.zeros((20, 14, 14))))
+    assert re.search(r"t10k-\S+ holds images of 14 x 14 pixels, \S+train-\S+ of 28 x 28;", failure("mnist", tmp_path))
+
+
+def test_headers_are_believed_before_anything_is_unpacked(tmp_path, monkeypatch):
+    """Behind the header of 20 small images lie 16 million bytes: no more is unpacked than it says."""
+    write_mnist(tmp_path / "mnist")
+    images = tmp_path / "mnist" / "t10k-images-idx3-ubyte.gz"
+    images.write_bytes(gzip.compress(idx(np.zeros((20, 28, 28))) + bytes(2**24)))
+    tracemalloc.start()
+    assert "= 15,680 bytes, but 15,681 or more follow" in failure("mnist", tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    images.write_bytes(gzip.compress(bytes((0, 0, 8, 3)) + b"\xff" * 12))
+    assert "more than the 134,217,728 that are read" in failure("mnist", tmp_path)
+    images.write_bytes(gzip.compress(bytes((0, 0, 8, 3)) + (5000).to_bytes(4, "big") * 2 + (5).to_bytes(4, "big")))
+    assert "= 125,000,000 bytes, but 0 follow" in failure("mnist", tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+
+
+def test_files_larger_than_official_ones_are_refused_unread(tmp_path):
+    """Holes in a file take no room on the disk."""
+    folder = tmp_path / "cifar-10-batches-bin"
+    write_cifar10(folder)
+    with (folder / "test_batch.bin").open("r+b") as file:
+        file.truncate(3073 * 2**20)
+    assert "test_batch.bin has 3,222,274,048 bytes, more than the 268,435,456" in failure("cifar10", tmp_path)
+    write_cifar10(tmp_path / "again")
+    (folder / "test_batch.bin").write_bytes((tmp_path / "again" / "test_batch.bin").read_bytes())
+    with (folder / "batches.meta.txt").open("r+b") as file:
+        file.truncate(2**32)
+    failure("cifar10", tmp_path)
 
 
 def test_truncated_gzip_files_are_named(tmp_path):

@@ -157,19 +157,34 @@ BROKEN = {
         r"masks/03\.png must hold class indices .*got 300",
     ),
     "a lossy mask": (lambda val: (val / "masks/03.png").rename(val / "masks/03.jpg"), r"masks/03\.jpg is not a mask"),
-    "text": (lambda val: (val / "images/notes.txt").write_text("no"), r"images/notes\.txt is not an image"),
     "no mask at all": (lambda val: (val / "masks/03.png").write_bytes(b"no"), r"masks/03\.png cannot be read"),
     "truncated mask": (lambda val: cut(val / "masks/03.png"), r"masks/03\.png cannot be read"),
     "truncated image": (lambda val: cut(val / "images/03.png"), r"images/03\.png cannot be read"),
-    "16 bits": (
-        lambda val: save(Image.fromarray(np.zeros((10, 12), np.uint16)), val / "images/03.png"),
-        r"images/03\.png has more than 8 bits",
+    "floats": (
+        lambda val: Image.fromarray(np.zeros((10, 12), np.float32)).save(val / "images/03.png", format="TIFF"),
+        r"images/03\.png holds floats, of which no range is known",
+    ),
+    "several masks in one file": (
+        lambda val: Image.new("L", (12, 10)).save(
+            val / "masks/03.png", format="TIFF", save_all=True, append_images=[Image.new("L", (12, 10), 1)]
+        ),
+        r"masks/03\.png holds several images",
+    ),
+    "a mask of the image as it is stored": (
+        lambda val: turn_by_exif(val / "images/03.png"),
+        r"masks/03\.png has 12 x 10 pixels, .*03\.png has 10 x 12 once they are upright: .* orientations are 1 and 6",
     ),
     "nothing but ignored": (
         lambda val: [save(Image.new("L", (12, 10), 255), path) for path in (val / "masks").iterdir()],
         r"val/masks holds ignored pixels \(255\) alone",
     ),
 }
+
+
+def turn_by_exif(path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(path).save(path, exif=exif)
 
 
 def cut(path):
@@ -184,6 +199,51 @@ def test_a_broken_folder_names_the_file(name, tmp_path):
     with pytest.raises(db.StorageError, match=message) as error:
         load(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_images_are_turned_upright_and_masks_by_their_own_orientation(tmp_path):
+    """A sideways photo with an upright mask, and a pair that lies sideways, are both the pair that was."""
+    written = write_pairs(tmp_path, ("train", "val", "test"))
+    images, masks = written["test"]
+    for number, kinds in ((0, ("images",)), (1, ("images", "masks"))):
+        for kind in kinds:
+            path = tmp_path / "test" / kind / f"{number:02}.png"
+            stored = np.rot90(images[number] if kind == "images" else masks[number])
+            Image.fromarray(np.ascontiguousarray(stored)).save(path)
+            turn_by_exif(path)
+    data = load(tmp_path)
+    pairs = stacked(data.test).numpy()
+    assert np.array_equal(pairs[:, :3], images.transpose(0, 3, 1, 2))
+    assert np.array_equal(pairs[:, 3], masks)
+    assert "2 images turned upright by their EXIF orientation" in data.note
+
+
+def test_pairs_lie_in_subfolders_too_and_what_is_no_data_is_left_out(tmp_path):
+    written = write_pairs(tmp_path, ("train", "val", "test"))
+    for kind in ("images", "masks"):
+        folder = tmp_path / "test" / kind
+        (folder / "later").mkdir()
+        (folder / "05.png").rename(folder / "later" / "01.png")
+        (folder / ".DS_Store").write_bytes(b"\0")
+        (folder / "__MACOSX").mkdir()
+    (tmp_path / "test" / "images" / "notes.txt").write_text("no")
+    Image.open(tmp_path / "test" / "images" / "00.png").save(tmp_path / "test" / "images" / "00.ppm")
+    (tmp_path / "test" / "images" / "00.png").unlink()
+    data = load(tmp_path)
+    images, masks = written["test"]
+    pairs = stacked(data.test).numpy()
+    assert np.array_equal(pairs[:, :3], images.transpose(0, 3, 1, 2))
+    assert np.array_equal(pairs[:, 3], masks)
+    assert "left out: 4 hidden (test/images/.DS_Store, test/images/__MACOSX, test/masks/.DS_Store, ...)" in data.note
+    assert "1 with other endings (test/images/notes.txt)" in data.note
+
+
+def test_images_of_16_bits_count_by_their_upper_8(tmp_path):
+    write_pairs(tmp_path)
+    deep = np.arange(120).reshape(10, 12).astype(np.uint16) * 500
+    Image.fromarray(deep).save(tmp_path / "val" / "images" / "03.png")
+    pair = stacked(load(tmp_path).test)[3]
+    assert np.array_equal(pair[:3].numpy(), np.stack([deep >> 8] * 3))
 
 
 def test_one_class_is_too_few(tmp_path):

@@ -1,22 +1,16 @@
 """A training of any task that is killed twice, before and after a refinement, ends as if nothing had happened."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import load_file
 
-from dynamicblocks.training.storage import read_tree
+from tests.killed_runs import Commands, assert_same_runs
 
 ROOT = Path(__file__).parents[2]
-WORKER = Path(__file__).with_name("killed_worker.py")
 OWN = ["--task", str(ROOT / "examples" / "own_task.py:NextValue")]
 
 EVERY = 3  # steps between checkpoints
@@ -64,63 +58,26 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("killed")
     write_masks(folder / "masks")
     write_fields(folder / "fields.npz")
-    plan, expected = [], []
+    command, killed = Commands(), {"signal": signal.SIGKILL}
     for name, (again, options, steps) in TASKS.items():
         given = [option.replace("FOLDER", str(folder)) for option in options]
-        begin = ["train", *again, *given, *COMMON, "--output", str(folder), "--run"]
-        resume = ["train", *again, "--resume", str(folder / f"{name}-killed")]
+        begin = ["train", *again, *given, *COMMON, "--output", folder, "--run"]
+        resume = ["train", *again, "--resume", folder / f"{name}-killed"]
         # Killed in the first epoch behind a checkpoint; then in the second, behind one of the refined network.
-        plan += [([*begin, name], None), ([*begin, f"{name}-killed"], EVERY + 1), (resume, steps + 1), (resume, None)]
-        expected += [0, -signal.SIGKILL, -signal.SIGKILL, 0]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(WORKER)], input=json.dumps(plan), env=env, capture_output=True, text=True, check=True
-    )
-    assert json.loads(done.stdout) == expected, done.stderr
+        done = [
+            command(folder, *begin, name),
+            command(folder, *begin, f"{name}-killed", steps=EVERY + 1, **killed),
+            command(folder, *resume, steps=steps + 1, **killed),
+            command(folder, *resume),
+        ]
+        assert [each["code"] for each in done] == [0, -signal.SIGKILL, -signal.SIGKILL, 0], done
+    command.close()
     return folder
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_killed_training_ends_as_one_that_went_through(name, runs):
-    whole, killed = runs / name, runs / f"{name}-killed"
-    for kept in ("checkpoint.safetensors", "model.safetensors"):
-        assert_equal(read(whole / kept), read(killed / kept))
-    lines, others = ((run / "metrics.jsonl").read_text().splitlines() for run in (whole, killed))
-    assert [untimed(json.loads(line)) for line in lines] == [untimed(json.loads(line)) for line in others]
-    result, other = (untimed(json.loads((run / "result.json").read_text())) for run in (whole, killed))
-    assert result == other
-    assert json.loads(lines[1])["refined"]["weights"] == result["weights"]
-
-
-def read(path):
-    if path.name.startswith("checkpoint"):
-        tree = read_tree(path)
-        del tree["position"]["seconds"], tree["position"]["grown"]
-        return tree
-
-    return load_file(path)
-
-
-def untimed(entry):
-    """Without what a stopwatch says."""
-    if isinstance(entry, dict):
-        kept = {name: value for name, value in entry.items() if not name.endswith(("seconds", "_per_second"))}
-        return {name: untimed(value) for name, value in kept.items()}
-    return [untimed(each) for each in entry] if isinstance(entry, list) else entry
-
-
-def assert_equal(one, other, where=""):
-    """Equal trees, to the last bit."""
-    if isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for name in one:
-            assert_equal(one[name], other[name], f"{where}.{name}")
-    elif isinstance(one, torch.Tensor):
-        assert one.dtype == other.dtype, where
-        assert torch.equal(one, other), where
-    elif isinstance(one, list):
-        assert len(one) == len(other), where
-        for place, (each, beside) in enumerate(zip(one, other, strict=True)):
-            assert_equal(each, beside, f"{where}[{place}]")
-    else:
-        assert one == other, where
+    assert_same_runs(runs / name, runs / f"{name}-killed")
+    lines = (runs / name / "metrics.jsonl").read_text().splitlines()
+    weights = json.loads((runs / name / "result.json").read_text())["weights"]
+    assert json.loads(lines[1])["refined"]["weights"] == weights

@@ -143,7 +143,7 @@ def config(tmp_path, run="run", **changes):
 
 @pytest.fixture(autouse=True)
 def _no_other_manifestations(monkeypatch):
-    monkeypatch.setattr("dynamicblocks.training.outcome.FEW_SAMPLES", 0)
+    monkeypatch.setattr("dynamicblocks.training.outcome.FEW", 0)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,11 @@ def left(folder):
 
 def untimed(tree):
     if isinstance(tree, dict):
-        return {key: untimed(each) for key, each in tree.items() if not str(key).endswith(("seconds", "_per_second"))}
+        return {
+            key: untimed(each)
+            for key, each in tree.items()
+            if not str(key).endswith(("seconds", "_per_second", "begun"))
+        }
     return [untimed(each) for each in tree] if isinstance(tree, list | tuple) else tree
 
 

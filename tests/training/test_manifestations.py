@@ -90,7 +90,7 @@ def test_commands_say_what_is_another_function(tmp_path, capsys):
     model = ["--model.name", "lm_resnet", "--model.depth", "20", "--model.widths", "[4,4,4]"]
     short = ["--epochs", "1", "--max_steps", "1", "--optimizer.warmup", "0", "--output", str(tmp_path), "--run", "lm"]
     run = str(tmp_path / "lm")
-    assert main(["train", *model, *short]) == 0
+    assert main(["train", *model, *short, "--table", "full"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "Trained as (1 + k) y' = f(t, y), which other integrators do not solve." in out
     assert "--integrator rk4" not in out

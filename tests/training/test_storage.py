@@ -45,8 +45,8 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     def broken(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("dynamicblocks.training.storage.os.fsync", broken)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr("dynamicblocks.training.disk.os.fsync", broken)
+    with pytest.raises(db.StorageError, match=r"file\.txt cannot be written: disk full"):
         write_text(path, "new")
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.txt"]
@@ -70,7 +70,7 @@ def test_damaged_and_foreign_files(tmp_path):
     with pytest.raises(db.StorageError, match="damaged header"):
         read_tensors(path)
     save_file({"x": torch.ones(1)}, path, metadata={"dynamicblocks": json.dumps({"format": 99})})
-    with pytest.raises(db.StorageError, match="has format 99, this version reads format 2"):
+    with pytest.raises(db.StorageError, match="has format 99, this version reads format 2 and 3"):
         read_tensors(path)
 
 

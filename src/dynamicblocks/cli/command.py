@@ -1,7 +1,8 @@
 """What a command of the command line is."""
 
-from argparse import ArgumentParser
 from typing import Any, Protocol
+
+from dynamicblocks.cli.arguments import Arguments
 
 
 class Command(Protocol):
@@ -10,8 +11,8 @@ class Command(Protocol):
     USAGE: str
     DESCRIPTION: str
 
-    def add_arguments(self, parser: ArgumentParser, /) -> None:
-        """Declare its flags."""
+    def add_arguments(self, parser: Arguments, /) -> None:
+        """Declare its arguments."""
         ...
 
     def run(self, options: Any, /) -> None:

@@ -1,7 +1,9 @@
 """``dynamicblocks compress``."""
 
+import math
 import re
 import shlex
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, count, islice
@@ -9,28 +11,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from torch import nn
 
 from dynamicblocks.analysis import Compression, changed, compress, halved
 from dynamicblocks.analysis.compression import INTEGRATORS
-from dynamicblocks.cli.console import make_console
+from dynamicblocks.cli import checks
+from dynamicblocks.cli.arguments import Arguments
+from dynamicblocks.cli.console import Bars, add_quiet_argument, make_console, say
 from dynamicblocks.cli.loading import ReadyRun, add_device_arguments, check_beside, load
+from dynamicblocks.cli.table import table
 from dynamicblocks.errors import ConfigurationError, SolverError
 from dynamicblocks.integrators import as_integrator
 from dynamicblocks.network import evaluations_of, num_weights
-from dynamicblocks.structure import structure
 from dynamicblocks.times import check_amount
 from dynamicblocks.training import Figure, evaluate
 from dynamicblocks.training.environment import environment
 from dynamicblocks.training.evaluation import Score, answered, evaluation_mode, score_of
+from dynamicblocks.training.progress import evaluation_steps
 from dynamicblocks.training.run_folder import RunFolder
-from dynamicblocks.training.runs import recorded
+from dynamicblocks.training.runs import form_of, recorded
 
-USAGE = "dynamicblocks compress RUN [--tolerance 0.2%%] [--beside RUN] [--to FOLDER] ..."
+USAGE = "dynamicblocks compress RUN [--tolerance 0.2%] [--beside RUN] [--to FOLDER] ..."
 DESCRIPTION = """Find, for each block, the cheapest integrator, time grid and number of controls that are about as good.
 
 What is kept is the main figure of the run's task: the accuracy of a classification. The tolerance holds on the
@@ -48,56 +50,59 @@ REPEATS = 3
 CHANGED_SAMPLES = 2000
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: Arguments) -> None:
     """The run, how much may be lost, and where to write."""
-    parser.add_argument("run", type=str, help="folder of the run")
+    parser.add_argument("run", type=str, help="the folder of a run", check=checks.run_folder)
     parser.add_argument(
-        "--tolerance", type=str, default="0.2%", help="by how much the main figure may become worse, such as 0.2%%"
+        "--tolerance",
+        default="0.2%",
+        help="by how much the main figure may become worse, such as 0.2%",
+        check=check_tolerance,
     )
     parser.add_argument(
         "--disagreement",
-        type=str,
         default="0.5%",
         help="the same of the answers on changed training samples, beside those of the network as it was",
+        check=check_tolerance,
     )
-    parser.add_argument(
-        "--beside", type=str | None, default=None, help="folder of a second run, such as a plain ResNet"
-    )
-    parser.add_argument("--to", type=str | None, default=None, help="folder of the new run; by default RUN-compressed")
+    parser.add_argument("--beside", help="folder of a second run, such as a plain ResNet", check=checks.run_folder)
+    parser.add_argument("--to", metavar="FOLDER", help="folder of the new run; by default RUN-compressed")
     parser.add_argument(
         "--integrators",
-        type=list[str] | None,
-        default=None,
+        type=list[str],
         help=f"see `dynamicblocks integrators`; by default {', '.join(INTEGRATORS)} and the one of the training",
+        check=check_integrators,
     )
-    parser.add_argument("--batches", type=int, default=16, help="training batches on which statistics are measured")
+    parser.add_argument(
+        "--batches",
+        type=int,
+        default=16,
+        help="training batches on which statistics are measured",
+        check=checks.count(),
+    )
     add_device_arguments(parser)
+    add_quiet_argument(parser, "the folder of the new run")
 
 
 def run(options: Namespace) -> None:
     """Search, write the new run, and report both networks on the test samples."""
-    console = make_console()
-    for name in options.integrators or ():
-        if not as_integrator(name).fixed_cost:
-            raise ConfigurationError(
-                f"compression compares costs that are known beforehand, but the evaluations of {name!r} depend on the "
-                "state; choose among explicit integrators on a grid, such as euler, midpoint and rk4"
-            )
-    target = Path(options.to or f"{options.run.rstrip('/')}-compressed")
-    RunFolder.check_free(target)
-    one = load(options, options.run, "validation", console)
+    console = make_console(options)
+    bars = Bars(console)
+    target = Path(f"{options.run.rstrip('/')}-compressed" if options.to is None else options.to)
+    RunFolder.check_free(target, "--to")
+    one = load(options, options.run, "validation", bars)
     check_beside(one, one)
-    plain = None if options.beside is None else load(options, options.beside, "validation", console)
+    plain = None if options.beside is None else load(options, options.beside, "validation", bars)
     if plain is not None:
         check_beside(one, plain)
     tolerance = Tolerance.read(options.tolerance, one.task.headline)
     sets = _sets(one, tolerance, Tolerance.read(options.disagreement, one.task.headline))
-    found = _search(one, sets, options, console)
-    rows: list[dict[str, Any]] = [_tested(one, "before", one.net), _tested(one, "compressed", found.net)]
+    found = _search(one, sets, options, bars)
+    rows: list[dict[str, Any]] = [_tested(one, "before", one.net, bars), _tested(one, "compressed", found.net, bars)]
     if plain is not None:
         same = changed(plain.net, halved(plain.net), _training_inputs(plain, options.batches))
-        rows += [_tested(plain, "before", plain.net), _tested(plain, "half the steps", same)]
-    console.print(_table(rows, one))
+        rows += [_tested(plain, "before", plain.net, bars), _tested(plain, "half the steps", same, bars)]
+    say(console, f"\n{_table(rows, one)}\n")
     _print_blocks(one, sets, found, console)
     result = {
         "compressed_from": str(one.folder.path),
@@ -115,17 +120,28 @@ def run(options: Namespace) -> None:
         "test": rows,
         "data": one.task.load(),
     }
-    folder = RunFolder.create(
-        target, recorded(one.task, one.config), {**environment(), "compressed_from": str(one.folder.path)}
-    )
-    folder.write_weights(found.net.state_dict(), recorded(one.task, one.config), structure(found.net))
-    folder.write_result(result)
+
+    def fill(folder: RunFolder) -> None:
+        folder.write_weights(found.net.state_dict(), recorded(one.task, one.config), form_of(one.task, found.net))
+        folder.write_result(result)
+
+    record = {**environment(), "compressed_from": str(one.folder.path)}
+    RunFolder.create(target, recorded(one.task, one.config), record, fill)
     again = f" --task {shlex.quote(options.task)}" if options.task else ""
-    console.print(
-        f"Run written to {target}\nNext:\n  dynamicblocks evaluate {shlex.quote(str(target))}{again}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    say(make_console(), f"Run written to {target}")
+    say(console, f"Next:\n  dynamicblocks evaluate {shlex.quote(str(target))}{again}")
+
+
+def check_integrators(names: Sequence[str]) -> list[str]:
+    """Integrators whose costs are known, each once."""
+    found = checks.integrators(names) or []
+    for name in found:
+        if not as_integrator(name).fixed_cost:
+            raise ConfigurationError(
+                f"compression compares costs that are known beforehand, but the evaluations of {name!r} depend on the "
+                "state; choose among explicit integrators on a grid, such as euler, midpoint and rk4"
+            )
+    return found
 
 
 @dataclass(frozen=True)
@@ -166,6 +182,21 @@ class Tolerance:
         return self.value * abs(before()) if self.relative else self.value
 
 
+def check_tolerance(text: str) -> str:
+    """Raise for what is a tolerance of no figure."""
+    found = re.fullmatch(r"\s*([^%]*?)\s*(%?)\s*", text)
+    try:
+        value = float(found[1]) if found else math.nan
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < (100 if found and found[2] else math.inf):
+        raise ConfigurationError(
+            f"it must lie between 0 % and 100 %, such as 0.2%, or be a number of at least 0 in the unit of the figure, "
+            f"got {text!r}"
+        )
+    return text
+
+
 def share(text: str) -> float:
     """A tolerance as a share: ``0.2%`` is 0.002.
 
@@ -177,7 +208,7 @@ def share(text: str) -> float:
         raise ConfigurationError(f"a tolerance must be a share such as 0.2% or 0.002, got {text!r}")
     value = float(match[1]) / (100 if match[2] else 1)
     if not 0 <= value < 1:
-        raise ConfigurationError(f"a tolerance must be at least 0 and below 100%, got {text!r}")
+        raise ConfigurationError(f"a tolerance of a share must lie between 0 % and 100 %, got {text!r}")
     return value
 
 
@@ -245,10 +276,8 @@ def _training_inputs(one: ReadyRun, wanted: int) -> list[Any]:
     return inputs
 
 
-def _search(one: ReadyRun, sets: Sequence[Judged], options: Namespace, console: Console) -> Compression:
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("trying discretisations", total=None)
+def _search(one: ReadyRun, sets: Sequence[Judged], options: Namespace, bars: Bars) -> Compression:
+    with bars.bar("trying discretisations") as bar:
         return compress(
             one.net,
             [each.score for each in sets],
@@ -256,13 +285,15 @@ def _search(one: ReadyRun, sets: Sequence[Judged], options: Namespace, console: 
             tolerance=[each.tolerance for each in sets],
             figure=one.task.headline,
             integrators=options.integrators,
-            progress=lambda tried: progress.update(bar, description=f"trying discretisations: {tried}"),
+            progress=lambda tried: bar.show(f"trying discretisations: {tried}"),
         )
 
 
-def _tested(one: ReadyRun, state: str, net: nn.Module) -> dict[str, Any]:
+def _tested(one: ReadyRun, state: str, net: nn.Module, bars: Bars) -> dict[str, Any]:
     """Cost and figures on the test samples; the throughput is the best of a few passes."""
-    scores: list[Score] = [evaluate(one.task, net, one.test, one.fabric) for _ in range(REPEATS)]
+    steps = evaluation_steps(one.test)
+    with bars.bar(f"test {one.task.unit}: {one.model}, {state}", steps and steps * REPEATS) as bar:
+        scores: list[Score] = [evaluate(one.task, net, one.test, one.fabric, bar.step) for _ in range(REPEATS)]
     return {
         "network": one.model,
         "state": state,
@@ -273,41 +304,38 @@ def _tested(one: ReadyRun, state: str, net: nn.Module) -> dict[str, Any]:
     }
 
 
-def _table(rows: Sequence[Mapping[str, Any]], one: ReadyRun) -> Table:
+def _table(rows: Sequence[Mapping[str, Any]], one: ReadyRun) -> str:
     figure, unit = one.task.headline, one.task.unit
-    table = Table(title=f"On {one.test.samples} test {unit}", title_justify="left")
-    for column in ("network", ""):
-        table.add_column(column)
     difference = "points" if figure.percent else "change"
-    for column in ("weights", "evaluations", f"{unit}/s", "times as fast", figure.heading, difference):
-        table.add_column(column, justify="right")
+    head = ("network", "", "weights", "evaluations", f"{unit}/s", "times as fast", figure.heading, difference)
     speed = f"{unit}_per_second"
+    shown = []
     for index, row in enumerate(rows):
         first = rows[index - index % 2]
-        table.add_row(
-            row["network"],
-            row["state"],
-            f"{row['weights']:,}",
-            str(row["evaluations"]),
-            f"{row[speed]:,.0f}",
-            "" if row is first else f"{row[speed] / first[speed]:.2f}",
-            figure.shown(row[figure.name]),
-            "" if row is first else figure.change(first[figure.name], row[figure.name]),
+        shown.append(
+            (
+                row["network"],
+                row["state"],
+                f"{row['weights']:,}",
+                str(row["evaluations"]),
+                f"{row[speed]:,.0f}",
+                "" if row is first else f"{row[speed] / first[speed]:.2f}",
+                figure.shown(row[figure.name]),
+                "" if row is first else figure.change(first[figure.name], row[figure.name]),
+            )
         )
-    return table
+    return table(f"On {one.test.samples} test {unit}", head, shown, text=2)
 
 
 def _print_blocks(one: ReadyRun, sets: Sequence[Judged], found: Compression, console: Console) -> None:
     for name, each in found.chosen.items():
         controls = "projected weights" if each.projected else "the weights as they are"
         times = ", ".join(f"{time:g}" for time in each.times)
-        console.print(
-            f"{name}: {each.integrator}, {each.steps} steps at {times} ({each.grid}), {controls}", highlight=False
-        )
+        say(console, f"{name}: {each.integrator}, {each.steps} steps at {times} ({each.grid}), {controls}")
     if not found.chosen:
-        console.print("No cheaper discretisation stays within the tolerance; the network is as it was.")
+        say(console, "No cheaper discretisation stays within the tolerance; the network is as it was.")
     figure = one.task.headline
-    console.print(f"Chosen among {found.tried} networks by their {figure.heading} on", highlight=False)
+    say(console, f"Chosen among {found.tried} networks by their {figure.heading} on")
     for judged, before, after in zip(sets, found.before, found.after, strict=True):
         change = f"{figure.shown(before[figure.name])} -> {figure.shown(after[figure.name])}"
-        console.print(f"  {before.samples} {judged.name}: {change}", highlight=False)
+        say(console, f"  {before.samples} {judged.name}: {change}")

@@ -1,12 +1,22 @@
 """Where commands write."""
 
+from typing import Any
+
 from rich.console import Console
 
-# A pipe or a file has no width of its own; 80 columns would break the cells of wide tables.
-WIDTH_OF_FILES = 120
+from dynamicblocks.bars import Bars, say
+from dynamicblocks.cli.arguments import Arguments
+
+__all__ = ["Bars", "add_quiet_argument", "make_console", "say"]
+
+QUIET = "print errors and {last} alone"
 
 
-def make_console() -> Console:
-    """Standard output, wide enough for tables where it is no terminal."""
-    console = Console()
-    return console if console.is_terminal else Console(width=max(console.width, WIDTH_OF_FILES))
+def add_quiet_argument(parser: Arguments, last: str) -> None:
+    """The flag --quiet; ``last`` is what is printed all the same."""
+    parser.add_argument("--quiet", action="store_true", help=QUIET.format(last=last))
+
+
+def make_console(options: Any = None) -> Console:
+    """Standard output; none of it where ``options`` ask to be quiet."""
+    return Console(quiet=getattr(options, "quiet", False))

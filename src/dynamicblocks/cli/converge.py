@@ -1,22 +1,30 @@
 """``dynamicblocks converge``."""
 
-import json
+from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
+from itertools import product
+from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import ArgumentParser, Namespace
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
-
 from dynamicblocks.analysis import Panel, draw_manifestations
-from dynamicblocks.cli.console import make_console
-from dynamicblocks.cli.loading import ReadyRun, add_device_arguments, check_beside, load
-from dynamicblocks.integrators import as_integrator
+from dynamicblocks.cli import checks
+from dynamicblocks.cli.arguments import Arguments
+from dynamicblocks.cli.console import Bars, add_quiet_argument, make_console, say
+from dynamicblocks.cli.loading import ReadyRun, add_device_arguments, check_beside, load, refusal, say_where
+from dynamicblocks.cli.table import table
 from dynamicblocks.network import num_weights
+from dynamicblocks.training import Figure
 from dynamicblocks.training.environment import environment
-from dynamicblocks.training.manifestations import Manifestation, caveat, comparable, manifestations
-from dynamicblocks.training.storage import write_text
+from dynamicblocks.training.manifestations import (
+    Manifestation,
+    caveat,
+    comparable,
+    evaluations_in,
+    manifestations,
+)
+from dynamicblocks.training.progress import evaluation_steps
+from dynamicblocks.training.storage import write_json
 
 USAGE = "dynamicblocks converge RUN [--beside RUN ...] [--integrators NAMES] [--factors NUMBERS] [--split SPLIT] ..."
 DESCRIPTION = """Evaluate the weights of a run under several integrators and step counts, without training them further.
@@ -31,41 +39,51 @@ INTEGRATORS = ("euler", "midpoint", "rk4", "rk4_classic")
 FACTORS = (1, 2, 4)
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: Arguments) -> None:
     """The runs, and what to evaluate them with."""
-    parser.add_argument("run", type=str, help="folder of the run")
+    parser.add_argument("run", type=str, help="the folder of a run", check=checks.run_folder)
     parser.add_argument(
-        "--beside", type=str, nargs="+", default=[], metavar="RUN", help="folders of other runs, such as a plain ResNet"
+        "--beside",
+        nargs="+",
+        default=[],
+        metavar="RUN",
+        help="folders of other runs, such as a plain ResNet",
+        check=checks.run_folders,
     )
     parser.add_argument(
         "--integrators",
-        type=list[str] | None,
-        default=None,
+        type=list[str],
         help="see `dynamicblocks integrators`; by default the one of the training, and of "
         f"{', '.join(INTEGRATORS)} those that solve the same equation",
+        check=checks.integrators,
     )
     parser.add_argument(
-        "--factors", type=list[int], default=list(FACTORS), help="multiples of the steps of the training"
+        "--factors",
+        type=list[int],
+        default=list(FACTORS),
+        help="multiples of the steps of the training",
+        check=checks.factors,
     )
     parser.add_argument("--split", type=Literal["test", "validation"], default="test", help="which samples")
     add_device_arguments(parser)
+    add_quiet_argument(parser, "the files that were written")
 
 
 def run(options: Namespace) -> None:
     """Evaluate run by run; each is printed, written and drawn when it is measured, so that a stop loses only one."""
-    console = make_console()
-    runs = [load(options, path, options.split, console) for path in (options.run, *options.beside)]
-    # An unknown name is an error before anything is evaluated; "dopri5" and "dopri5(rtol=0.001)" are one column.
-    if options.integrators is not None:
-        options.integrators = list(dict.fromkeys(as_integrator(name).shorthand for name in options.integrators))
+    console = make_console(options)
+    bars = Bars(console)
+    runs = [load(options, path, options.split, bars) for path in (options.run, *options.beside)]
     for one in runs:
         check_beside(runs[0], one)
     folder, task = runs[0].folder.path, runs[0].task
     subject = f"{options.split} {task.unit} of {runs[0].source}"
+    files = (folder / "convergence.json", folder / "convergence.png")
     panels: list[Panel] = []
+    refused = ""
     for one in runs:
-        panels.append(Panel(one.title, one.integrator, _manifestations(one, options, console)))
-        console.print(_table(one, panels[-1].found, options.split))
+        panels.append(Panel(one.title, one.integrator, _manifestations(one, options, bars)))
+        say(console, _table(one, panels[-1].found, options.split))
         record = {
             **environment(),
             "split": options.split,
@@ -73,12 +91,15 @@ def run(options: Namespace) -> None:
             "precision": runs[0].precision,
             "runs": [_record(*pair) for pair in zip(runs, panels, strict=False)],
         }
-        write_text(folder / "convergence.json", json.dumps(record, indent=1) + "\n")
-        draw_manifestations(panels, folder / "convergence.png", subject=subject, figure=task.headline)
-    written = f"{folder / 'convergence.json'} and {folder / 'convergence.png'}"
-    console.print(f"Written to {written}", highlight=False, soft_wrap=True)
+        refused = refused or refusal(partial(_write, record, panels, *files, subject, task.headline))
+    say_where(files, refused)
     if not options.beside:
-        console.print("To see a plain residual network fail the same change, train one and add --beside ITS_RUN.")
+        say(console, "To see a plain residual network fail the same change, train one and add --beside ITS_RUN.")
+
+
+def _write(record: Any, panels: Sequence[Panel], json: Path, picture: Path, subject: str, figure: Figure) -> None:
+    write_json(json, record, indent=1)
+    draw_manifestations(panels, picture, subject=subject, figure=figure)
 
 
 def _record(one: ReadyRun, panel: Panel) -> dict[str, Any]:
@@ -91,38 +112,36 @@ def _record(one: ReadyRun, panel: Panel) -> dict[str, Any]:
     }
 
 
-def _manifestations(one: ReadyRun, options: Namespace, console: Console) -> list[Manifestation]:
+def _manifestations(one: ReadyRun, options: Namespace, bars: Bars) -> list[Manifestation]:
     integrators, factors = options.integrators, options.factors
     if integrators is None:
         integrators, factors = comparable(one.net, INTEGRATORS, factors)
-    with Progress(console=console) as progress:
-        task = progress.add_task(one.title, total=len(integrators) * len(factors))
-        return manifestations(
-            one.task, one.net, one.batches, one.fabric, integrators, factors, seen=lambda: progress.advance(task)
-        )
+    steps = evaluation_steps(one.batches)
+    total = steps and steps * evaluations_in(one.net, product(integrators, factors))
+    with bars.bar(f"{one.title}: {len(integrators) * len(factors)} ways to solve it", total) as bar:
+        return manifestations(one.task, one.net, one.batches, one.fabric, integrators, factors, seen=bar.advance)
 
 
-def _table(one: ReadyRun, found: Sequence[Manifestation], split: str) -> Table:
-    title = f"{one.title} ({one.folder.path.name}), {one.batches.samples} {split} {one.task.unit}"
-    said = caveat(one.net, [each.integrator for each in found])
-    table = Table(title=title, title_justify="left", caption=said or None, caption_justify="left")
-    table.add_column("integrator")
+def _table(one: ReadyRun, found: Sequence[Manifestation], split: str) -> str:
     headline = one.task.headline
     others = [figure for figure in one.task.figures if figure is not headline]
-    columns = (headline.heading, "change", *(figure.heading for figure in others), f"{one.task.unit}/s")
-    for column in ("steps", "evaluations", *columns):
-        table.add_column(column, justify="right")
+    figures = (headline.heading, "change", *(figure.heading for figure in others), f"{one.task.unit}/s")
     trained = [each for each in found if (each.integrator, each.steps_factor) == (one.integrator, 1)]
+    rows = []
     for each in found:
-        own = each in trained
-        table.add_row(
-            f"{each.integrator} (trained)" if own else each.integrator,
-            f"{each.steps_factor} x",
-            str(each.evaluations),
-            headline.shown(each.score[headline.name]),
-            "" if own or not trained else headline.change(trained[0].score[headline.name], each.score[headline.name]),
-            *(figure.shown(each.score[figure.name]) for figure in others),
-            f"{each.score.samples_per_second:,.0f}",
-            style="bold" if own else None,
+        own, value = each in trained, each.score[headline.name]
+        rows.append(
+            (
+                f"{each.integrator} (trained)" if own else each.integrator,
+                f"{each.steps_factor} x",
+                str(each.evaluations),
+                headline.shown(value),
+                "" if own or not trained else headline.change(trained[0].score[headline.name], value),
+                *(figure.shown(each.score[figure.name]) for figure in others),
+                f"{each.score.samples_per_second:,.0f}",
+            )
         )
-    return table
+    title = f"{one.title} ({one.folder.path.name}), {one.batches.samples} {split} {one.task.unit}"
+    said = caveat(one.net, [each.integrator for each in found])
+    shown = table(title, ("integrator", "steps", "evaluations", *figures), rows, text=1)
+    return f"\n{shown}\n{said}\n" if said else f"\n{shown}\n"

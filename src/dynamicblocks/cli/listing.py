@@ -1,17 +1,15 @@
 """``dynamicblocks models``, ``dynamicblocks integrators`` and ``dynamicblocks methods``."""
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
-from textwrap import wrap
 from typing import Any
 from unittest.mock import patch
 
-from dynamicblocks.cli.table import table
+from dynamicblocks.cli.arguments import Arguments
+from dynamicblocks.cli.table import folded, table
 
 WRAPPED = "reversible('NAME')"
-# Characters of a line of help.
-WIDTH = 80
 EXPLAINED = "Explicit Runge-Kutta methods with steps that can be taken back"
 
 
@@ -23,7 +21,7 @@ class ModelsCommand:
 
 Example: dynamicblocks models resnet20"""
 
-    def add_arguments(self, parser: ArgumentParser) -> None:
+    def add_arguments(self, parser: Arguments) -> None:
         parser.add_argument("name", nargs="?", help="a network, to see its options")
 
     def run(self, options: Namespace) -> None:
@@ -42,9 +40,8 @@ Example: dynamicblocks models resnet20"""
         rows = []
         for name, option in described_options(options.name).items():
             default = "" if option.default is NONE else repr(option.default)
-            first, *others = wrap(option.help, WIDTH) or [""]
-            rows += [(name, default, first), *(("", "", line) for line in others)]
-        print(table(f"Options of {options.name}", ("option", "default", "what it is"), rows))
+            rows.append((name, default, " ".join(option.help.split())))
+        print(table(f"Options of {options.name}", ("option", "default", "what it is"), rows, prose=True))
         print("\nin_channels, num_classes, dims and dense are for create_model; in a training the task decides them.")
         print(f"Use one: dynamicblocks train --model.name {options.name} --model.OPTION VALUE")
 
@@ -57,7 +54,7 @@ class IntegratorsCommand:
 
 Example: dynamicblocks integrators"""
 
-    def add_arguments(self, parser: ArgumentParser) -> None:
+    def add_arguments(self, parser: Arguments) -> None:
         """It has none."""
 
     def run(self, options: Namespace) -> None:
@@ -82,7 +79,7 @@ class MethodsCommand:
 
 Example: dynamicblocks methods dopri5"""
 
-    def add_arguments(self, parser: ArgumentParser) -> None:
+    def add_arguments(self, parser: Arguments) -> None:
         parser.add_argument("name", nargs="?", help="a method, to see its options")
 
     def run(self, options: Namespace) -> None:
@@ -102,7 +99,7 @@ Example: dynamicblocks methods dopri5"""
                 print(line)
                 return
             method = as_method(options.name)
-            print(f"Options of {method.name}: {', '.join(method.options)}")
+            print(folded(f"Options of {method.name}: {', '.join(method.options)}"))
             return
         rows = []
         for name, method in METHODS.items():
@@ -117,7 +114,7 @@ Example: dynamicblocks methods dopri5"""
             of = f", of functions with the parts {' and '.join(parts)}" if parts else ""
             rows.append((name, str(integrator.order), f"given{of}"))
         rows.append((WRAPPED, "of NAME", "as with NAME"))
-        print(table("Methods of odeint and solve", ("method", "order", "steps"), rows))
+        print(table("Methods of odeint and solve", ("method", "order", "steps"), rows, prose=True))
         print("\nOptions of one: dynamicblocks methods NAME")
         print('Use one: dynamicblocks.odeint(func, y0, t, method="NAME")')
         print(f"{EXPLAINED}: method=\"reversible('dopri5')\"")

@@ -1,22 +1,25 @@
 """Runs as the commands that analyse them need them."""
 
+from argparse import Namespace
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
 from lightning_fabric import Fabric
-from rich.console import Console
 from torch import nn
 
+from dynamicblocks.cli.arguments import Arguments
+from dynamicblocks.cli.console import Bars, make_console, say
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.network import named_blocks
-from dynamicblocks.tasks import LoadedRun, load_run
+from dynamicblocks.tasks import Run, load_run
 from dynamicblocks.tasks.own import asked_task, changed_since
 from dynamicblocks.tasks.parsing import written_in_file
 from dynamicblocks.training import Batches, Place, RunFolder, Task, TrainConfig
 from dynamicblocks.training.config import HardwareConfig
+from dynamicblocks.training.disk import ReadOnlyError
 from dynamicblocks.training.hardware import DOUBLE, make_fabric, make_place
 from dynamicblocks.training.manifestations import own_integrator
 from dynamicblocks.training.task import SplitName, batches_of
@@ -68,52 +71,70 @@ class ReadyRun:
         return self.task.batches("train", self.place)
 
 
-def add_task_argument(parser: ArgumentParser) -> None:
+def add_task_argument(parser: Arguments) -> None:
     """The class of a run's task, where it was read from a file."""
     parser.add_argument(
         "--task",
-        type=str | None,
-        default=None,
         help="FILE.py:Name, where the run was trained with such a task: where its file lies is not recorded",
     )
 
 
-def add_device_arguments(parser: ArgumentParser) -> None:
+def add_device_arguments(parser: Arguments) -> None:
     """Where to read and to compute."""
     add_task_argument(parser)
-    parser.add_argument("--data_dir", type=str | None, default=None, help="local copy of the data; else the run's own")
+    parser.add_argument("--data_dir", help="local copy of the data; else the run's own")
     parser.add_argument("--accelerator", type=str, default="auto", help="auto, cpu, cuda, ...")
     parser.add_argument(
         "--precision",
-        type=str | None,
-        default=None,
         help="32-true, bf16-mixed, 64-true, ...; by default 64-true for a run that was trained in it, else 32-true",
     )
 
 
-def read(options: Namespace, path: str, console: Console) -> LoadedRun:
+def read(options: Namespace, path: str, bars: Bars, device: str = "cpu") -> Run:
     """The run in ``path``, of the task that was asked for, if one was."""
     own = None if options.task is None else asked_task(options.task)
-    run = load_run(Path(path), data_dir=options.data_dir, own=own)
+
+    def told(text: str) -> None:
+        say(bars.console, f"Note: {text}")
+
+    with bars.bar(f"reading {path}", said=False):
+        run = load_run(Path(path), data_dir=options.data_dir, own=own, device=device, told=told)
     reference, _ = written_in_file(run.folder.configuration())
     note = changed_since(reference, own)
     if note:
-        console.print(f"Note: {note}", highlight=False, soft_wrap=True)
+        told(note)
     return run
 
 
-def load(options: Namespace, path: str, split: SplitName, console: Console) -> ReadyRun:
+def load(options: Namespace, path: str, split: SplitName, bars: Bars) -> ReadyRun:
     """The run in ``path``, ready to be evaluated on one of its splits."""
     make_fabric(HardwareConfig(accelerator=options.accelerator, precision=options.precision or SINGLE))
-    run = read(options, path, console)
+    run = read(options, path, bars)
     trained = run.config.hardware
     precision = options.precision or (DOUBLE if trained.precision == DOUBLE else SINGLE)
     fabric = make_fabric(HardwareConfig(accelerator=options.accelerator, precision=precision))
     # In this precision, whatever that of the training was.
     place = make_place(replace(run.config, hardware=replace(trained, precision=precision)), fabric)
+    with bars.bar(f"reading data: {run.task.title}", said=False):
+        run.task.load()
     batches = batches_of(run.task, split, place)
     net = fabric.strategy.precision.convert_module(run.net.to(fabric.device, place.dtype)).eval()
     return ReadyRun(run.folder, run.task, run.config, net, batches, fabric, place, precision)
+
+
+def refusal(write: Callable[[], object]) -> str:
+    """Write something into a run; why not, where it may only be read, and else nothing."""
+    try:
+        write()
+    except ReadOnlyError as error:
+        return str(error)
+    return ""
+
+
+def say_where(files: Sequence[Path], refused: str) -> None:
+    """Say which files of a run hold what was printed; one that may only be read is no error of who reads it."""
+    names = " and ".join(map(str, files))
+    say(make_console(), f"Note: {refused}; what is printed here is all there is" if refused else f"Written to {names}")
 
 
 def check_beside(first: ReadyRun, other: ReadyRun) -> None:

@@ -7,15 +7,29 @@ extra ``train``, and the listings do without the extra.
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Any, NamedTuple
 
 from dynamicblocks import __version__
+from dynamicblocks.cli.arguments import Arguments
 from dynamicblocks.cli.command import Command
-from dynamicblocks.errors import ConfigurationError, DynamicBlocksError, MissingPackageError, UsageError
+from dynamicblocks.errors import ConfigurationError, DynamicBlocksError, MissingPackageError, UsageError, nearest
 from dynamicblocks.extras import needed_for
-from dynamicblocks.interruption import INTERRUPTED, Interrupted, listening
+from dynamicblocks.interruption import (
+    INTERRUPTED,
+    Interrupted,
+    at_once,
+    broken_off,
+    check,
+    conclude,
+    listening,
+    speaks,
+)
+from dynamicblocks.processes import first_says_so
+from dynamicblocks.visible import on_one_line
 
 
 class Entry(NamedTuple):
@@ -35,6 +49,7 @@ class Entry(NamedTuple):
 COMMANDS = {
     "train": Entry("train a network: on images, masks, fields, or a task of your own", "train"),
     "evaluate": Entry("evaluate a trained network, perhaps under another integrator or grid", "evaluate"),
+    "predict": Entry("say what a trained network sees in files", "predict"),
     "converge": Entry("the trained weights under every integrator and step count: the convergence test", "converge"),
     "compress": Entry("make a trained network cheaper at the same accuracy", "compress"),
     "operators": Entry(
@@ -43,6 +58,7 @@ COMMANDS = {
     "models": Entry("list the networks, or the options of one", "listing", "models_command"),
     "integrators": Entry("list the integrators", "listing", "integrators_command"),
     "methods": Entry("list the methods of odeint and solve, or the options of one", "listing", "methods_command"),
+    "completion": Entry("print a script that completes commands, flags and names in a shell", "completion"),
 }
 
 DESCRIPTION = "Residual networks as differential equations: train, evaluate, compress and list them."
@@ -50,7 +66,15 @@ EXAMPLES = """examples:
   dynamicblocks train
   dynamicblocks train --model.name resnet20 --model.unit post --epochs 20
   dynamicblocks models
-  dynamicblocks COMMAND --help"""
+  dynamicblocks COMMAND --help
+
+exit codes:
+  0    done
+  1    failed: a file, a device, numbers that are not finite
+  2    wrong usage: what was written cannot be
+  130  interrupted by Ctrl-C
+  143  asked to end by SIGTERM or SIGUSR1
+Errors are one line on the standard error; with --debug behind the command the traceback is shown too."""
 
 HELP = {"-h", "--help"}
 
@@ -59,12 +83,13 @@ FAILURE = 1
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of the name of a command."""
+    """The parser of the name of a command, which shows them all."""
     parser = argparse.ArgumentParser(
         prog="dynamicblocks",
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"dynamicblocks {__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", required=True)
@@ -74,76 +99,134 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 or 143 interrupted."""
-    try:
-        with listening():
-            return _main(arguments)
-    except Interrupted as interrupted:
-        _say(str(interrupted))
-        return interrupted.code
-    except KeyboardInterrupt:  # of a library that raises its own
-        _say("interrupted")
-        return INTERRUPTED
+    """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 or 143 interrupted.
 
-
-def _main(arguments: Sequence[str] | None) -> int:
-    written = list(sys.argv[1:] if arguments is None else arguments)
-    name = written[0] if written[:1] and written[0] in COMMANDS else make_parser().parse_args(written).command
-    rest = written[written.index(name) + 1 :]
-    try:
-        command, options = _loaded(name, rest)
-        command.run(options)
-    except DynamicBlocksError as error:
-        if "--debug" in rest:
+    Args:
+        arguments: of the command line; None where the process is this program's and ends with it.
+    """
+    with listening():
+        code = FAILURE
+        try:
+            if arguments is None and isinstance(sys.stdout, TextIOWrapper):
+                sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold what is no text
+            code = _main(list(sys.argv[1:] if arguments is None else arguments))
+        except SystemExit as ended:
+            code = ended.code if isinstance(ended.code, int) else FAILURE
             raise
-        _say(f"error: {error}", colour="31")
+        except Interrupted as interrupted:
+            code = interrupted.code
+            _say(str(interrupted))
+        except KeyboardInterrupt:  # of a library that raises its own
+            code = INTERRUPTED
+            _say("interrupted")
+        finally:
+            if arguments is None:
+                conclude(code)
+        return code
+
+
+def _main(written: list[str]) -> int:
+    try:
+        run = _command(written)
+        check()
+        run()
+        sys.stdout.flush()
+    except Exception as error:
+        _interrupted_by(error)
+        if _nobody_reads():
+            return FAILURE
+        if "--debug" in written:
+            raise
+        _say(f"error: {_line(error)}", colour="31")
         if isinstance(error, UsageError):
-            sys.exit(USAGE_ERROR)  # as the parsers of the other commands do
+            sys.exit(USAGE_ERROR)
         wrong = isinstance(error, ConfigurationError) and not isinstance(error, MissingPackageError)
         return USAGE_ERROR if wrong else FAILURE
-    except Exception as error:
-        own = sys.modules.get("dynamicblocks.tasks.own")
-        line = own and own.own_line(error)
-        if "--debug" in rest or not line:
-            raise
-        _say(f"error: {line}: {type(error).__name__}: {error}; --debug shows the traceback", colour="31")
-        return FAILURE
     return 0
 
 
-def _loaded(name: str, arguments: list[str]) -> tuple[Command, Any]:
-    """A command, and its options among the arguments behind its name."""
+def _interrupted_by(error: Exception) -> None:
+    """A library may take a signal's exception for one of its own, such as a module that cannot be imported."""
+    asked = broken_off()
+    if asked is not None:
+        raise Interrupted(asked) from error
+
+
+def _command(written: list[str]) -> Callable[[], None]:
+    """What the arguments ask for, once they are read.
+
+    Raises:
+        UsageError: there is no such command, or it has no such options.
+    """
+    name, rest = (written[0], written[1:]) if written else ("", [])
+    if name not in COMMANDS:
+        if name in HELP or name == "--version":
+            make_parser().parse_args([name])
+        if not name:
+            raise UsageError(
+                f"a command is missing; usage: dynamicblocks {{{','.join(COMMANDS)}}} ...; for example: dynamicblocks "
+                "train; more: dynamicblocks --help"
+            )
+        near = nearest(name, COMMANDS)
+        hint = f"; did you mean {near!r}?" if near else "."
+        raise UsageError(f"invalid choice: {name!r} is no command{hint} Commands: {', '.join(COMMANDS)}")
     entry = COMMANDS[name]
     with needed_for(f"dynamicblocks {name}"):
-        module: Any = import_module(f"dynamicblocks.cli.{entry.module}")
+        with at_once():
+            module: Any = import_module(f"dynamicblocks.cli.{entry.module}")
         if name == "train":
-            command, options = module.command_for([token for token in arguments if token not in HELP])
-            if HELP.intersection(arguments):
-                _parser(name, command).parse_args(["--help"])
-            return command, options
-        if not entry.name:
-            from dynamicblocks.cli.typed import typed_options
+            train, flags = module.command_for([token for token in rest if token not in HELP])
+            if not HELP.isdisjoint(rest):
+                print(train.help(), end="")
+                sys.exit(0)
+            return partial(train.run, flags)
+    command: Command = getattr(module, entry.name) if entry.name else module
+    declared = Arguments(name, command.USAGE, command.DESCRIPTION)
+    command.add_arguments(declared)
+    return partial(command.run, declared.read(rest))
 
-            return module, typed_options(name, module, arguments)
-    listing: Command = getattr(module, entry.name)
-    return listing, _parser(name, listing).parse_args(arguments)
+
+def _line(error: Exception) -> str:
+    """What is said of an error: one line, whatever it says itself."""
+    said = " ".join(str(error).split("\n")).strip()
+    if isinstance(error, DynamicBlocksError):
+        return said
+    own = sys.modules.get("dynamicblocks.tasks.own")
+    place = own and own.own_line(error)
+    name = type(error).__name__
+    if place:
+        said = f"{place}: {name}: {said}"
+    elif isinstance(error, OSError) and error.strerror:
+        files = [str(file) for file in (error.filename, error.filename2) if file is not None]
+        said = ": ".join([error.strerror, " -> ".join(files)] if files else [error.strerror])
+    elif isinstance(error, MemoryError) or name == "OutOfMemoryError":
+        said = f"there is not enough memory; take smaller batches or a smaller network ({said or name})"
+    elif isinstance(error, RecursionError):
+        said = f"something is nested too deeply ({said})"
+    else:
+        said = f"{name}: {said}".rstrip(": ")
+    return f"{said:.500}; --debug shows the traceback"
 
 
-def _parser(name: str, command: Command) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=f"dynamicblocks {name}",
-        usage=command.USAGE,
-        description=command.DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    command.add_arguments(parser)
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser
+def _nobody_reads() -> bool:
+    """Whether the standard output is a pipe that was closed, as by `| head`; what is left for it is then dropped."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
 
 
 def _say(message: str, colour: str = "") -> None:
+    if not message or (first_says_so() if colour else not speaks()):
+        return
+    line = on_one_line(message)
     coloured = colour and sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    print(f"\033[{colour}m{message}\033[0m" if coloured else message, file=sys.stderr)
+    print(f"\033[{colour}m{line}\033[0m" if coloured else line, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
 """``dynamicblocks operators``."""
 
+from argparse import Namespace
 from collections.abc import Mapping
-
-from jsonargparse import ArgumentParser, Namespace
-from rich.table import Table
 
 from dynamicblocks.analysis import Operators, TwistOperators, draw_fields, draw_operators, network_operators
 from dynamicblocks.analysis.operators import plain_part
-from dynamicblocks.cli.console import make_console
-from dynamicblocks.cli.loading import add_task_argument, read
+from dynamicblocks.cli import checks
+from dynamicblocks.cli.arguments import Arguments
+from dynamicblocks.cli.console import Bars, add_quiet_argument, make_console, say
+from dynamicblocks.cli.loading import add_task_argument, read, refusal, say_where
+from dynamicblocks.cli.table import table
 from dynamicblocks.twisting import twists
 
 USAGE = "dynamicblocks operators RUN [--pairs N] [--data_dir DIR]"
@@ -22,38 +23,38 @@ Example: dynamicblocks operators runs/MINE
          dynamicblocks operators runs/MINE --pairs 12"""
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: Arguments) -> None:
     """The run, and how much is drawn of it."""
-    parser.add_argument("run", type=str, help="folder of the run")
-    parser.add_argument("--pairs", type=int, default=6, help="pairs of channels whose vector fields are drawn")
+    parser.add_argument("run", type=str, help="the folder of a run", check=checks.run_folder)
+    parser.add_argument(
+        "--pairs", type=int, default=6, help="pairs of channels whose vector fields are drawn", check=checks.count()
+    )
     add_task_argument(parser)
-    parser.add_argument("--data_dir", type=str | None, default=None, help="local copy of the data; else the run's own")
+    parser.add_argument("--data_dir", help="local copy of the data; else the run's own")
+    add_quiet_argument(parser, "the files that were written")
 
 
 def run(options: Namespace) -> None:
     """Print the table and draw."""
-    console = make_console()
-    run = read(options, options.run, console)
+    console = make_console(options)
+    run = read(options, options.run, Bars(console))
     folder, net = run.folder, run.net
     found = network_operators(net)
     strengths = {each.name: each.strength for each in twists(net).twisted}
-    console.print(_table(str(folder.path), found, strengths))
+    say(console, f"{_table(str(folder.path), found, strengths)}\n")
     drawn = [folder.path / "operators.png"]
-    draw_operators(net, drawn[0])
+    refused = refusal(lambda: draw_operators(net, drawn[0]))
     if any(isinstance(each, TwistOperators) for each in found.values()):
         drawn.append(folder.path / "fields.png")
-        draw_fields(net, drawn[1], pairs=options.pairs)
-    console.print(f"Written to {' and '.join(map(str, drawn))}", highlight=False, soft_wrap=True)
+        refused = refused or refusal(lambda: draw_fields(net, drawn[1], pairs=options.pairs))
+    say_where(drawn, refused)
 
 
-def _table(title: str, found: Mapping[str, Operators | TwistOperators], strengths: Mapping[str, float]) -> Table:
-    table = Table(title=f"{title}, shares of the squared coefficients", title_justify="left")
-    table.add_column("convolution", overflow="fold")
-    for column in ("kernels", "order 0", "1", "2", "3 and 4"):
-        table.add_column(column, justify="right")
+def _table(title: str, found: Mapping[str, Operators | TwistOperators], strengths: Mapping[str, float]) -> str:
+    head = ["convolution", "kernels", "order 0", "1", "2", "3 and 4"]
     if strengths:
-        for column in ("twist: strength", "rotation", "scaling"):
-            table.add_column(column, justify="right")
+        head += ["twist: strength", "rotation", "scaling"]
+    rows = []
     for name, each in found.items():
         plain = plain_part(each)
         zero, one, two, *rest = plain.order_shares
@@ -62,5 +63,6 @@ def _table(title: str, found: Mapping[str, Operators | TwistOperators], strength
             shares = each.field_shares
             cells += [f"{strengths[name]:.3f}", f"{shares['rotation']:.1%}", f"{shares['scaling']:.1%}"]
         out, into = plain.coefficients.shape[:2]
-        table.add_row(name, f"{out} x {into}", *cells)
-    return table
+        row = [name, f"{out} x {into}", *cells]
+        rows.append(row + [""] * (len(head) - len(row)))
+    return table(f"{title}, shares of the squared coefficients", head, rows, text=1)

@@ -1,7 +1,7 @@
 """``dynamicblocks train``."""
 
 import shlex
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +10,10 @@ from typing import Any
 
 import yaml
 from rich.console import Console
-from rich.table import Table
 
+from dynamicblocks.cli.console import QUIET, make_console, say
 from dynamicblocks.cli.published import split
+from dynamicblocks.cli.table import table as plain_table
 from dynamicblocks.errors import ConfigurationError, StorageError
 from dynamicblocks.network import evaluations_of, num_weights
 from dynamicblocks.options import NONE
@@ -29,8 +30,11 @@ from dynamicblocks.tasks.parsing import (
 )
 from dynamicblocks.tasks.registry import named_task
 from dynamicblocks.training import Outcome, RunFolder, Task, Training
+from dynamicblocks.training.loggers import check_loggers
 from dynamicblocks.training.manifestations import caveat, own_integrator, solves_its_equation
-from dynamicblocks.training.runs import recorded
+from dynamicblocks.training.outcome import check_table
+from dynamicblocks.training.runs import expected, recorded
+from dynamicblocks.visible import visible
 
 # A list of every flag above each error would hide the error.
 USAGE = "dynamicblocks train [--task TASK] [--config FILE] [--FLAG VALUE ...] [--resume RUN]"
@@ -54,6 +58,18 @@ OWN_FLAGS = (
     ("task", "TASK", "one of {tasks}, or FILE.py:Name, a class of your own"),
     ("config", "FILE", "YAML file with some or all of the options below; flags have the last word"),
     ("resume", "RUN", "folder of a run to continue, as it was configured"),
+    (
+        "table",
+        "full|few|none",
+        "how much to show at the end of the same weights under other integrators: all, as much as takes at most a "
+        "third of the evaluations of the training (default), nothing",
+    ),
+    (
+        "logger",
+        "NAME",
+        "tensorboard, csv or wandb, one or several: figures in the run's folder, beside its own files; a run that is "
+        "resumed goes on with them",
+    ),
 )
 
 # Characters in a line of help.
@@ -79,6 +95,7 @@ class TrainCommand:
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Every option is a flag; they are read by :func:`command_for`, the parser shows them."""
         parser.add_argument("--print_config", action="store_true", help="print the configuration and do nothing else")
+        parser.add_argument("--quiet", action="store_true", help=QUIET.format(last="the folder of the run"))
         for name, metavar, text in OWN_FLAGS:
             parser.add_argument(f"--{name}", metavar=metavar, help=text.format(tasks=", ".join(tasks)))
         for part in self.table.parts:
@@ -90,37 +107,69 @@ class TrainCommand:
                 metavar = name.upper()
                 group.add_argument(f"--{part.path_of(name)}", metavar=metavar, help=_escaped(text.strip()))
 
+    def help(self) -> str:
+        """The text of --help."""
+        parser = ArgumentParser(
+            prog="dynamicblocks train",
+            usage=USAGE,
+            description=_escaped(DESCRIPTION),
+            formatter_class=RawDescriptionHelpFormatter,
+        )
+        self.add_arguments(parser)
+        parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        return parser.format_help()
+
     def run(self, options: Namespace) -> None:
         """Train and show what came out."""
         task, config = task_and_config(self.table, self.sources)
         if options.print_config:
             print(yaml.safe_dump(recorded(task, config), sort_keys=False), end="")
             return
-        training = Training(task, config) if options.resume is None else self._resumed(options.resume)
+        finished = None if options.resume is None else self._finished(Path(options.resume))
+        if finished:
+            say(make_console(), finished)
+            return
+        shown = {"console": make_console(options), "table": options.table, "loggers": options.logger}
+        training = Training(task, config, **shown) if options.resume is None else self._resumed(options.resume, shown)
         console = training.console
-        console.print(training.note, soft_wrap=True)
-        console.print(
+        say(console, training.note)
+        say(
+            console,
             f"{training.task.title}: {num_weights(training.net):,} weights, {evaluations_of(training.net)} layer "
             f"evaluations a pass, on {training.fabric.device}; writing to {training.folder.path}",
-            soft_wrap=True,
-            highlight=False,
         )
         again = f" --task {shlex.quote(options.task)}" if training.task.source_hash else ""
         show(training.run(), training, console, again)
+        if options.quiet and training.fabric.global_rank == 0:
+            print(visible(str(training.folder.path)))
 
-    def _resumed(self, run: str) -> Training:
+    def _finished(self, run: Path) -> str:
+        """What is said of a run that is through, so that there is nothing to resume; of another one nothing."""
         if any(source.options for source in self.sources):
             raise ConfigurationError(
                 "--resume continues a run as it was configured and takes no other options; to change some, start a new "
-                f"run with --config {Path(run) / 'config.yaml'}"
+                f"run with --config {run / 'config.yaml'}"
             )
+        folder = RunFolder.open(run)
+        task, config = load_config(folder.configuration(), self.table.task if self.asked else None)
+        result = folder.finished(expected(task, config), config, told=str)
+        if result is None:
+            return ""
+        figure, reached = task.headline, result.get(f"test_{task.headline.name}")
+        value = f", test {figure.heading} {figure.shown(reached)}" if isinstance(reached, int | float) else ""
+        return (
+            f"{run} is finished{value}; there is nothing to resume. To train longer or otherwise, start a new run: "
+            f"dynamicblocks train --config {shlex.quote(str(folder.configuration()))} --run NAME"
+        )
+
+    def _resumed(self, run: str, shown: dict[str, Any]) -> Training:
         folder = RunFolder.open(Path(run))
         own = self.table.task if self.asked else None
-        training = Training(*load_config(folder.configuration(), own), resume=folder.path)
+        training = Training(*load_config(folder.configuration(), own), resume=folder.path, **shown)
         reference, _ = written_in_file(folder.configuration())
         note = changed_since(reference, own)
         if note:
-            training.console.print(f"Note: {note}", highlight=False, soft_wrap=True)
+            say(training.console, f"Note: {note}")
             if training.fabric.global_rank == 0:
                 event = {"event": "task", "from": reference, "to": training.task.reference}
                 folder.append("events.jsonl", {**event, "epoch": training.state.epoch, "step": training.state.step})
@@ -157,7 +206,13 @@ def command_for(arguments: Sequence[str]) -> tuple[TrainCommand, Namespace]:
         resume=_value(flags, "resume"),
         debug=_switched(flags, "debug"),
         print_config=_switched(flags, "print_config"),
+        quiet=_switched(flags, "quiet"),
+        table=_value(flags, "table") or "few",
+        logger=_loggers(rest),
     )
+    flags.pop("logger", None)
+    check_table(others.table)
+    check_loggers(others.logger)
     given = Written({name: texts for name, texts in flags.items() if name not in ("task", "config")})
     table = table_of(task, [written_as_flags(preset), *files, given])
     usual = Written({path: text for path, text in written_as_flags(preset).options.items() if path in table.options})
@@ -173,6 +228,20 @@ def _files(arguments: Sequence[str]) -> list[str]:
             behind = next((end for end in range(place + 1, len(arguments)) if arguments[end].startswith("--")), None)
             found.append(_value(dict(written_as_flags(arguments[place:behind]).options), "config"))
     return [file for file in found if file is not None]
+
+
+def _loggers(arguments: Sequence[str]) -> list[str]:
+    """The names behind --logger, which may come several times."""
+    names: list[str] = []
+    for place, token in enumerate(arguments):
+        if token.partition("=")[0] == "--logger":
+            behind = next((end for end in range(place + 1, len(arguments)) if arguments[end].startswith("--")), None)
+            texts = dict(written_as_flags(arguments[place:behind]).options)["logger"]
+            found = ",".join(texts).strip("[]").replace(" ", ",").split(",")
+            names += [name for name in found if name]
+            if not any(found):
+                raise ConfigurationError("--logger expects one or several names, got nothing")
+    return names
 
 
 def _value(flags: dict[str, Any], name: str) -> str | None:
@@ -197,44 +266,47 @@ def show(outcome: Outcome, training: Training, console: Console, again: str = ""
     """The result, the same weights in other manifestations, and what to do next, with the flags of ``again``."""
     task, headline = training.task, training.task.headline
     test, chosen = (headline.shown(score[headline.name]) for score in (outcome.test, outcome.validation))
-    console.print(
-        f"\nTest {headline.heading} [bold]{test}[/] ({outcome.test.samples} {task.unit}, read once). Weights of epoch "
+    say(
+        console,
+        f"\nTest {headline.heading} {test} ({outcome.test.samples} {task.unit}, read once). Weights of epoch "
         f"{outcome.kept_epoch + 1}, the {training.config.keep} ({chosen} on the validation {task.unit}). "
         f"{outcome.seconds:.1f} s of training.",
-        highlight=False,
+        style="bold",
     )
-    if outcome.manifestations:
-        console.print(manifestation_table(outcome, task))
-    other = " --integrator rk4 --steps 16" if solves_its_equation(outcome.net, "rk4") else ""
     run = shlex.quote(str(outcome.folder))
+    if outcome.manifestations:
+        say(console, f"\n{manifestation_table(outcome, task)}")
+        notes = [caveat(outcome.net, [other.integrator for other in outcome.manifestations])]
+        if outcome.left_out:
+            whole = len(outcome.left_out) + len(outcome.manifestations)
+            notes.append(
+                f"{len(outcome.left_out)} of {whole} are left out: all of them take more than a third of the "
+                f"evaluations of the training. To see them: dynamicblocks converge {run}{again}"
+            )
+        for note in filter(None, notes):
+            say(console, note)
+        say(console, "")
+    other = " --integrator rk4 --steps 16" if solves_its_equation(outcome.net, "rk4") else ""
     for picture in outcome.pictures:
-        console.print(f"Drawn: {picture}", highlight=False, soft_wrap=True)
-    console.print(f"Run written to {outcome.folder}\nNext:", highlight=False, soft_wrap=True)
+        say(console, f"Drawn: {picture}")
+    say(console, f"Run written to {outcome.folder}\nNext:")
     for command in (
         f"dynamicblocks converge {run}{again}",
         f"dynamicblocks compress {run}{again}",
         f"dynamicblocks evaluate {run}{again}{other}",
     ):
-        console.print(f"  {command}", highlight=False, soft_wrap=True)
+        say(console, f"  {command}")
 
 
-def manifestation_table(outcome: Outcome, task: Task[Any]) -> Table:
+def manifestation_table(outcome: Outcome, task: Task[Any]) -> str:
     """The task's main figure on the test samples, by integrator and number of steps."""
-    headline = task.headline
+    headline, trained = task.headline, own_integrator(outcome.net)
     factors = sorted({other.steps_factor for other in outcome.manifestations})
-    trained = own_integrator(outcome.net)
-    names = [other.integrator for other in outcome.manifestations]
-    table = Table(
-        title=f"Test {headline.heading} of the same weights, by integrator and steps",
-        title_justify="left",
-        caption=caveat(outcome.net, names) or None,
-        caption_justify="left",
-    )
-    table.add_column("integrator")
-    for factor in factors:
-        table.add_column("steps as trained" if factor == 1 else f"{factor} x steps", justify="right")
     found = {(other.integrator, other.steps_factor): other.score[headline.name] for other in outcome.manifestations}
-    for integrator in dict.fromkeys(names):
+    rows = []
+    for integrator in dict.fromkeys(integrator for integrator, _ in found):
+        cells = (found.get((integrator, factor)) for factor in factors)
         name = f"{integrator} (trained)" if integrator == trained else integrator
-        table.add_row(name, *(headline.shown(found[integrator, factor]) for factor in factors))
-    return table
+        rows.append([name, *("" if value is None else headline.shown(value) for value in cells)])
+    head = ["integrator", *("steps as trained" if factor == 1 else f"{factor} x steps" for factor in factors)]
+    return plain_table(f"Test {headline.heading} of the same weights, by integrator and steps", head, rows, text=1)

@@ -9,16 +9,24 @@ import shutil
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 from urllib.parse import urlsplit
 
+from filelock import FileLock
+
+from dynamicblocks.bars import bars_in_use
 from dynamicblocks.errors import StorageError
 from dynamicblocks.extras import needed_for
+from dynamicblocks.visible import on_one_line
 
 TIMEOUT_SECONDS = 30
 CHUNK = 1 << 16
+# A file of STL-10's has 221 million bytes; its archive, with images that nobody labelled, 3,200 million.
+MOST_MEMBER_BYTES, MOST_ARCHIVE_BYTES, MOST_AT_ONCE = 2**28, 2**32, 2**24
 # What to do instead, at the end of every error.
 LOCAL_COPY = "with --data.data_dir DIR a local copy is read, without network"
 
@@ -60,49 +68,61 @@ def cache_folder() -> Path:
 def fetch(remote: Remote, folder: Path) -> Path:
     """The file in ``folder``, downloaded unless it is there already with the right checksum.
 
-    A transfer that was cut goes on where it ended. The final name is given to a checked file only.
+    A transfer that was cut or interrupted goes on where it ended. The final name is given to a checked file only.
 
     Raises:
-        StorageError: no network, an error of the server, or a wrong checksum.
+        StorageError: no network, an error of the server, a wrong checksum, or a folder that cannot be written.
     """
     with needed_for("a download"):
-        import pooch
         import requests
-        from filelock import FileLock
     path, part = folder / remote.file, folder / f"{remote.file}.part"
-    if path.exists() and pooch.file_hash(str(path), alg="md5") == remote.checksum:
-        return path
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def transfer(url: str, output: str, _: object) -> None:
-        _continue_transfer(url, part)
-        # Pooch checks the file under a name of its own before it gives it the final one.
-        part.replace(output)
-
-    pooch.get_logger().setLevel("ERROR")
-    try:
+    with disk_errors(folder):
+        if _has_checksum(path, remote):
+            return path
+        folder.mkdir(parents=True, exist_ok=True)
         # Each process of a training asks for the data: one downloads, the others find it there when their turn comes.
         with FileLock(folder / ".lock"):
-            pooch.retrieve(
-                remote.source, known_hash=f"md5:{remote.checksum}", fname=remote.file, path=folder, downloader=transfer
-            )
-    except requests.RequestException as error:
-        raise StorageError(f"cannot download {remote.source}: {error}; {LOCAL_COPY}") from error
-    except ValueError as error:
-        raise StorageError(
-            f"{remote.file} from {remote.source} has not the checksum md5:{remote.checksum} that its authors publish "
-            f"({error}). It was discarded; try again, or another DYNAMICBLOCKS_MIRROR; {LOCAL_COPY}"
-        ) from error
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error}") from error
+            if _has_checksum(path, remote):
+                return path
+            try:
+                _continue_transfer(remote.source, part)
+            except requests.RequestException as error:
+                raise StorageError(f"cannot download {remote.source}: {error}; {LOCAL_COPY}") from error
+            except OSError:
+                # What filled the disk is not to stay there.
+                part.unlink(missing_ok=True)
+                raise
+            if not _has_checksum(part, remote):
+                part.unlink()
+                raise StorageError(
+                    f"{remote.file} from {remote.source} has not the checksum md5:{remote.checksum} that its authors "
+                    f"publish. It was discarded; try again, or another DYNAMICBLOCKS_MIRROR; {LOCAL_COPY}"
+                )
+            part.replace(path)
     return path
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """What the disk refuses, in a line that says what else can be done."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"cannot write to {on_one_line(str(folder))}: {error.strerror or error}; DYNAMICBLOCKS_DATA names another "
+            f"folder for downloads, {LOCAL_COPY}"
+        ) from error
+
+
+def _has_checksum(path: Path, remote: Remote) -> bool:
+    with needed_for("the checksum of a file"):
+        import pooch
+    return path.exists() and pooch.file_hash(str(path), alg="md5") == remote.checksum
 
 
 def _continue_transfer(url: str, part: Path) -> None:
     """Bring ``part`` to the whole length of the file at ``url``."""
     import requests
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     done = part.stat().st_size if part.exists() else 0
     # The checksum is that of the file as it is stored, and so are the positions in it.
@@ -114,13 +134,14 @@ def _continue_transfer(url: str, part: Path) -> None:
         answer.raise_for_status()
         if answer.status_code != requests.codes.partial_content:
             done = 0
-        length = int(answer.headers.get("Content-Length", 0))
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        with part.open("ab" if done else "wb") as file, Progress(*columns, console=Console(stderr=True)) as progress:
-            task = progress.add_task(f"downloading {part.stem}", total=done + length or None, completed=done)
+        said = answer.headers.get("Content-Length", "")
+        length = int(said) if said.isdecimal() else 0
+        size = f" ({(done + length) / 1e6:,.1f} MB)" if length else ""
+        shown = bars_in_use().bar(f"downloading {part.stem}{size}", done + length or None, done=done)
+        with part.open("ab" if done else "wb") as file, shown as bar:
             for chunk in answer.iter_content(CHUNK):
                 file.write(chunk)
-                progress.advance(task, len(chunk))
+                bar.advance(len(chunk))
         if length and part.stat().st_size < done + length:
             raise requests.ConnectionError(
                 f"the connection ended after {part.stat().st_size:,} of {done + length:,} bytes; the next try goes on "
@@ -131,29 +152,75 @@ def _continue_transfer(url: str, part: Path) -> None:
 def unpack(archive: Path, members: Sequence[str], folder: Path) -> None:
     """The files named ``members`` (without their folder) out of a .tar.gz archive, if it is whole; else none of them.
 
+    Where they are all there, and newer than the archive, nothing is done.
+
     Raises:
-        StorageError: the archive is damaged, or lacks one of them.
+        StorageError: the archive is damaged, lacks one of them, or the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    wanted = set(members)
+    with disk_errors(folder):
+        if _unpacked_since(archive, [folder / name for name in members]):
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            for left in folder.glob(".unpacking-*"):  # by a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            if _unpacked_since(archive, [folder / name for name in members]):
+                return
+            # On the same disk, so that renaming is all that is left to do.
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacking-") as beside:
+                _unpack_to(Path(beside), archive, set(members))
+                for name in members:
+                    (Path(beside) / name).replace(folder / name)
+
+
+def _unpack_to(folder: Path, archive: Path, wanted: set[str]) -> None:
     try:
-        # A folder of its own for each process, on the same disk, so that renaming is all that is left to do.
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacking-") as beside:
-            with gzip.open(archive) as content:
-                with tarfile.open(fileobj=content, mode="r:") as tar:
-                    for member in tar:
-                        name = Path(member.name).name
-                        source = tar.extractfile(member) if name in wanted and member.isfile() else None
+        packed = archive.open("rb")
+    except OSError as error:
+        raise StorageError(f"{on_one_line(str(archive))} cannot be read: {error.strerror}") from error
+    try:
+        with packed, gzip.open(packed) as content:
+            with tarfile.open(fileobj=cast(IO[bytes], _Bounded(content)), mode="r:") as tar:
+                for member in tar:
+                    name = Path(member.name).name
+                    # Links and members with holes are not what was packed there.
+                    if name in wanted and member.isfile() and not member.issparse():
+                        _check_size(name, member.size, MOST_MEMBER_BYTES)
+                        source = tar.extractfile(member)
                         if source is not None:
-                            with source, (Path(beside) / name).open("wb") as file:
+                            with source, (folder / name).open("wb") as file:
                                 shutil.copyfileobj(source, file)
                             wanted.discard(name)
-                # The checksum lies at the very end of the archive, behind what tar reads.
-                while content.read(CHUNK):
-                    pass
-            if wanted:
-                raise StorageError(f"{archive} lacks {', '.join(sorted(wanted))}; delete it and get it again")
-            for name in members:
-                (Path(beside) / name).replace(folder / name)
-    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
-        raise StorageError(f"{archive} cannot be unpacked ({error}); delete it and get it again") from error
+                    _check_size(name, content.tell() + member.size, MOST_ARCHIVE_BYTES)
+            # The checksum lies at the very end of the archive, behind what tar reads.
+            while content.read(CHUNK):
+                _check_size("what follows", content.tell(), MOST_ARCHIVE_BYTES)
+    except (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile, ValueError, OverflowError) as error:
+        raise StorageError(
+            f"{on_one_line(str(archive))} cannot be unpacked ({error}); delete it and get it again"
+        ) from error
+    if wanted:
+        raise StorageError(f"{on_one_line(str(archive))} lacks {', '.join(sorted(wanted))}; delete it and get it again")
+
+
+def _check_size(what: str, size: int, most: int) -> None:
+    if size > most:
+        raise tarfile.TarError(f"{on_one_line(what)} would take {size:,} bytes, official ones at most {most:,}")
+
+
+class _Bounded:
+    """A file of which no more is read at once than fits: what a header of an archive claims is else read to memory."""
+
+    def __init__(self, file: gzip.GzipFile) -> None:
+        self.file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        _check_size("a header", size, MOST_AT_ONCE)
+        return self.file.read(size)
+
+
+def _unpacked_since(archive: Path, files: Sequence[Path]) -> bool:
+    """Whether all files are there, and the archive has not changed since."""
+    # What is unpacked bears the time of its unpacking.
+    return all(file.exists() and file.stat().st_mtime >= archive.stat().st_mtime for file in files)

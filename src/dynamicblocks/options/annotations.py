@@ -42,6 +42,22 @@ def kind_of(annotation: Any, default: Any = NONE) -> Kind:
     return Kind(scalars=(str,))
 
 
+def is_of_plain_values(annotation: Any) -> bool:
+    """Whether plain values are all that an annotation stands for: then a literal of another kind is wrong.
+
+    >>> from collections.abc import Callable, Iterable
+    >>> [is_of_plain_values(each) for each in (int | None, tuple[float, ...], Callable[[int], str], Iterable[int])]
+    [True, True, False, False]
+    """
+    if annotation in EXPECTED or annotation is None or annotation is NoneType or annotation is ...:
+        return True
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return True
+    several = origin in (Union, UnionType) or (isinstance(origin, type) and issubclass(origin, Sequence))
+    return several and all(map(is_of_plain_values, get_args(annotation)))
+
+
 def _sequence(base: type, arguments: tuple[Any, ...]) -> Kind:
     container = list if base is list else tuple
     if base is not tuple or arguments[1:] == (...,):

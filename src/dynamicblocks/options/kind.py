@@ -1,10 +1,11 @@
 """Which values an option takes, and how they are written."""
 
 import re
-from ast import literal_eval
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from dynamicblocks.options.literals import literal
 
 EXPECTED: Mapping[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 SEVERAL: Mapping[type, str] = {bool: "truth values", int: "whole numbers", float: "numbers", str: "texts"}
@@ -136,8 +137,8 @@ class Kind:
             return self._take_all(split(text), texts=True)
         if self.free:
             try:
-                return Kind(free=True).take(literal_eval(text))
-            except (ValueError, SyntaxError):
+                return Kind(free=True).take(literal(text))
+            except ValueError:
                 return text
         raise ValueError
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,12 +11,17 @@ from torch import Tensor, nn
 
 from dynamicblocks.data import ImageBatches, ImageDataset
 from dynamicblocks.data.images.augmentation import resized
+from dynamicblocks.data.images.batches import affine_of, normalised
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.tasks.images import DataConfig
+from dynamicblocks.tasks.facts import ImageFacts, check_same_images, facts_of_images
+from dynamicblocks.tasks.given import given_images
+from dynamicblocks.tasks.images import DataConfig, is_folder
 from dynamicblocks.tasks.model import ModelConfig
+from dynamicblocks.tasks.prediction import Prediction, predicted
 from dynamicblocks.tasks.registry import tasks
 from dynamicblocks.times import check_amount
-from dynamicblocks.training.task import LOSS, Batches, Figure, Place, SplitName, Task
+from dynamicblocks.training.predicting import check_rows
+from dynamicblocks.training.task import HERE, LOSS, Batches, Figure, Place, SplitName, Task
 
 Labelled = tuple[Tensor, Tensor]
 """Images and their labels."""
@@ -61,13 +66,30 @@ class Classify(Task[Labelled]):
     @cached_property
     def images(self) -> ImageDataset:
         """The data set."""
-        return self.data.load()
+        images = self.data.load()
+        if "known" in vars(self):  # they are those of a run, and the data may have changed since
+            check_same_images(self.data.name, images, self.known)
+        return images
+
+    @cached_property
+    def known(self) -> ImageFacts:
+        """What the network needs to know of the images."""
+        return facts_of_images(self.images, self.images.white, fitted=is_folder(self.data.name))
+
+    def check(self) -> None:
+        self.data.check()
 
     def load(self) -> str:
         return self.images.note
 
+    def facts(self) -> dict[str, Any]:
+        return self.known.stored()
+
+    def recall(self, facts: Mapping[str, Any]) -> None:
+        vars(self)["known"] = ImageFacts.of_file(facts)
+
     def build(self) -> nn.Module:
-        return self.model.create(self.images.channels, len(self.images.classes))
+        return self.model.create(self.known.channels, len(self.known.classes))
 
     def sketch(self) -> nn.Module:
         return self.model.create(CHANNELS, CLASSES)
@@ -77,8 +99,8 @@ class Classify(Task[Labelled]):
         return ImageBatches(
             part.with_workers(place.workers).to(place.device),
             self.data.batch_size,
-            self.images.mean,
-            self.images.std,
+            self.known.mean,
+            self.known.std,
             seed=place.seed,
             augmentation=self.data.augmentation(self.images.augmentation),
             evaluation_size=self.data.test_batch_size,
@@ -90,6 +112,8 @@ class Classify(Task[Labelled]):
 
     def rehearsal(self, batches: Batches[Labelled]) -> Iterator[Labelled]:
         images, labels = (each[:FEW] for each in next(batches.training(0)))
+        if not self.data.progressive:
+            self.data.check_changes(min(images.shape[-2:]))
         for side in dict.fromkeys(side for _, side in self.data.progressive) or (None,):
             yield images if side is None else resized(images, side), labels
 
@@ -115,6 +139,18 @@ class Classify(Task[Labelled]):
     def answered(self, net: nn.Module, batch: Labelled) -> Labelled:
         images, _ = batch
         return images, net(images).argmax(dim=1)
+
+    def predict(
+        self, net: nn.Module, x: Any, place: Place = HERE, *, batch_size: int | None = None, resize: bool = False
+    ) -> Prediction:
+        known, rows = self.known, check_rows(batch_size, self.data.test_batch_size or self.data.batch_size)
+        given = given_images(x, known, resize=resize)
+        affine = affine_of(known.mean, known.std, place.device)
+
+        def normalised_as_in_evaluation(pixels: Tensor) -> Tensor:
+            return normalised(pixels.to(place.device), affine).to(place.dtype)
+
+        return predicted(net, map(normalised_as_in_evaluation, given.batches(rows)), place, known.classes)
 
 
 def _sums(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,30 +1,24 @@
 """Configurations and runs, read from their files."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
 
-from dynamicblocks.errors import ConfigurationError, StorageError
-from dynamicblocks.structure import with_structure
+from dynamicblocks.errors import ConfigurationError, DynamicBlocksError, StorageError
 from dynamicblocks.tasks.own import task_of_run
 from dynamicblocks.tasks.parsing import USUAL_TASK, table_of, values_of, written_in_file
-from dynamicblocks.training.checkpoint import load_exactly
+from dynamicblocks.tasks.task_run import Run
+from dynamicblocks.training.checkpoint import filled
 from dynamicblocks.training.config import TrainConfig
 from dynamicblocks.training.run_folder import RunFolder
+from dynamicblocks.training.runs import expected
+from dynamicblocks.training.storage import Told, log
 from dynamicblocks.training.task import Task
 from dynamicblocks.training.train import build
-
-
-@dataclass(frozen=True)
-class LoadedRun:
-    """A run that was read: its folder, what it was of, and the network with the weights that were kept."""
-
-    folder: RunFolder
-    task: Task[Any]
-    config: TrainConfig
-    net: nn.Module
 
 
 def load_config(path: Path, own: type[Task[Any]] | None = None) -> tuple[Task[Any], TrainConfig]:
@@ -53,25 +47,81 @@ def load_config(path: Path, own: type[Task[Any]] | None = None) -> tuple[Task[An
         raise StorageError(f"{path} is no configuration of this version: {error}") from error
 
 
-def load_run(path: Path, *, data_dir: str | None = None, own: type[Task[Any]] | None = None) -> LoadedRun:
-    """A run, its task and its best network; the data may lie elsewhere now.
+def load_run(
+    path: str | PathLike[str],
+    *,
+    data_dir: str | None = None,
+    own: type[Task[Any]] | None = None,
+    device: torch.device | str = "cpu",
+    told: Told = log,
+) -> Run:
+    """A run: its task, its configuration and its best network, in evaluation mode.
+
+    Neither data nor the network are needed: what a run knows of its data was stored with it. The data are read by what
+    measures on them, and for runs of earlier versions and of tasks of one's own without :meth:`Task.facts`.
+
+    Args:
+        path: of the run's folder.
+        data_dir: where the data lie now, if they are asked for.
+        own: the class of a task that is not among those of the package, ``own_task("FILE.py:Name")``.
+        device: where the network is to lie.
+        told: hears of files that an earlier version wrote, which have no checksums.
 
     Raises:
         StorageError: a file is missing, damaged, of another version, or does not fit the others.
-        ConfigurationError: it is of a task of its own, which is not given.
+        ConfigurationError: it is of a task of its own, which is not given; or there is no such device.
     """
-    folder = RunFolder.open(path)
+    place = as_device(device)
+    folder = RunFolder.open(Path(path))
     task, config = load_config(folder.configuration(), own)
     if data_dir is not None:
         task = with_data_dir(task, data_dir)
-    weights, described = folder.read_weights()
-    task.load()
+    weights, described = folder.read_weights(expected(task, config), told)
+    _know_data(task, described, folder.path)
     try:
-        net = with_structure(build(task, config), described)
-        load_exactly(net, weights)
-    except (RuntimeError, ConfigurationError, KeyError) as error:
-        raise StorageError(f"the weights in {path} do not fit the network of its configuration: {error}") from error
-    return LoadedRun(folder, task, config, net)
+        net = filled(build(task, config), described, weights)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        said = " ".join(str(error).split())
+        raise StorageError(f"the weights in {path} do not fit the network of its configuration: {said:.300}") from error
+    return Run(folder, task, config, net.to(place).eval())
+
+
+def _know_data(task: Task[Any], described: Mapping[str, Any], path: Path) -> None:
+    """Give a task the facts of its data that a run holds, or read the data of one that holds none."""
+    facts = described.get("facts")
+    if facts is not None:
+        try:
+            task.recall(facts)
+        except (ConfigurationError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise StorageError(f"{path / 'model.safetensors'} holds damaged facts of the data: {error}") from error
+        return
+    try:
+        task.load()
+    except DynamicBlocksError as error:
+        # Whatever the data lack, it is the file that asks for them.
+        raise StorageError(
+            f"{path} holds no facts of its data, as those of earlier versions and of tasks without facts() do not, so "
+            f"the data are needed: {error}"
+        ) from error
+
+
+def as_device(device: torch.device | str) -> torch.device:
+    """A device that is there.
+
+    Raises:
+        ConfigurationError: there is none of that name.
+    """
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        said = (str(error).splitlines() or [""])[0]
+        raise ConfigurationError(
+            f"device must be one that is here, such as cpu or cuda, got {device!r}: {said}"
+        ) from error
+    if found.type == "meta":
+        raise ConfigurationError("device must be one that holds numbers, such as cpu or cuda, got 'meta'")
+    return found
 
 
 def with_data_dir(task: Task[Any], data_dir: str) -> Task[Any]:
@@ -83,4 +133,6 @@ def with_data_dir(task: Task[Any], data_dir: str) -> Task[Any]:
     data = getattr(task, "data", None)
     if not hasattr(data, "data_dir"):
         raise ConfigurationError(f"the data of task {task.name} have no data_dir; leave out --data_dir")
-    return replace(task, data=replace(data, data_dir=data_dir))  # type: ignore[type-var]
+    elsewhere: Task[Any] = replace(task, data=replace(data, data_dir=data_dir))  # type: ignore[type-var]
+    elsewhere.check()
+    return elsewhere

@@ -3,8 +3,18 @@
 from dataclasses import dataclass, fields, replace
 
 from dynamicblocks.data import Augmentation, ImageDataset, load_dataset
+from dynamicblocks.data.images.catalogue import FOLDER, Where, check_named
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.times import check_count
+from dynamicblocks.times import check_count, check_seed
+
+
+def is_folder(name: str) -> bool:
+    """Whether a data set of that name is read from a folder of image files, of any size.
+
+    >>> is_folder("imagefolder:photos"), is_folder("digits")
+    (True, False)
+    """
+    return name.partition(":")[0].lower() == FOLDER
 
 
 @dataclass(frozen=True)
@@ -45,15 +55,29 @@ class DataConfig:
     progressive: tuple[tuple[float, int], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.train_images is not None:
-            check_count(self.train_images, "data.train_images")
-        if self.test_batch_size is not None:
-            check_count(self.test_batch_size, "data.test_batch_size")
+        check_count(self.batch_size, "data.batch_size")
+        check_seed(self.split_seed, "data.split_seed")
+        for name in ("size", "train_images", "test_batch_size"):
+            if getattr(self, name) is not None:
+                check_count(getattr(self, name), f"data.{name}")
         shares = [share for share, _ in self.progressive]
         if shares and (shares[0] != 0 or shares != sorted(set(shares)) or shares[-1] >= 1):
             raise ConfigurationError(f"the shares of data.progressive must rise from 0 to below 1, got {shares}")
         for _, side in self.progressive:
             check_count(side, "data.progressive")
+
+    def check(self) -> None:
+        """Raise for what cannot be, as far as it is known before images are read."""
+        side = check_named(self.name, Where(self.data_dir, self.size))
+        if side is not None:
+            self.check_changes(side)
+
+    def check_changes(self, side: int) -> None:
+        """Raise for changes that leave nothing of images of this side."""
+        if self.shift is not None and self.shift >= side:
+            raise ConfigurationError(f"data.shift must be below the side of the images, {side}, got {self.shift}")
+        if self.cutout is not None and self.cutout > side:
+            raise ConfigurationError(f"data.cutout must be at most the side of the images, {side}, got {self.cutout}")
 
     def load(self) -> ImageDataset:
         """The data set, split."""

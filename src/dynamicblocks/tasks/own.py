@@ -23,7 +23,7 @@ FORM = "FILE.py:Name"
 # How the names of modules begin that were read from such a file.
 PRIVATE = "_dynamicblocks_own_"
 # Flags of `dynamicblocks train` that are no fields of the configuration.
-OTHER_FLAGS = ("config", "debug", "fast", "help", "resume", "task")
+OTHER_FLAGS = ("config", "debug", "fast", "help", "logger", "quiet", "resume", "table", "task")
 
 
 def is_own(text: str) -> bool:
@@ -68,7 +68,7 @@ def own_task(text: str) -> type[Task[Any]]:
         raise unknown_name(f"task in {file}", name, known)
     found = getattr(module, name)
     _check_class(text, module, found)
-    found.source_hash = hashlib.sha256(source).hexdigest()
+    found.source_hash, found.asked_as = hashlib.sha256(source).hexdigest(), text
     _check_fields(text, found)
     with _errors_of(path):
         figures: Any = found().figures

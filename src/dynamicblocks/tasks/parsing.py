@@ -6,10 +6,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dynamicblocks.errors import ConfigurationError, StorageError, UsageError, unknown_name
 from dynamicblocks.options import Option
+from dynamicblocks.options.bounded_yaml import read_yaml, yaml_value
 from dynamicblocks.tasks.model import no_such_option
 from dynamicblocks.tasks.option_table import OptionTable
 from dynamicblocks.tasks.registry import tasks
@@ -59,11 +58,9 @@ def written_in_file(path: Path) -> tuple[Any, Written]:
     Raises:
         StorageError: it cannot be read, or is no mapping.
     """
-    try:
-        written = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        said = " ".join(str(error).split())  # of YAML's several lines one
-        raise StorageError(f"{path} is no configuration of this version: {said}") from error
+    written = read_yaml(path)
+    if written is None:
+        raise StorageError(f"{path} holds no options: nothing is written there, or comments alone")
     if not isinstance(written, dict):
         raise StorageError(f"{path} must hold a mapping of options, got {type(written).__name__}")
     options = of_this_version(written)
@@ -107,17 +104,17 @@ def written_as_flags(arguments: Sequence[str]) -> Written:
             found[name] = (*found[name], token)
         else:
             raise UsageError(f"{token!r} stands behind no flag; options are written as --NAME VALUE")
-    return Written({name: _nested(texts) for name, texts in found.items()})
+    return Written({name: _nested(name, texts) for name, texts in found.items()})
 
 
-def _nested(texts: Texts) -> Any:
+def _nested(name: str, texts: Texts) -> Any:
     """Texts that are a mapping in YAML as one, such as ``{name: resnet20, unit: post}``."""
     text = " ".join(texts)
     if text.startswith("{"):
         try:
-            found = yaml.safe_load(text)
-        except yaml.YAMLError:
-            return texts
+            found = yaml_value(text)
+        except ConfigurationError as error:
+            raise UsageError(f"--{name} cannot be read: {error}") from error
         return found if isinstance(found, dict) else texts
     return texts
 
@@ -195,7 +192,23 @@ def _unknown(table: OptionTable, path: str, what: str) -> ConfigurationError:
     known = [other.removeprefix(f"{part}.") for other in table.options if other.rpartition(".")[0] == part]
     if part and known:
         return UsageError(f"{what}: {unknown_name(f'option of {part}', name, known)}")
-    last = {other.rpartition(".")[2]: other for other in table.options}
-    near = get_close_matches(path, table.options, n=1) or [last[each] for each in get_close_matches(name, last, n=1)]
-    hint = f"; did you mean {near[0]!r}?" if near else "."
+    near = _meant(path, list(table.options))
+    hint = f"; did you mean {near!r}?" if near else "."
     return UsageError(f"{what}: there is no such option{hint} All of them: dynamicblocks train --help")
+
+
+def _meant(path: str, options: Sequence[str]) -> str | None:
+    """The option that somebody may have meant: what was written begins it, has its first word, or is like it."""
+    name = path.rpartition(".")[2]
+    word = name.partition("_")[0]
+    # Those with few dots first: of every training rather than of a part of it.
+    by_depth = sorted(options, key=lambda option: (option.count("."), len(option)))
+    last = {option.rpartition(".")[2]: option for option in reversed(by_depth)}
+    begun = [option for option in by_depth if option.startswith(path) and "." not in option.removeprefix(path)]
+    if "." not in path:
+        begun += [last[each] for each in last if len(name) > 1 and each.startswith(name)]
+    alike = get_close_matches(path, options, n=1, cutoff=0.75)
+    if len(word) > 2:
+        alike += [option for option in by_depth if option.rpartition(".")[2].startswith(word)]
+    alike += get_close_matches(path, options, n=1) + [last[each] for each in get_close_matches(name, last, n=1)]
+    return next(iter([*begun, *alike]), None)

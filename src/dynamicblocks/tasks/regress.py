@@ -4,19 +4,23 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from dynamicblocks.data.fields import FieldDataset, FieldPairs, load_fields
-from dynamicblocks.data.fields.dataset import check_share
+from dynamicblocks.data.fields.dataset import check_share, files_of
 from dynamicblocks.errors import unknown_name
+from dynamicblocks.tasks.facts import FieldFacts, check_same_fields, facts_of_fields
+from dynamicblocks.tasks.given import given_fields
 from dynamicblocks.tasks.model import ModelConfig
+from dynamicblocks.tasks.prediction import FieldPrediction
 from dynamicblocks.tasks.registry import tasks
-from dynamicblocks.times import check_count
+from dynamicblocks.times import check_count, check_seed
 from dynamicblocks.training.evaluation import evaluation_mode
-from dynamicblocks.training.task import Batches, Figure, Place, SplitName, Task
+from dynamicblocks.training.predicting import answer_of, check_rows, together
+from dynamicblocks.training.task import HERE, Batches, Figure, Place, SplitName, Task
 from dynamicblocks.training.tensor_batches import TensorBatches
 
 FieldBatch = tuple[Tensor, ...]
@@ -56,7 +60,7 @@ class FieldConfig:
     def __post_init__(self) -> None:
         check_share(self.validation, "data.validation")
         check_share(self.test, "data.test")
-        check_count(self.split_seed, "data.split_seed", least=0)
+        check_seed(self.split_seed, "data.split_seed")
         check_count(self.batch_size, "data.batch_size")
         for option in ("train_samples", "test_batch_size"):
             if getattr(self, option) is not None:
@@ -118,14 +122,31 @@ class Regress(Task[FieldBatch]):
     @cached_property
     def fields(self) -> FieldDataset:
         """The data."""
-        return self.data.load()
+        fields = self.data.load()
+        if "known" in vars(self):  # they are those of a run, and the data may have changed since
+            check_same_fields(self.data.name, fields, self.known)
+        return fields
+
+    @cached_property
+    def known(self) -> FieldFacts:
+        """What the network needs to know of the fields."""
+        return facts_of_fields(self.fields)
+
+    def check(self) -> None:
+        files_of(self.data.name)
 
     def load(self) -> str:
         return self.fields.note
 
+    def facts(self) -> dict[str, Any]:
+        return self.known.stored()
+
+    def recall(self, facts: Mapping[str, Any]) -> None:
+        vars(self)["known"] = FieldFacts.of_file(facts)
+
     def build(self) -> nn.Module:
-        pairs = self.fields.train
-        return self.model.create(pairs.inputs.shape[1], pairs.targets.shape[1], dense=True, dims=self.fields.dims)
+        known = self.known
+        return self.model.create(len(known.mean), len(known.target_mean), dense=True, dims=len(known.space))
 
     def sketch(self) -> nn.Module:
         # Which networks there can be depends on the dimensions of space, so the data are read at once.
@@ -134,8 +155,8 @@ class Regress(Task[FieldBatch]):
     def batches(self, split: SplitName, place: Place) -> TensorBatches:
         pairs: FieldPairs = getattr(self.fields, split)
         normalised = (
-            self.fields.inputs.normalised(pairs.inputs, place.dtype),
-            self.fields.targets.normalised(pairs.targets, place.dtype),
+            self.known.inputs.normalised(pairs.inputs, place.dtype),
+            self.known.targets.normalised(pairs.targets, place.dtype),
         )
         sizes = self._sizes(pairs.targets).to(place.dtype)
         return TensorBatches((*normalised, sizes), self.data.batch_size, place, self.data.test_batch_size)
@@ -149,7 +170,7 @@ class Regress(Task[FieldBatch]):
     @cached_property
     def _scale(self) -> float:
         """The largest deviation of a channel: in its units what follows neither overflows nor vanishes."""
-        return self.fields.targets.std.max().item()
+        return max(self.known.target_std)
 
     @cached_property
     def _usual(self) -> float:
@@ -170,20 +191,20 @@ class Regress(Task[FieldBatch]):
 
     @property
     def _channels(self) -> int:
-        return self.fields.train.targets.shape[1]
+        return len(self.known.target_mean)
 
     def loss(self, net: nn.Module, batch: FieldBatch) -> tuple[Tensor, Tensor]:
         inputs, targets, sizes = batch
         error = (net(inputs).to(targets.dtype) - targets).flatten(2)
         squares = error.square().mean(2)
-        in_units = error * (self.fields.targets.std / self._scale).to(error)[:, None]
+        in_units = error * (self.known.targets.std / self._scale).to(error)[:, None]
         relative = torch.linalg.vector_norm(in_units.flatten(1), dim=1) / sizes
         losses = relative if self.criterion == "relative" else squares.mean(1)
         sums = [losses.new_full((), len(losses)), losses.sum(), relative.sum(), *squares.sum(0)]
         return losses.mean(), torch.stack(sums).detach()
 
     def measured(self, sums: Mapping[str, float]) -> dict[str, float]:
-        std = self.fields.targets.std.tolist()
+        std = self.known.target_std
         means = {name: sums[name] / sums["fields"] for name in self.sums[1:]}
         squares = [means[f"square_{channel}"] * each * each for channel, each in enumerate(std)]
         found = {
@@ -200,7 +221,18 @@ class Regress(Task[FieldBatch]):
     def answered(self, net: nn.Module, batch: FieldBatch) -> FieldBatch:
         inputs, targets, _ = batch
         answers = net(inputs).to(targets.dtype)
-        return inputs, answers, self._sizes(self.fields.targets.in_units(answers.double())).to(targets.dtype)
+        return inputs, answers, self._sizes(self.known.targets.in_units(answers.double())).to(targets.dtype)
+
+    def predict(
+        self, net: nn.Module, x: Any, place: Place = HERE, *, batch_size: int | None = None, resize: bool = False
+    ) -> FieldPrediction:
+        rows = check_rows(batch_size, self.data.test_batch_size or self.data.batch_size)
+        inputs = given_fields(x, self.known, resize=resize)
+        values = []
+        for part in torch.split(inputs, rows):
+            answer = answer_of(net, self.known.inputs.normalised(part.cpu(), place.dtype).to(place.device))
+            values.append(self.known.targets.in_units(answer.cpu().double()))
+        return FieldPrediction(together(values))
 
     def conclude(self, net: nn.Module, place: Place, folder: Path) -> list[Path]:
         # matplotlib is imported where something is drawn, not with every command.
@@ -208,9 +240,9 @@ class Regress(Task[FieldBatch]):
 
         pairs = self.fields.test.select(torch.arange(min(SHOWN, len(self.fields.test))))
         dtype = next((weight.dtype for weight in net.parameters()), place.dtype)
-        inputs = self.fields.inputs.normalised(pairs.inputs, dtype).to(place.device)
+        inputs = self.known.inputs.normalised(pairs.inputs, dtype).to(place.device)
         with evaluation_mode(net), torch.inference_mode():
-            predictions = self.fields.targets.in_units(net(inputs).double().cpu())
+            predictions = self.known.targets.in_units(net(inputs).double().cpu())
         errors = torch.linalg.vector_norm((predictions - pairs.targets).flatten(1) / self._scale, dim=1)
         shown = Shown(pairs.inputs, pairs.targets, predictions, errors / self._sizes(pairs.targets))
         path = folder / "predictions.png"

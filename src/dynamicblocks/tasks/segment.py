@@ -5,19 +5,25 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynamicblocks.data.segmentation import IGNORED, PairAugmentation, PairBatches, PairDataset, load_pairs
+from dynamicblocks.data.segmentation.batches import normalised
+from dynamicblocks.data.segmentation.dataset import check_named
 from dynamicblocks.errors import ConfigurationError, unknown_name
+from dynamicblocks.tasks.facts import ImageFacts, check_same_images, facts_of_images
+from dynamicblocks.tasks.given import given_images
 from dynamicblocks.tasks.model import ModelConfig
+from dynamicblocks.tasks.prediction import Prediction, predicted
 from dynamicblocks.tasks.registry import tasks
-from dynamicblocks.times import check_count
+from dynamicblocks.times import check_count, check_seed
 from dynamicblocks.training.evaluation import evaluation_mode
-from dynamicblocks.training.task import LOSS, Batches, Figure, Place, SplitName, Task
+from dynamicblocks.training.predicting import check_rows
+from dynamicblocks.training.task import HERE, LOSS, Batches, Figure, Place, SplitName, Task
 
 Masked = tuple[Tensor, Tensor]
 """Images (n, channels, height, width) and their masks (n, height, width), int64."""
@@ -62,11 +68,22 @@ class MaskConfig:
     quarter_turns: bool | None = None
 
     def __post_init__(self) -> None:
-        check_count(self.split_seed, "data.split_seed", least=0)
+        check_seed(self.split_seed, "data.split_seed")
         check_count(self.batch_size, "data.batch_size")
         for option in ("size", "train_images", "test_batch_size"):
             if getattr(self, option) is not None:
                 check_count(getattr(self, option), f"data.{option}")
+
+    def check(self) -> None:
+        """Raise for what cannot be, as far as it is known before images are read."""
+        side = check_named(self.name, self.size)
+        if side is not None:
+            self.check_changes(side)
+
+    def check_changes(self, side: int) -> None:
+        """Raise for changes that leave nothing of images of this side."""
+        if self.shift is not None and self.shift >= side:
+            raise ConfigurationError(f"data.shift must be below the side of the images, {side}, got {self.shift}")
 
     def load(self) -> PairDataset:
         """The images and masks, split."""
@@ -136,12 +153,23 @@ class Segment(Task[Masked]):
     @cached_property
     def pairs(self) -> PairDataset:
         """The data."""
-        return self.data.load()
+        pairs = self.data.load()
+        if "known" in vars(self):  # they are those of a run, and the data may have changed since
+            check_same_images(self.data.name, pairs, self.known)
+        return pairs
+
+    @cached_property
+    def known(self) -> ImageFacts:
+        """What the network needs to know of the images and masks."""
+        return facts_of_images(self.pairs)
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The names of the classes."""
-        return self.pairs.classes
+        return self.known.classes
+
+    def check(self) -> None:
+        self.data.check()
 
     def load(self) -> str:
         named = zip(self.classes, self.weights.tolist(), strict=True)
@@ -174,8 +202,14 @@ class Segment(Task[Masked]):
             )
         return weights
 
+    def facts(self) -> dict[str, Any]:
+        return self.known.stored()
+
+    def recall(self, facts: Mapping[str, Any]) -> None:
+        vars(self)["known"] = ImageFacts.of_file(facts)
+
     def build(self) -> nn.Module:
-        return self.model.create(self.pairs.channels, len(self.classes), dense=True)
+        return self.model.create(self.known.channels, len(self.classes), dense=True)
 
     def sketch(self) -> nn.Module:
         return self.model.create(CHANNELS, CLASSES, dense=True)
@@ -184,8 +218,8 @@ class Segment(Task[Masked]):
         return PairBatches(
             getattr(self.pairs, split).with_workers(place.workers).to(place.device),
             self.data.batch_size,
-            self.pairs.mean,
-            self.pairs.std,
+            self.known.mean,
+            self.known.std,
             seed=place.seed,
             augmentation=self.data.augmentation(self.pairs.augmentation),
             evaluation_size=self.data.test_batch_size,
@@ -197,6 +231,7 @@ class Segment(Task[Masked]):
 
     def rehearsal(self, batches: Batches[Masked]) -> Iterator[Masked]:
         images, masks = next(batches.training(0))
+        self.data.check_changes(min(images.shape[-2:]))
         yield images[:FEW], masks[:FEW]
 
     # Numbers
@@ -241,6 +276,18 @@ class Segment(Task[Masked]):
     def answered(self, net: nn.Module, batch: Masked) -> Masked:
         images, _ = batch
         return images, net(images).argmax(dim=1)
+
+    def predict(
+        self, net: nn.Module, x: Any, place: Place = HERE, *, batch_size: int | None = None, resize: bool = False
+    ) -> Prediction:
+        known, rows = self.known, check_rows(batch_size, self.data.test_batch_size or self.data.batch_size)
+        given = given_images(x, known, resize=resize, any_size=True)
+        dtype = torch.promote_types(place.dtype, torch.float32)
+
+        def normalised_as_in_evaluation(pixels: Tensor) -> Tensor:
+            return normalised(pixels.to(place.device), known.mean, known.std, dtype).to(place.dtype)
+
+        return predicted(net, map(normalised_as_in_evaluation, given.batches(rows)), place, known.classes)
 
     def conclude(self, net: nn.Module, place: Place, folder: Path) -> list[Path]:
         (stacked,) = self.pairs.test.stream([self._shown()])

@@ -10,18 +10,16 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from torch import Tensor
 
-IGNORED_COLOUR = "#ffffff"
-# Far apart in hue and in lightness; the first is often the background.
-COLOURS = (
-    "#22223b", "#edae49", "#00798c", "#d1495b", "#8ac926", "#c77dff", "#90e0ef", "#bc6c25", "#f8ad9d", "#4f772d",
-)  # fmt: skip
+from dynamicblocks.tasks.colours import IGNORED_COLOUR, colours_of
+from dynamicblocks.training.storage import write_picture
+
 # Classes in a legend at most, and entries beside each other.
 NAMED, BESIDE = 20, 5
 
 
-def colours_of(classes: int) -> ListedColormap:
+def map_of(classes: int) -> ListedColormap:
     """A colour for each class, and white behind them for pixels that are ignored."""
-    return ListedColormap([*(COLOURS[place % len(COLOURS)] for place in range(classes)), IGNORED_COLOUR])
+    return ListedColormap([*colours_of(classes), IGNORED_COLOUR])
 
 
 def draw_masks(images: Tensor, masks: Tensor, predicted: Tensor, classes: Sequence[str], path: Path) -> None:
@@ -40,7 +38,7 @@ def draw_masks(images: Tensor, masks: Tensor, predicted: Tensor, classes: Sequen
     tall = side * height / width
     figure = Figure(figsize=(3 * side + 0.3, count * (tall + 0.1) + 0.3 + legend), layout="constrained")
     drawn = figure.subplots(count, 3, squeeze=False)
-    palette, last = colours_of(len(classes)), len(classes)
+    palette, last = map_of(len(classes)), len(classes)
     for axes, image, mask, answer in zip(drawn, images, masks, predicted, strict=True):
         truth = mask.numpy()
         axes[0].imshow(_shown(image.numpy()), cmap="gray", vmin=0, vmax=255)
@@ -55,7 +53,7 @@ def draw_masks(images: Tensor, masks: Tensor, predicted: Tensor, classes: Sequen
     if bool((masks >= last).any()):
         patches.append(Patch(facecolor=IGNORED_COLOUR, edgecolor="black", label="ignored"))
     figure.legend(handles=patches, loc="outside lower center", ncols=BESIDE, frameon=False, fontsize=9)
-    figure.savefig(path, dpi=110)
+    write_picture(path, figure.savefig, dpi=110)
 
 
 def _shown(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dynamicblocks.structure import structure, with_structure
 from dynamicblocks.training.engine import Engine
 from dynamicblocks.training.hardware import random_state
+from dynamicblocks.training.run_checks import check_fits, check_form, check_optimizer
 from dynamicblocks.training.training_state import TrainingState
 
 
@@ -29,10 +30,21 @@ def checkpoint_of(engine: Engine, state: TrainingState, sums: Mapping[str, float
 
 def stored_network(stored: Mapping[str, Any], net: nn.Module, *, widened: bool = False) -> nn.Module:
     """``net`` in the form and with the weights of a checkpoint; with ``widened``, halves become float32."""
-    net = with_structure(net, stored["form"])
     weights = stored["weights"]
     if widened:
         weights = {name: weight.float() if weight.dtype.itemsize == 2 else weight for name, weight in weights.items()}
+    return filled(net, stored["form"], weights)
+
+
+def filled(net: nn.Module, form: Mapping[str, Any], weights: Mapping[str, Tensor]) -> nn.Module:
+    """``net`` in the form and with the weights that a file holds.
+
+    Raises:
+        StorageError: they do not fit.
+    """
+    check_form(form, weights)
+    net = with_structure(net, form)
+    check_fits(net, weights)
     load_exactly(net, weights)
     return net
 
@@ -49,9 +61,15 @@ def load_exactly(net: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def go_on(stored: Mapping[str, Any], engine: Engine) -> TrainingState:
-    """Give an engine with a network of :func:`stored_network` the rest of its state; where the training stands."""
+    """Give an engine with a network of :func:`stored_network` the rest of its state; where the training stands.
+
+    Raises:
+        StorageError: it does not fit.
+    """
+    check_optimizer(engine.bare_optimizer, stored["optimizer"])
     engine.optimizer.load_state_dict(stored["optimizer"])
     if engine.average is not None:
+        check_fits(engine.average.net, stored["average"]["weights"])
         engine.average.load_state_dict(stored["average"])
     if stored.get("scaler"):  # of 16-mixed; earlier versions did not store it
         engine.fabric.strategy.precision.load_state_dict(stored["scaler"])

@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.training.bounded_json import recordable
 from dynamicblocks.training.hardware import make_sums, over_processes
 from dynamicblocks.training.task import Batches, Task
 
@@ -45,9 +46,14 @@ class Score:
         """Throughput."""
         return self.samples / self.seconds
 
+    @property
+    def recorded(self) -> dict[str, float | None]:
+        """The figures as files hold them: null for one that is not finite, which JSON has no number for."""
+        return {name: recordable(value) for name, value in self.figures.items()}
+
     def as_record(self, unit: str) -> dict[str, Any]:
         """Plain values for a file: the figures, the number of samples under the name of their unit, the time."""
-        return {**self.figures, unit: self.samples, "seconds": self.seconds}
+        return {**self.recorded, unit: self.samples, "seconds": self.seconds}
 
 
 @contextmanager

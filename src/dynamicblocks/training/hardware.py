@@ -1,5 +1,8 @@
 """Devices, precision and random numbers."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -33,13 +36,14 @@ def make_fabric(config: HardwareConfig) -> Fabric:
     """
     double = config.precision == DOUBLE
     try:
-        fabric = Fabric(
-            accelerator=config.accelerator,
-            devices=config.devices,
-            strategy=config.strategy,
-            precision=None if double else config.precision,  # type: ignore[arg-type]
-            plugins=DoubleKept() if double else None,
-        )
+        with _without_notes():
+            fabric = Fabric(
+                accelerator=config.accelerator,
+                devices=config.devices,
+                strategy=config.strategy,
+                precision=None if double else config.precision,  # type: ignore[arg-type]
+                plugins=DoubleKept() if double else None,
+            )
     except (MisconfigurationException, ImportError, ValueError, RuntimeError) as error:
         gpus = torch.cuda.device_count()
         raise ConfigurationError(
@@ -53,6 +57,18 @@ def make_fabric(config: HardwareConfig) -> Fabric:
             "use auto or ddp"
         )
     return fabric
+
+
+@contextmanager
+def _without_notes() -> Iterator[None]:
+    """What Fabric tells of the precision while it is made is said by the training itself."""
+    notes = logging.getLogger("lightning_fabric.utilities.rank_zero")
+    level = notes.level
+    notes.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        notes.setLevel(level)
 
 
 def make_place(config: TrainConfig, fabric: Fabric) -> Place:

@@ -30,7 +30,7 @@ class Manifestation:
             "integrator": self.integrator,
             "steps_factor": self.steps_factor,
             "evaluations": self.evaluations,
-            **self.score.figures,
+            **self.score.recorded,
             f"{unit}_per_second": self.score.samples_per_second,
         }
 
@@ -77,6 +77,35 @@ def caveat(net: nn.Module, integrators: Iterable[str]) -> str:
     return "" if equation == FIRST_ORDER else f"Trained as {equation}, which other integrators do not solve."
 
 
+Cell = tuple[str, int]
+"""A place in a table: the integrator, and how many times the steps."""
+
+
+def affordable(
+    net: nn.Module, integrators: Iterable[str], factors: Sequence[int], trained: int, most: float
+) -> tuple[list[Cell], list[Cell]]:
+    """What of a table to measure, and what to leave out: the cheapest ones, as the evaluations of a pass are counted.
+
+    Args:
+        net: as it was trained, which is always in the table, and is the first to be counted.
+        integrators, factors: of the whole table.
+        trained: evaluations that ``net`` took in a pass.
+        most: evaluations that all of the table may take together.
+    """
+    own = own_integrator(net)
+    cells = [(integrator, factor) for integrator in integrators for factor in factors]
+    # An integrator that chooses its steps takes about as many whatever the grid.
+    costs = {cell: max(evaluations_of(_variant(net, cell)), trained if cell[0] == own else 0) for cell in cells}
+    found = {(own, 1)} & set(cells)
+    spent = trained * len(found)
+    for cell in sorted(costs.keys() - found, key=lambda cell: (costs[cell], cells.index(cell))):
+        spent += costs[cell]
+        if spent > most:
+            break
+        found.add(cell)
+    return [cell for cell in cells if cell in found], [cell for cell in cells if cell not in found]
+
+
 def manifestations(
     task: Task[Any],
     net: nn.Module,
@@ -84,19 +113,40 @@ def manifestations(
     fabric: Fabric,
     integrators: Iterable[str],
     factors: Sequence[int],
-    seen: Callable[[], object] | None = None,
+    seen: Callable[[int], object] | None = None,
 ) -> list[Manifestation]:
-    """The weights of ``net`` under every integrator and with so many times its steps; ``seen`` is called after each.
+    """The weights of ``net`` under every integrator and with so many times its steps.
 
-    Its own integrator keeps the weights that it has.
+    ``seen`` is called after each batch with the evaluations of a pass. Its own integrator keeps the weights it has.
     """
-    own = own_integrator(net)
-    found = []
-    for integrator in integrators:
-        for factor in factors:
-            other, _ = reintegrated(net, None if integrator == own else integrator, steps_factor=factor)
-            score = evaluate(task, other, batches, fabric)
-            found.append(Manifestation(integrator, factor, evaluations_of(other), score))
-            if seen is not None:
-                seen()
-    return found
+    cells = [(integrator, factor) for integrator in integrators for factor in factors]
+    return [manifestation(task, net, batches, fabric, cell, seen) for cell in cells]
+
+
+def manifestation(
+    task: Task[Any],
+    net: nn.Module,
+    batches: Batches[Any],
+    fabric: Fabric,
+    cell: Cell,
+    seen: Callable[[int], object] | None = None,
+) -> Manifestation:
+    """One of them."""
+    other = _variant(net, cell)
+
+    def heard(_: int) -> None:
+        if seen is not None:
+            seen(evaluations_of(other))
+
+    score = evaluate(task, other, batches, fabric, heard)
+    return Manifestation(*cell, evaluations_of(other), score)
+
+
+def evaluations_in(net: nn.Module, cells: Iterable[Cell]) -> int:
+    """Evaluations of a pass of all of these together, as far as they are known before."""
+    return sum(evaluations_of(_variant(net, cell)) for cell in cells)
+
+
+def _variant(net: nn.Module, cell: Cell) -> nn.Module:
+    integrator, factor = cell
+    return reintegrated(net, None if integrator == own_integrator(net) else integrator, steps_factor=factor)[0]

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from lightning_fabric import Fabric
@@ -22,6 +21,7 @@ from dynamicblocks.training.hardware import make_fabric, random_state, set_rando
 from dynamicblocks.training.hardware_rules import can_compile
 from dynamicblocks.training.network_changes import changes_before
 from dynamicblocks.training.run_folder import RunFolder
+from dynamicblocks.training.runs import run_name, run_path
 from dynamicblocks.training.smoothness import SmoothnessPenalty
 from dynamicblocks.training.task import Batches, Task
 
@@ -31,9 +31,10 @@ def check_plan(task: Task[Any], config: TrainConfig) -> None:
 
     Raises:
         ConfigurationError: it says what.
+        StorageError: the folder cannot be made.
     """
-    if config.run is not None:
-        RunFolder.check_free(Path(config.output) / config.run)
+    RunFolder.check_free(run_path(config.output, run_name(task, config)))
+    task.check()
     hardware = config.hardware
     make_fabric(replace(hardware, precision="32-true" if hardware.precision == "auto" else hardware.precision))
     if hardware.compile is True and not can_compile():

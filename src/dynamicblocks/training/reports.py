@@ -16,8 +16,8 @@ def epoch_entry(
     return {
         "epoch": epoch,
         "learning_rate": rate,
-        **trained.figures,
-        **{f"validation_{name}": value for name, value in validated.figures.items()},
+        **trained.recorded,
+        **{f"validation_{name}": value for name, value in validated.recorded.items()},
         f"{task.unit}_per_second": per_second,
         "seconds": seconds,
     }
@@ -28,7 +28,7 @@ def change_entry(net: nn.Module, before: Score, after: Score) -> dict[str, Any]:
     return {
         "weights": num_weights(net),
         "evaluations": evaluations_of(net),
-        **{f"validation_{name}": [value, after[name]] for name, value in before.figures.items()},
+        **{f"validation_{name}": [value, after.recorded[name]] for name, value in before.recorded.items()},
     }
 
 

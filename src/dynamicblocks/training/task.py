@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.training.config.plain import plain
+from dynamicblocks.training.predicting import plain_answers
 
 Batch = TypeVar("Batch")
 Yielded = TypeVar("Yielded", covariant=True)
@@ -42,6 +43,10 @@ class Place:
     workers: int = 0
     rank: int = 0
     world: int = 1
+
+
+HERE = Place()
+"""On the CPU, in float32."""
 
 
 class Batches(Protocol[Yielded]):
@@ -141,9 +146,10 @@ class Task(ABC, Generic[Batch]):
     they are first needed, and kept (``functools.cached_property``). A batch is whatever the task makes it: the loop
     hands it from :meth:`batches` to :meth:`loss`.
 
-    A training calls :meth:`sketch`; then :meth:`load`, :meth:`build` and, for the training and the validation samples,
-    :meth:`batches`; :meth:`rehearsal`; :meth:`loss` in each step and :meth:`score` in each step of evaluation, and
-    :meth:`measured` of what they add up to; at the end :meth:`batches` of the test samples, and :meth:`conclude`.
+    A training calls :meth:`check` and :meth:`sketch`; then :meth:`load`, :meth:`build` and, for the training and the
+    validation samples, :meth:`batches`; :meth:`rehearsal`; :meth:`loss` in each step and :meth:`score` in each step of
+    evaluation, and :meth:`measured` of what they add up to; at the end :meth:`batches` of the test samples, and
+    :meth:`conclude`.
     Every process does so.
     """
 
@@ -157,6 +163,8 @@ class Task(ABC, Generic[Batch]):
     """Whether its answers bear bfloat16, of three digits, so that it may be chosen without being asked for."""
     source_hash: ClassVar[str | None] = None
     """Of a task that was read from a file: the SHA-256 of that file."""
+    asked_as: ClassVar[str | None] = None
+    """Of a task that was read from a file: FILE.py:Name, as it was asked for."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -173,6 +181,15 @@ class Task(ABC, Generic[Batch]):
         return self.name
 
     # Data and network
+
+    def check(self) -> None:
+        """Raise for what cannot be, as far as that is known before data are read; by default nothing.
+
+        Raises:
+            ConfigurationError: there are no data of that name, or options exclude one another.
+            StorageError: a file or folder is missing.
+        """
+        return
 
     @abstractmethod
     def load(self) -> str:
@@ -192,6 +209,25 @@ class Task(ABC, Generic[Batch]):
         Called after the seed was set, so that random numbers of ``torch`` are those of the seed; and wherever a run is
         read, before its weights are filled in. Dynamic blocks in it can be refined, measured and compressed.
         """
+
+    def facts(self) -> dict[str, Any] | None:
+        """What :meth:`build` and :meth:`predict` need to know of the data, as JSON holds it; None: they read them.
+
+        It is stored with a run, which is then read without its data. ``classes``, names in the order of their
+        numbers, and ``mean`` and ``std`` of the network's inputs are shown by :class:`~dynamicblocks.tasks.Run`.
+        """
+        return None
+
+    def recall(self, facts: Mapping[str, Any]) -> None:
+        """Take the facts of a run in the place of data that are not read; by default those are read if there are any.
+
+        Called in the place of :meth:`load`. What stands in a file may be anything, so it is to be checked.
+
+        Raises:
+            ConfigurationError: these are no facts of such data.
+        """
+        if facts:
+            self.load()
 
     def sketch(self) -> nn.Module | None:
         """A network like that of :meth:`build`, before data are read, so that what cannot be is said at once."""
@@ -266,6 +302,28 @@ class Task(ABC, Generic[Batch]):
     def answered(self, net: nn.Module, batch: Batch) -> Batch | None:
         """The batch with the answers of ``net`` in the place of the true ones; None where there is no such thing."""
         return None
+
+    def predict(
+        self, net: nn.Module, x: Any, place: Place = HERE, *, batch_size: int | None = None, resize: bool = False
+    ) -> Any:
+        """What ``net``, in evaluation mode, answers to new data, on the CPU and in their order.
+
+        By default ``x`` is an array or tensor of what the network is called with, and the answers are a tensor.
+
+        Args:
+            net: the network.
+            x: the data, as somebody has them.
+            place: of the network: its device, the type of its weights.
+            batch_size: samples at a time; it bounds the memory.
+            resize: whether data of another size are made to fit; by default they are an error.
+
+        Raises:
+            ConfigurationError: ``x`` is not what was expected; the message says both.
+            StorageError: a file is missing or damaged.
+        """
+        if resize:
+            raise ConfigurationError(f"the task {self.name} does not say how data are resized; leave out resize")
+        return plain_answers(net, x, place.device, place.dtype, batch_size)
 
     def conclude(self, net: nn.Module, place: Place, folder: Path) -> list[Path]:
         """Pictures and other files of a trained network, written into ``folder``: their paths."""

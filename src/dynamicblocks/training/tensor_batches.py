@@ -51,6 +51,11 @@ class TensorBatches:
         """Full batches in an epoch (one, smaller, if the split is smaller than a batch)."""
         return self._sampling.steps
 
+    @property
+    def evaluation_steps(self) -> int:
+        """Batches in an evaluation, those of this process."""
+        return self._sampling.evaluation_steps
+
     def training(self, epoch: int, first_step: int = 0, progress: float = 0.0) -> Iterator[tuple[Tensor, ...]]:
         """The batches of an epoch in random order, from ``first_step`` on, without a last partial one."""
         for _, batch in self._sampling.training(epoch, first_step):

@@ -3,8 +3,9 @@
 import math
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,30 +16,37 @@ from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError, SolverError, StorageError
 from dynamicblocks.interruption import Interrupted, check, deferred, listening, requested
-from dynamicblocks.structure import structure, with_structure
-from dynamicblocks.training.checkpoint import checkpoint_of, go_on, named_sums, stored_network
+from dynamicblocks.network import evaluations_of
+from dynamicblocks.training.checkpoint import checkpoint_of, filled, go_on, named_sums, stored_network
 from dynamicblocks.training.choices import Choices, settled
 from dynamicblocks.training.config import TrainConfig
 from dynamicblocks.training.engine import Engine
 from dynamicblocks.training.environment import differences, environment
 from dynamicblocks.training.evaluation import Score, Seen, evaluate, score_from
+from dynamicblocks.training.first_process import by_the_first
 from dynamicblocks.training.hardware import (
     make_fabric,
     make_place,
     make_sums,
     over_processes,
+    random_state,
     set_random_state,
 )
+from dynamicblocks.training.lock import Lock, check_unheld
+from dynamicblocks.training.loggers import Loggers, begun_loggers, check_loggers
 from dynamicblocks.training.network_changes import NetworkChange, changes_before
 from dynamicblocks.training.optimizer import set_learning_rate
-from dynamicblocks.training.outcome import Outcome, conclude
-from dynamicblocks.training.progress import TrainingBar, training_bar
+from dynamicblocks.training.outcome import Outcome, TableSize, check_table, conclude
+from dynamicblocks.training.progress import Report, evaluation_steps, reading
 from dynamicblocks.training.rehearsal import check_plan, idle_choices, rehearse
 from dynamicblocks.training.reports import change_entry, change_line, epoch_entry
+from dynamicblocks.training.run_checks import check_position, deciding, tensors_in
 from dynamicblocks.training.run_folder import RunFolder
-from dynamicblocks.training.runs import begin_run, recorded
+from dynamicblocks.training.runs import begin_run, expected, form_of, recorded
+from dynamicblocks.training.storage import unsound
 from dynamicblocks.training.task import Task, batches_of
 from dynamicblocks.training.timetable import Timetable
+from dynamicblocks.training.together import launch, telling_losses
 from dynamicblocks.training.training_state import TrainingState
 
 # Between two of these, where processes that wait for no device are many steps ahead of it, none asks the others.
@@ -58,53 +66,94 @@ class Training:
         config: how.
         resume: the folder of a run to continue, made by the same task and configuration.
         console: where the first process writes; the others are silent.
+        table: how much to show of the same weights under other integrators at the end.
+        loggers: what figures are logged with, beside the run's own files: tensorboard, csv, wandb. A run that is
+            resumed goes on with those of before.
     """
 
+    @telling_losses()
     def __init__(
-        self, task: Task[Any], config: TrainConfig, *, resume: Path | None = None, console: Console | None = None
+        self,
+        task: Task[Any],
+        config: TrainConfig,
+        *,
+        resume: Path | None = None,
+        console: Console | None = None,
+        table: TableSize = "few",
+        loggers: Sequence[str] = (),
     ) -> None:
         self.task = task
+        check_table(table)
+        check_loggers(loggers)
+        self.table: TableSize = table
         config = replace(config, optimizer=config.optimizer.settled())
+        self.lock = Lock()
         if resume is not None:
+            check_unheld(resume)
             # What was chosen at the run's start holds to its end; workers change nothing.
             chosen = RunFolder.open(resume).hardware()
             config = replace(config, hardware=replace(chosen, workers=config.hardware.workers))
         else:
             check_plan(task, config)
-        self.note = task.load()
+        with reading(task, console):
+            self.note = task.load()
+        check()
         torch.manual_seed(config.seed)
         net = build(task, config)
         self.config, choices = (config, Choices({})) if resume is not None else settled(task, config, net)
         self.fabric = make_fabric(self.config.hardware)
-        self.fabric.launch()
+        launch(self.fabric)
         self.console = Console(quiet=True) if self.fabric.global_rank else console or Console()
+        self.report = Report(self.console, task)
         place = make_place(self.config, self.fabric)
         self.batches = batches_of(task, "train", place)
         self.validation = batches_of(task, "validation", place)
         self.timetable = Timetable(self.config, self.batches.steps)
         self.state = TrainingState()
+        self.steps_stored = 0
         self.sums = make_sums(len(task.sums), self.fabric.device)
-        if resume is not None:
-            self.folder = RunFolder.open(resume)
-            self._restore(net)
-            for other in differences(self.folder.record(), environment()):
-                self.console.print(f"Note: {other}", highlight=False, soft_wrap=True)
-        else:
-            rehearse(net, task, self.config, self.batches, self.fabric)
-            if choices.chosen:
-                self.console.print(f"{choices}", highlight=False, soft_wrap=True)
-            for idle in idle_choices(net, config):
-                self.console.print(f"Note: {idle}", highlight=False)
-            self.folder = begin_run(task, self.config, net, self.note, self.fabric, choices)
-            self._set_up(net)
-            self._save(self.sums)
+        try:
+            if resume is not None:
+                self._go_on(net, resume)
+            else:
+                for idle in idle_choices(net, config):
+                    self.report.note(f"Note: {idle}")
+                self._begin(net, choices)
+            self._log(loggers)
+        except BaseException:
+            self.lock.release()
+            raise
+
+    def _go_on(self, net: nn.Module, run: Path) -> None:
+        """Go on where a run stands."""
+        self.folder = RunFolder.open(run)
+        self._hold()
+        self._restore(net)
+        for other in differences(self.folder.record(), environment()):
+            self.report.note(f"Note: {other}")
+
+    def _begin(self, net: nn.Module, choices: Choices) -> None:
+        """Make the folder of a run, when all is known to work that is needed for its first checkpoint."""
+        rehearse(net, self.task, self.config, self.batches, self.fabric)
+        if choices.chosen:
+            self.report.note(f"{choices}")
+        self._set_up(net)
+        fill = partial(self._write_checkpoint, sums=self.sums)
+        self.folder = begin_run(self.task, self.config, net, self.note, self.fabric, choices, fill, self.lock)
+
+    def _log(self, names: Sequence[str]) -> None:
+        """Log figures with these loggers, and with those of before."""
+        if self.fabric.global_rank == 0:
+            begun = str(self.folder.record().get("started", ""))
+            names = [*names, *begun_loggers(self.folder.path)]
+            self.report.loggers = Loggers(names, self.folder.path, begun, recorded(self.task, self.config))
 
     def _set_up(self, net: nn.Module) -> None:
         """Go on with this network."""
         self.engine = Engine(net, self.task, self.config, self.fabric)
         if self.engine.frozen:
             frozen = ", ".join(self.engine.frozen)
-            self.console.print(f"The grid never reads these controls, so they are frozen: {frozen}")
+            self.report.note(f"The grid never reads these controls, so they are frozen: {frozen}")
 
     @property
     def net(self) -> nn.Module:
@@ -121,23 +170,43 @@ class Training:
         """Steps that lie behind."""
         return self.timetable.before(self.state.epoch) + self.state.step
 
+    def _hold(self) -> None:
+        """Keep other trainings out of the folder, and clear away what a killed one had begun to write there."""
+        by_the_first(self.fabric, lambda: self.lock.acquire(self.folder.path))
+        if self.fabric.global_rank == 0:
+            self.folder.remove_parts()
+        if self.lock.note:
+            self.report.note(f"Note: {self.lock.note}")
+
     def _restore(self, net: nn.Module, precision: str | None = None) -> None:
         """Everything as it was at the newest checkpoint, perhaps with another precision from there on."""
-        stored = self.folder.read_checkpoint()
+        stored = self.folder.read_checkpoint(expected(self.task, self.config), self.report.note)
         try:
+            check_position(stored["position"], self.config.epochs)
             self._use_precision(precision or stored["precision"])
             self._set_up(stored_network(stored, net, widened=precision is not None))
             self.state = go_on(stored, self.engine)
             sums = named_sums(stored["sums"], self.task.sums)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            set_random_state(stored["random"])
+        except KeyError as error:
+            raise StorageError(f"the checkpoint in {self.folder.path} is damaged: it has no {error}") from error
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+            said = " ".join(str(error).split())
             raise StorageError(
-                f"the checkpoint in {self.folder.path} does not fit its configuration: {error}"
+                f"the checkpoint in {self.folder.path} does not fit its configuration: {said:.300}"
             ) from error
+        self.steps_stored = self.steps_done
         self.sums.zero_()
-        set_random_state(stored["random"])
         if self.fabric.global_rank == 0:
             self.sums.copy_(sums)
-            self.folder.forget_epochs(self.state.epoch)
+        by_the_first(self.fabric, self._forget_epochs)
+
+    def _forget_epochs(self) -> None:
+        """What was written of epochs that come again; what was lost of others is said, for the weights are there."""
+        missing = self.folder.forget_epochs(self.state.epoch)
+        if missing:
+            numbers = ", ".join(str(epoch + 1) for epoch in missing)
+            self.report.note(f"Note: metrics.jsonl is damaged: it lacks epoch {numbers}")
 
     def _use_precision(self, precision: str) -> None:
         if precision != self.config.hardware.precision:
@@ -145,10 +214,15 @@ class Training:
             self.fabric = make_fabric(self.config.hardware)
 
     def _save(self, sums: Tensor) -> None:
-        if self.fabric.global_rank == 0:
-            named = dict(zip(self.task.sums, sums.tolist(), strict=True))
-            state = checkpoint_of(self.engine, self.state, named, self.config.hardware.precision)
-            self.folder.write_checkpoint(state)
+        """Store the state; ``sums`` are those of the epoch so far, over all processes."""
+        self._check_numbers()
+        by_the_first(self.fabric, lambda: self._write_checkpoint(self.folder, sums))
+        self.steps_stored = self.steps_done
+
+    def _write_checkpoint(self, folder: RunFolder, sums: Tensor) -> None:
+        named = dict(zip(self.task.sums, sums.tolist(), strict=True))
+        state = checkpoint_of(self.engine, self.state, named, self.config.hardware.precision)
+        folder.write_checkpoint({**state, "config": deciding(recorded(self.task, self.config))})
 
     def run(self) -> Outcome:
         """Train to the end, then read the test samples once.
@@ -156,49 +230,56 @@ class Training:
         Raises:
             Interrupted: a signal asked to end; the run goes on from there when it is resumed.
             NotFiniteError: the loss was not finite.
+            StorageError: a file could not be written, or another process trains in the folder.
         """
         with listening():
             try:
-                self._train()
-                check()
-                return self._concluded()
+                with telling_losses(self._how_to_go_on):
+                    self._hold()
+                    self._train()
+                    check()
+                    return self._concluded()
             except Interrupted as interrupted:
-                raise Interrupted(interrupted.signal, self._how_to_go_on()) from None
+                done = f"{self.steps_stored} of {self.total_steps} steps are done and stored"
+                message = "" if self.fabric.global_rank else f"interrupted; {done}; {self._how_to_go_on()}"
+                raise Interrupted(interrupted.signal, message) from None
+            finally:
+                self.lock.release()
 
     def _train(self) -> None:
         """Train to the end; signals are obeyed after a step."""
-        with deferred(), training_bar(self.console, self.task, self.total_steps, self.steps_done) as bar:
+        at_once = f"interrupted at once; {self._how_to_go_on()}"
+        training = self.report.training(self.total_steps, self.steps_done, self.config.epochs)
+        with deferred(lambda: at_once), training:
             while self.steps_done < self.total_steps:
                 try:
-                    self._epoch(bar)
+                    self._epoch()
                 except NotFiniteError:
                     if self.config.hardware.precision not in HALF_PRECISIONS or self.fabric.world_size > 1:
                         raise
-                    self._fall_back(bar)
-            bar.finish(self.total_steps)
+                    self._fall_back()
 
     def _concluded(self) -> Outcome:
         """The weights that were kept, on the test samples."""
         self.fabric.barrier()
-        weights, described = self.folder.read_weights()
-        net = with_structure(self.net, described)
-        net.load_state_dict(weights)
-        outcome = conclude(self.task, net, self.config, self.fabric, self.folder, self.state)
-        if self.fabric.global_rank == 0:
-            self.folder.write_result(outcome.as_result(self.config.seed))
+        weights, form = self.folder.read_weights(expected(self.task, self.config), self.report.note)
+        net = filled(self.net, form, weights)
+        outcome = conclude(self.task, net, self.config, self.fabric, self.folder, self.state, self.report, self.table)
+        by_the_first(self.fabric, lambda: self.folder.write_result(outcome.as_result(self.config.seed)))
         return outcome
 
     def _how_to_go_on(self) -> str:
-        done = f"{self.steps_done} of {self.total_steps} steps are done and stored"
-        return f"interrupted; {done}. Go on with: dynamicblocks train --resume {shlex.quote(str(self.folder.path))}"
+        task, run = type(self.task), shlex.quote(str(self.folder.path))
+        if task.asked_as is not None:
+            return f"go on with: dynamicblocks train --resume {run} --task {shlex.quote(task.asked_as)}"
+        return f"go on with: dynamicblocks train --resume {run}"
 
-    def _epoch(self, bar: TrainingBar) -> None:
+    def _epoch(self) -> None:
         """The rest of the present epoch, its validation and its checkpoint."""
         epoch, first = self.state.epoch, self.state.step
         begin = time.perf_counter()
         before = self.state.seconds
         if first == 0:
-            self.state.begun = before
             for change in changes_before(self.config, epoch):
                 self._change_network(change)
         self.net.train()
@@ -208,7 +289,7 @@ class Training:
             self._step(batch)
             elapsed = time.perf_counter() - begin
             seen = (step + 1 - first) * self.batches.batch_size
-            bar.step(self.steps_done + 1, epoch, self.sums, seen / elapsed)
+            self.report.step(self.steps_done + 1, epoch, self.sums, seen / elapsed)
             self.state.step = step + 1
             asked = self._asked_to_end(step)
             if asked or (step + 1 < last and self._checkpoint_due(epoch, step)):
@@ -223,17 +304,29 @@ class Training:
             )
         sums = self._finite_sums()  # waits for what the device has still to do
         self.state.seconds = before + time.perf_counter() - begin
-        length = self.state.seconds - self.state.begun
+        length = self.state.seconds - self._seconds_before(epoch)
         trained = score_from(self.task, sums, length)
+        drawn = random_state()
         try:
             score = self._validated(seen=self._check_alone)
         except Interrupted:
+            set_random_state(drawn)  # the whole validation comes again
             self._save(sums)
             raise
         rate = self.timetable.rate(epoch, last - 1)
         per_second = last * self.batches.batch_size / length
+        self.state.evaluations += last * self.batches.batch_size * evaluations_of(self.net)
         entry = epoch_entry(self.task, epoch, rate, trained, score, per_second, self.state.seconds)
         self._finish_epoch(score, {**entry, **self.state.grown})
+        self.report.epoch(epoch, self.steps_done, trained, score, rate, per_second)
+        asked = self._asked()
+        if asked:
+            raise Interrupted(asked)
+
+    def _seconds_before(self, epoch: int) -> float:
+        """How long the epochs before took, of which some may have been trained before the run was resumed."""
+        before = [entry for entry in self.folder.metrics() if entry["epoch"] == epoch - 1]
+        return float(before[0].get("seconds", 0.0)) if before else 0.0
 
     def _batches(self, epoch: int, first: int, last: int) -> Iterator[tuple[int, Any]]:
         """The batches of an epoch that are left, with their numbers; none are read where the epoch is through."""
@@ -249,14 +342,19 @@ class Training:
         place, size = self.timetable.group(self.state.epoch, step)
         if place + 1 < size:
             return 0
+        # What processes say to each other waits for the device; all of them count the same steps.
+        waits = self.fabric.world_size > 1 and self.fabric.device.type != "cpu"
+        if waits and self.timetable.updates(self.steps_done) % STEPS_TO_AGREE:
+            return 0
+        return self._asked()
+
+    def _asked(self) -> int:
+        """The signal that any of the processes, which all call this together, was sent; 0 if there is none."""
         asked = requested() or 0
-        if self.fabric.world_size > 1:
-            # A sum over processes waits for the device.
-            if self.fabric.device.type != "cpu" and self.steps_done % STEPS_TO_AGREE:
-                return 0
-            found = torch.tensor(float(asked), device=self.fabric.device)
-            asked = round(float(torch.as_tensor(self.fabric.all_reduce(found, reduce_op="max"))))
-        return asked
+        if self.fabric.world_size == 1:
+            return asked
+        found = torch.tensor(float(asked), device=self.fabric.device)
+        return round(float(torch.as_tensor(self.fabric.all_reduce(found, reduce_op="max"))))
 
     def _check_alone(self, _: int) -> None:
         """End here if a signal asked for it; of several processes none ends before the others do."""
@@ -277,45 +375,70 @@ class Training:
             if self.fabric.device.type == "cpu" and not math.isfinite(loss.item()):
                 # Reading a loss costs nothing on a CPU; elsewhere it would wait for the device, so the sums are read
                 # later.
-                self._not_finite()
+                self._not_finite(f"the loss is not finite in {self._place}")
+            self.report.loss(self.steps_done, loss)
             self.engine.step(loss, place, size)
 
     def _validated(self, seen: Seen | None = None) -> Score:
         """The score on the validation samples of the network that would be kept now; ``seen`` hears of each batch."""
         self.engine.agree()
-        return evaluate(self.task, self.engine.evaluated, self.validation, self.fabric, seen)
+        with self.report.working("validation", evaluation_steps(self.validation), said=False) as bar:
+
+            def heard(number: int) -> None:
+                bar.advance()
+                if seen is not None:
+                    seen(number)
+
+            score = evaluate(self.task, self.engine.evaluated, self.validation, self.fabric, heard)
+        if not math.isfinite(score.loss):
+            place = "after" if self.state.step else "before"
+            self._not_finite(f"the validation loss is not finite {place} epoch {self.state.epoch + 1}")
+        return score
 
     def _finite_sums(self) -> Tensor:
         """The sums of the epoch so far, over all processes."""
         sums = over_processes(self.fabric, self.sums)
         if not bool(torch.isfinite(sums).all()):
-            self._not_finite()
+            self._not_finite(f"the loss is not finite in {self._place}")
         return sums
 
-    def _not_finite(self) -> NoReturn:
+    def _check_numbers(self) -> None:
+        """Raise where weights, or what the optimiser keeps of them, are no numbers that could be trained further."""
+        kept = {"net": self.engine.evaluated.state_dict(), "optimizer": self.engine.optimizer.state_dict()}
+        found = unsound(tensors_in({"weights": self.net.state_dict(), **kept}))
+        if found:
+            self._not_finite(f"in {self._place} the training has come to {found}")
+
+    @property
+    def _place(self) -> str:
+        return f"epoch {self.state.epoch + 1}, step {self.state.step + 1}"
+
+    def _not_finite(self, what: str) -> NoReturn:
+        good = f"the last good state is in {self.folder.path}"
+        if not self.steps_stored:
+            good = "no epoch was finished, so there is no state to go on from"
         raise NotFiniteError(
-            f"the loss is not finite in epoch {self.state.epoch + 1}, step {self.state.step + 1}; the last good "
-            f"state is in {self.folder.path}. Try a lower --optimizer.lr, --optimizer.clip 1.0, or more steps: an "
-            "explicit integrator is unstable where the layer function is too steep for its step"
+            f"{what}; {good}. Try a lower --optimizer.lr, --optimizer.clip 1.0, or more steps: an explicit integrator "
+            "is unstable where the layer function is too steep for its step"
         )
 
-    def _fall_back(self, bar: TrainingBar) -> None:
+    def _fall_back(self) -> None:
         """Go back to the newest checkpoint, and on from there in float32."""
         failed = self.config.hardware.precision
         self._restore(self.net, "32-true")
         self._save(self.sums)
-        bar.finish(self.steps_done)
-        self.console.print(
-            f"[bold red]The loss was not finite under {failed}.[/] Training goes on in float32 (32-true) from the last "
-            f"checkpoint, epoch {self.state.epoch + 1}, step {self.state.step + 1}; it will be slower.",
-            highlight=False,
+        self.report.back_to(self.steps_done)
+        self.report.note(
+            f"The loss was not finite under {failed}. Training goes on in float32 (32-true) from the last checkpoint, "
+            f"epoch {self.state.epoch + 1}, step {self.state.step + 1}; it will be slower.",
+            style="bold red",
         )
         event = {"event": "precision", "from": failed, "to": "32-true", "epoch": self.state.epoch}
         self.folder.append("events.jsonl", {**event, "step": self.state.step})
 
     def _change_network(self, change: NetworkChange) -> None:
         """Change the network, carry its momentum over, and measure it before and after."""
-        before = self._validated()
+        before = self._validated(seen=self._check_alone)
         old = self.engine
         self._set_up(change.apply(old.net))
         change.carry(old.net, old.bare_optimizer.state, self.net, self.engine.bare_optimizer.state)
@@ -326,17 +449,22 @@ class Training:
         self.state.kept_epoch, self.state.best_loss = -1, math.inf
         self.state.grown[change.name] = change_entry(self.net, before, after)
         line = change_line(self.task, self.net, before, after)
-        self.console.print(f"{change.name.capitalize()} before epoch {self.state.epoch + 1} {line}", highlight=False)
+        self.report.note(f"{change.name.capitalize()} before epoch {self.state.epoch + 1} {line}")
 
     def _finish_epoch(self, score: Score, entry: Mapping[str, Any]) -> None:
         """Keep the weights if they are to be kept, then move on and write the checkpoint."""
-        if self.config.keep == "last" or self.state.improved_by(score):
+        self._check_numbers()
+        better = self.config.keep == "last" or self.state.improved_by(score)
+        if better:
             self.state.kept_epoch, self.state.best_loss = self.state.epoch, score.loss
-            if self.fabric.global_rank == 0:
+
+        def write() -> None:
+            if better:
                 kept = self.engine.evaluated
-                self.folder.write_weights(kept.state_dict(), recorded(self.task, self.config), structure(kept))
-        if self.fabric.global_rank == 0:
+                self.folder.write_weights(kept.state_dict(), recorded(self.task, self.config), form_of(self.task, kept))
             self.folder.append("metrics.jsonl", entry)
+
+        by_the_first(self.fabric, write)
         self.state.epoch += 1
         self.state.step = 0
         self.state.grown = {}

@@ -11,18 +11,18 @@ from dynamicblocks.training.evaluation import Score
 class TrainingState:
     """Where a training stands.
 
-    ``step`` counts within the epoch, which began at the time ``begun`` of ``seconds``; ``kept_epoch`` is the one whose
-    weights are kept so far, ``best_loss`` its loss; ``grown`` says what each change of the network at the start of the
-    epoch did.
+    ``step`` counts within the epoch; ``kept_epoch`` is the one whose weights are kept so far, ``best_loss`` its loss;
+    ``grown`` says what each change of the network at the start of the epoch did; ``evaluations`` counts those of layer
+    functions in the epochs before, times their samples.
     """
 
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
-    begun: float = 0.0
     kept_epoch: int = -1
     best_loss: float = math.inf
     grown: dict[str, dict[str, Any]] = field(default_factory=dict)
+    evaluations: int = 0
 
     def improved_by(self, score: Score) -> bool:
         """Whether a validation score beats the best so far, by loss: finer than a count of right answers."""

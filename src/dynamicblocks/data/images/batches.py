@@ -11,6 +11,21 @@ from dynamicblocks.data.images.splits import Split
 from dynamicblocks.draws import generator
 from dynamicblocks.sampling import Sampling
 
+Affine = tuple[Tensor, Tensor]
+"""What is taken from pixel values, and what they are multiplied with, for each channel."""
+
+
+def affine_of(mean: Sequence[float], std: Sequence[float], device: torch.device) -> Affine:
+    """What brings pixel values of this mean and deviation to mean zero and variance one."""
+    first, second = (torch.tensor(value, device=device).view(-1, 1, 1) for value in (mean, std))
+    return first, 1 / second
+
+
+def normalised(images: Tensor, affine: Affine) -> Tensor:
+    """Pixel values as a network is given them."""
+    mean, scale = affine
+    return (images.float() - mean) * scale
+
 
 @dataclass(frozen=True)
 class ImageBatches:
@@ -42,15 +57,14 @@ class ImageBatches:
     channels_last: bool = False
     rank: int = 0
     world: int = 1
-    _affine: tuple[Tensor, Tensor] = field(init=False, repr=False, compare=False)
+    _affine: Affine = field(init=False, repr=False, compare=False)
     _sampling: Sampling = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         sampling = Sampling(len(self.split), self.batch_size, self.evaluation_size, self.seed, self.rank, self.world)
         object.__setattr__(self, "_sampling", sampling)
         device = self.split.labels.device
-        mean, std = (torch.tensor(value, device=device).view(-1, 1, 1) for value in (self.mean, self.std))
-        object.__setattr__(self, "_affine", (mean, 1 / std))
+        object.__setattr__(self, "_affine", affine_of(self.mean, self.std, device))
 
     @property
     def steps(self) -> int:
@@ -64,10 +78,14 @@ class ImageBatches:
 
     def normalised(self, images: Tensor, side: int | None = None) -> Tensor:
         """Floats of mean zero and variance one over the training images, in the memory format and size asked."""
-        mean, scale = self._affine
-        images = (images.float() - mean) * scale
+        images = normalised(images, self._affine)
         memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
         return (images if side is None else resized(images, side)).contiguous(memory_format=memory_format)
+
+    @property
+    def evaluation_steps(self) -> int:
+        """Batches in an evaluation, those of this process."""
+        return self._sampling.evaluation_steps
 
     def training(self, epoch: int, first_step: int = 0, progress: float = 0.0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch in random order, augmented, from ``first_step`` on, without a last partial one.

@@ -11,14 +11,15 @@ import torch
 from numpy.typing import NDArray
 
 from dynamicblocks.data.images.augmentation import Augmentation
+from dynamicblocks.data.images.decoding import check_side
+from dynamicblocks.data.images.files import shown
 from dynamicblocks.data.images.folder import read_folder
 from dynamicblocks.data.images.formats import read_cifar, read_idx_split, read_names, read_stl10
 from dynamicblocks.data.images.sources import CIFAR10, CIFAR100, FASHION_MNIST, MNIST, STL10, Source
 from dynamicblocks.data.images.splits import MemorySplit, Split, stratified
-from dynamicblocks.errors import ConfigurationError, unknown_name
+from dynamicblocks.errors import ConfigurationError, StorageError, unknown_name
 from dynamicblocks.extras import needed_for
 from dynamicblocks.registry import Registry
-from dynamicblocks.times import check_count
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Raw:
     note: str
     augmentation: Augmentation
     validation: Split | None = None
+    white: int = 255
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,16 @@ OTHER_NAMES = {
     "cifar-100": "cifar100",
 }
 
+# What comes with a package, and with which.
+BROUGHT = {"digits": "scikit-learn"}
+# The sides of the images.
+SIDES = {"digits": 8, "mnist": 28, "fashion-mnist": 28, "cifar10": 32, "cifar100": 32, "stl10": 96}
+
 # The digits come without a test set of their own; this split of them is the project's, and never changes.
 DIGITS_TEST_FRACTION = 0.2
 DIGITS_TEST_SEED = 0
+# The highest of their grey levels.
+DIGITS_WHITE = 16
 FOLDER_SIZE = 128
 
 
@@ -69,7 +78,8 @@ def digits(where: Where) -> Raw:
     note = "scikit-learn's digits (1,797 images, 8 x 8), 20 % test images by a fixed stratified split"
     whole = MemorySplit(images, labels)
     usual = Augmentation(shift=1, turn=10.0, scale=0.1)
-    return Raw(whole.select(train), whole.select(test), tuple("0123456789"), note, usual)
+    names = tuple("0123456789")
+    return Raw(whole.select(train), whole.select(test), names, note, usual, white=DIGITS_WHITE)
 
 
 def _digit_rows() -> NDArray[np.uint8]:
@@ -90,6 +100,12 @@ def _idx(source: Source, classes: tuple[str, ...], title: str, usual: Augmentati
         paths, origin = source.locate(where.data_dir)
         files = [paths[file] for file in source.files]
         train, test = (read_idx_split(images, labels, classes=10) for images, labels in (files[:2], files[2:]))
+        sizes = [" x ".join(map(str, split.images.shape[2:])) for split in (train, test)]
+        if sizes[0] != sizes[1]:
+            raise StorageError(
+                f"{shown(files[2])} holds images of {sizes[1]} pixels, {shown(files[0])} of {sizes[0]}; they do not "
+                "belong together: delete them and get them again"
+            )
         return Raw(train, test, classes, f"{title}, {origin}", usual)
 
     return read
@@ -131,9 +147,10 @@ def stl10(where: Where) -> Raw:
 
 def image_folder(path: str, where: Where) -> Raw:
     """Images of any size in folders: train and val or test; with all three, val is the validation split."""
-    size = FOLDER_SIZE if where.size is None else check_count(where.size, "data.size")
-    parts, classes = read_folder(Path(path), size)
-    note = f"images of {path}, {size} x {size}"
+    size = FOLDER_SIZE if where.size is None else check_side(where.size)
+    folder = read_folder(Path(path), size)
+    parts, classes = folder.parts, folder.classes
+    note = f"images of {shown(path)}, {size} x {size}; {folder.note}"
     usual = Augmentation(shift=size // 8, flip=True)
     if len(parts) == 3:
         return Raw(parts["train"], parts["test"], classes, note, usual, parts["val"])
@@ -141,19 +158,55 @@ def image_folder(path: str, where: Where) -> Raw:
     return Raw(parts["train"], test, classes, note, usual)
 
 
-def read_raw(name: str, where: Where) -> Raw:
-    """The data set of that name as it is distributed. Case does not matter: ``CIFAR10`` is ``cifar10``."""
+def check_named(name: str, where: Where) -> int | None:
+    """Raise for what is wrong with a name or a place, as far as it is known before images are read.
+
+    Returns:
+        The side of the images, where that is known.
+
+    Raises:
+        ConfigurationError: there are no images of that name, or they are read from no such place.
+        StorageError: a folder is missing.
+    """
     kind, _, path = name.partition(":")
     if kind.lower() == FOLDER:
-        if not path:
-            raise ConfigurationError(f"{FOLDER} needs a folder, such as {FOLDER}:data/imagenette2-160")
-        if where.data_dir is not None:
-            raise ConfigurationError(f"{FOLDER}:{path} names its folder itself; leave out data.data_dir")
-        return image_folder(path, where)
+        check_folder_named(path, where)
+        folder: str | None = path
+    else:
+        plain = plain_name(name, where)
+        if where.data_dir is not None and plain in BROUGHT:
+            raise ConfigurationError(
+                f"{plain} come with {BROUGHT[plain]} and are read from no folder; leave out data.data_dir"
+            )
+        folder = where.data_dir
+    if folder is not None and not Path(folder).is_dir():
+        raise StorageError(f"there is no folder {folder}")
+    return (where.size or FOLDER_SIZE) if kind.lower() == FOLDER else SIDES.get(plain)
+
+
+def check_folder_named(path: str, where: Where) -> None:
+    """Raise unless a folder of images is named, once."""
+    if not path:
+        raise ConfigurationError(f"{FOLDER} needs a folder, such as {FOLDER}:data/imagenette2-160")
+    if where.data_dir is not None:
+        raise ConfigurationError(f"{FOLDER}:{path} names its folder itself; leave out data.data_dir")
+
+
+def plain_name(name: str, where: Where) -> str:
+    """The name under which a data set is registered. Case does not matter: ``CIFAR10`` is ``cifar10``."""
     plain = name.lower().replace("_", "-")
     plain = OTHER_NAMES.get(plain, plain)
     if plain not in datasets:
         raise unknown_name("data set", name, [*datasets, f"{FOLDER}:PATH"])
     if where.size is not None:
         raise ConfigurationError(f"data.size is for {FOLDER}:PATH; {plain} has images of one size")
-    return datasets[plain](where)
+    return plain
+
+
+def read_raw(name: str, where: Where) -> Raw:
+    """The data set of that name as it is distributed."""
+    kind, _, path = name.partition(":")
+    if kind.lower() == FOLDER:
+        check_folder_named(path, where)
+        return image_folder(path, where)
+    return datasets[plain_name(name, where)](where)

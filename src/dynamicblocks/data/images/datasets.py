@@ -33,6 +33,7 @@ class ImageDataset:
         mean, std: of the training images, for each channel, in units of pixel values.
         note: where the images come from and how they were split, for the record of a run.
         augmentation: the random changes that are usual for its training images.
+        white: the highest value of a pixel.
     """
 
     name: str
@@ -44,6 +45,7 @@ class ImageDataset:
     std: tuple[float, ...]
     note: str
     augmentation: Augmentation
+    white: int = 255
 
     @property
     def channels(self) -> int:
@@ -99,7 +101,7 @@ def load_dataset(
         how += f"; trained on {listed}"
     mean, std = moments(train)
     note = f"{raw.note}; {len(train):,} training and {len(raw.test):,} test images; {how}"
-    return ImageDataset(name, raw.classes, train, held_out, raw.test, mean, std, note, raw.augmentation)
+    return ImageDataset(name, raw.classes, train, held_out, raw.test, mean, std, note, raw.augmentation, raw.white)
 
 
 def some_of(indices: NDArray[np.int64], count: int, seed: int) -> tuple[NDArray[np.int64], str]:

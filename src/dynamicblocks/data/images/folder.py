@@ -1,71 +1,34 @@
 """Images in folders, one for each class: PATH/train/CLASS/*.jpg and PATH/val or PATH/test (Imagenette's layout)."""
 
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
+from dynamicblocks.data.images.decoding import read_image
+from dynamicblocks.data.images.files import (
+    IMAGE_ENDINGS,
+    LeftOut,
+    entries,
+    find_files,
+    fingerprint,
+    is_hidden,
+    listed,
+    shown,
+    subfolders,
+)
+from dynamicblocks.data.images.loading import loaded
 from dynamicblocks.data.images.splits import Split
 from dynamicblocks.errors import StorageError
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-
-
-def read_image(path: Path, size: int) -> NDArray[np.uint8]:
-    """An image as (3, size, size): its shorter side resized to ``size``, then the square in its middle."""
-    try:
-        with Image.open(path) as image:
-            square = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise StorageError(f"{path} cannot be read as an image ({error}); remove it or get it again") from error
-    return np.asarray(square).transpose(2, 0, 1)
-
-
-class _Decoded(Dataset[Tensor | StorageError]):
-    """Decoded batches by their indices, for the workers of a loader.
-
-    An error is returned, not raised: what a worker raises arrives with its traceback as the message.
-    """
-
-    def __init__(self, read: Callable[[int], NDArray[np.uint8]]) -> None:
-        self.read = read
-
-    def __getitem__(self, batch: Tensor) -> Tensor | StorageError:
-        try:
-            images = [self.read(index) for index in batch.tolist()]
-        except StorageError as error:
-            return error
-        return torch.from_numpy(np.stack(images))
-
-
-def decoded(
-    read: Callable[[int], NDArray[np.uint8]], batches: Sequence[Tensor], workers: int, device: torch.device
-) -> Iterator[Tensor]:
-    """What ``read`` gives for each index of several batches, stacked, read by so many processes."""
-    with warnings.catch_warnings():
-        # PyTorch advises against more processes than cores; how many there are is for the caller to say.
-        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
-        loader = DataLoader(
-            _Decoded(read),
-            batch_size=None,
-            sampler=batches,
-            num_workers=workers,
-            pin_memory=device.type == "cuda",
-            # A loader draws seeds for its workers; from the global generator they would make a resumed run another one.
-            generator=torch.Generator(),
-        )
-        stream = iter(loader)
-    for images in stream:
-        if isinstance(images, StorageError):
-            raise images
-        yield images.to(device, non_blocking=True)
+PARTS = ("train", "val", "test")
+LAYOUT = "the layout is PATH/train/CLASS/*.jpg, and PATH/val/CLASS or PATH/test/CLASS, the same classes in each"
+# Endings of files that may hold several images.
+FRAMES = (".gif", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -100,40 +63,113 @@ class FolderSplit(Split):
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """One image."""
-        return read_image(self.paths[index], self.size)
+        return read_image(self.paths[index], self.channels, self.size)
 
     def stream(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        yield from decoded(self.read, batches, self.workers, self.labels.device)
+        yield from loaded(self.read, batches, self.workers, self.labels.device)
 
 
-def read_folder(root: Path, size: int) -> tuple[dict[str, FolderSplit], tuple[str, ...]]:
-    """The parts ``train``, ``val`` and ``test`` that are there, and the names of the classes.
+@dataclass(frozen=True)
+class Folder:
+    """What a folder holds.
+
+    Args:
+        parts: ``train``, and ``val`` or ``test`` or both.
+        classes: their names.
+        note: which files were read, and what was left out and why.
+    """
+
+    parts: dict[str, FolderSplit]
+    classes: tuple[str, ...]
+    note: str
+
+
+def read_folder(root: Path, size: int) -> Folder:
+    """The images of a folder, found but not read.
 
     Raises:
-        StorageError: there is no train, or neither val nor test; a class is empty or not in every part.
+        StorageError: its layout is another one, or a class is empty.
     """
-    parts = [part for part in ("train", "val", "test") if (root / part).is_dir()]
-    if "train" not in parts or len(parts) < 2:
-        raise StorageError(f"{root} must hold the folders train and val or test, found {', '.join(parts) or 'none'}")
-    classes = {part: sorted(path.name for path in (root / part).iterdir() if path.is_dir()) for part in parts}
+    parts, classes = check_layout(root)
+    left_out = LeftOut(root)
+    found = {part: _read_part(root / part, classes, size, left_out) for part in parts}
+    paths = [path for part in found.values() for path in part.paths]
+    note = f"list of files {fingerprint(str(path.relative_to(root)) for path in paths)}"
+    several = sum(path.suffix.lower() in FRAMES for path in paths)
+    if several:
+        note += f"; {several:,} are {', '.join(FRAMES)}, of which the first image counts"
+    if left_out.found:
+        note += f"; left out: {left_out}"
+    return Folder(found, tuple(map(shown, classes)), note)
+
+
+def check_layout(root: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The parts of a folder and the names of its classes, without a look at its images.
+
+    Raises:
+        StorageError: it is missing, lacks a part, or has not the same two classes or more in each.
+    """
+    parts = parts_of(root, LAYOUT)
+    classes = {part: tuple(subfolders(root / part)) for part in parts}
     for part in parts:
-        if not classes[part] or classes[part] != classes["train"]:
-            odd = sorted(set(classes[part]) ^ set(classes["train"]))
+        _check_classes(root / part, classes[part])
+        odd = sorted(set(classes[part]) ^ set(classes["train"]))
+        if odd:
             raise StorageError(
-                f"{root / part} and {root / 'train'} must hold one folder for each class, the same ones; they differ "
-                f"in {', '.join(odd) or 'nothing, for there are none'}"
+                f"{shown(root / part)} and {shown(root / 'train')} must hold one folder for each class, the same ones; "
+                f"they differ in {listed(odd)}: {LAYOUT}"
             )
-    found = {part: _read_part(root / part, classes["train"], size) for part in parts}
-    return found, tuple(classes["train"])
+    return parts, classes["train"]
 
 
-def _read_part(folder: Path, classes: Sequence[str], size: int) -> FolderSplit:
+def parts_of(root: Path, layout: str) -> tuple[str, ...]:
+    """Which of the folders ``train``, ``val`` and ``test`` are there: the first, and at least one of the others.
+
+    Raises:
+        StorageError: the folder is missing, or lacks parts.
+    """
+    if not root.is_dir():
+        what = "is a file, no folder" if root.exists() else "does not exist"
+        raise StorageError(f"{shown(root)} {what}; expected a folder: {layout}")
+    inside = subfolders(root)
+    parts = tuple(part for part in PARTS if part in inside)
+    if "train" not in parts or len(parts) < 2:
+        others = [name for name in inside if name not in parts]
+        nested = [name for name in others if (root / name / "train").is_dir()]
+        hint = f", {listed(others)}" if others and parts else f" of them, but {listed(others)}" if others else ""
+        hint += f"; did you mean {shown(root / nested[0])}?" if nested else ""
+        raise StorageError(
+            f"{shown(root)} must hold the folders train and val or test, found {', '.join(parts) or 'none'}{hint}: "
+            f"{layout}"
+        )
+    return parts
+
+
+def _check_classes(folder: Path, classes: Sequence[str]) -> None:
+    """Raise unless there are at least two, which are no parts in the place of classes."""
+    nested = [name for name in classes if name in PARTS]
+    if len(classes) < 2 or len(nested) == len(classes):
+        held = f"found {listed(classes)}" if classes else "found none"
+        images = sum(Path(entry.name).suffix.lower() in IMAGE_ENDINGS for entry in entries(folder))
+        if images:
+            held += f", and {images:,} images that are in no class"
+        if nested:
+            held += f"; did you mean {shown(folder)}?"
+        raise StorageError(f"{shown(folder)} must hold a folder for each of at least two classes, {held}: {LAYOUT}")
+
+
+def _read_part(folder: Path, classes: Sequence[str], size: int, left_out: LeftOut) -> FolderSplit:
+    for entry in entries(folder):
+        if is_hidden(entry.name):
+            left_out.add("hidden", folder / entry.name)
+        elif entry.name not in classes:
+            left_out.add("beside the folders of the classes", folder / entry.name)
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        mine = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in ENDINGS)
+        mine = find_files(folder / name, left_out)
         if not mine:
-            raise StorageError(f"{folder / name} holds no image ({', '.join(ENDINGS)})")
+            raise StorageError(f"{shown(folder / name)} holds no image ({', '.join(IMAGE_ENDINGS)})")
         paths += mine
         labels += [label] * len(mine)
     return FolderSplit(tuple(paths), torch.tensor(labels), size)

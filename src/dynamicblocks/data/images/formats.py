@@ -3,12 +3,16 @@
 import gzip
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
 
+from dynamicblocks.data.images.files import shown
 from dynamicblocks.data.images.splits import MemorySplit
 from dynamicblocks.errors import StorageError
 
@@ -16,6 +20,9 @@ CIFAR_IMAGE = (3, 32, 32)
 STL10_IMAGE = (3, 96, 96)
 # The idx format's code for unsigned bytes, the only type that images and labels have.
 IDX_BYTES = 0x08
+# More than any official file has: MNIST's images take 47 million bytes, STL-10's 221 million.
+MOST_IDX_BYTES, MOST_BYTES, MOST_NAME_BYTES = 2**27, 2**28, 2**16
+CHUNK = 2**20
 GET_AGAIN = "delete it and get it again"
 
 
@@ -48,50 +55,75 @@ def read_idx(path: Path, rank: int) -> Tensor:
     Raises:
         StorageError: it is of another type or rank, or shorter or longer than its sizes say.
     """
-    content = _content(path)
-    if len(content) < 4 + 4 * rank or content[:4] != bytes((0, 0, IDX_BYTES, rank)):
-        raise StorageError(
-            f"{path} begins with {content[:4].hex(' ') or 'nothing'} where an idx file of {rank}-dimensional bytes has "
-            f"00 00 {IDX_BYTES:02x} {rank:02x}; it is truncated or something else: {GET_AGAIN}"
-        )
-    shape = struct.unpack(f">{rank}I", content[4 : 4 + 4 * rank])
-    values = content[4 + 4 * rank :]
-    if len(values) != prod(shape) or not values:
-        raise StorageError(
-            f"{path} says that it holds {' x '.join(map(str, shape))} = {prod(shape):,} bytes, but {len(values):,} "
-            f"follow; it is truncated or damaged: {GET_AGAIN}"
-        )
-    return torch.frombuffer(bytearray(values), dtype=torch.uint8).view(shape)
+    with _opened(path) as file:
+        head = file.read(4 + 4 * rank)
+        if len(head) < 4 + 4 * rank or head[:4] != bytes((0, 0, IDX_BYTES, rank)):
+            raise StorageError(
+                f"{shown(path)} begins with {head[:4].hex(' ') or 'nothing'} where an idx file of {rank}-dimensional "
+                f"bytes has 00 00 {IDX_BYTES:02x} {rank:02x}; it is truncated or something else: {GET_AGAIN}"
+            )
+        shape = struct.unpack(f">{rank}I", head[4:])
+        claimed = f"{shown(path)} says that it holds {' x '.join(map(str, shape))} = {prod(shape):,} bytes"
+        if prod(shape) > MOST_IDX_BYTES:
+            raise StorageError(f"{claimed}, more than the {MOST_IDX_BYTES:,} that are read; it is damaged: {GET_AGAIN}")
+        values = torch.empty(prod(shape), dtype=torch.uint8)
+        count = _filled(file, values)
+        # One byte more than there should be, which also makes gzip compare its checksum.
+        more = len(file.read(1))
+    if count + more != prod(shape) or not count:
+        follow = f"{count + more:,}" + (" or more" if more else "")
+        raise StorageError(f"{claimed}, but {follow} follow; it is truncated or damaged: {GET_AGAIN}")
+    return values.view(shape)
 
 
 def read_names(path: Path, classes: int) -> tuple[str, ...]:
     """One class name a line."""
-    names = tuple(_content(path).decode("utf-8", errors="replace").split())
+    with _opened(path) as file:
+        names = tuple(file.read(MOST_NAME_BYTES).decode("utf-8", errors="replace").split())
     if len(names) != classes:
-        raise StorageError(f"{path} names {len(names)} classes, expected {classes}; {GET_AGAIN}")
+        raise StorageError(f"{shown(path)} names {len(names)} classes, expected {classes}; {GET_AGAIN}")
     return names
 
 
-def _content(path: Path) -> bytes:
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """The content of a file, gzipped or not; what goes wrong while it is read is told with its name."""
     try:
-        if path.suffix == ".gz":
-            with gzip.open(path) as file:
-                return file.read()
-        return path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            yield cast(BinaryIO, file)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise StorageError(f"{path} is truncated or no gzip file ({error}); {GET_AGAIN}") from error
+        raise StorageError(f"{shown(path)} is truncated or no gzip file ({error}); {GET_AGAIN}") from error
     except OSError as error:
-        raise StorageError(f"{path} cannot be read: {error}") from error
+        raise StorageError(f"{shown(path)} cannot be read: {error.strerror or error}") from error
+
+
+def _filled(file: BinaryIO, values: Tensor) -> int:
+    """How many bytes of a file filled a tensor of bytes; fewer than it has where the file ends."""
+    place, view = 0, memoryview(cast(Any, values.numpy()))
+    while place < len(view):
+        count = file.readinto(view[place : place + CHUNK])  # type: ignore[attr-defined]
+        if not count:
+            break
+        place += count
+    return place
 
 
 def _bytes(path: Path, *, multiple_of: int, what: str) -> Tensor:
-    content = _content(path)
-    if len(content) % multiple_of or not content:
-        raise StorageError(
-            f"{path} has {len(content):,} bytes, no whole number of {what} of {multiple_of:,} bytes; it is truncated "
-            f"or something else: {GET_AGAIN}"
-        )
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    with _opened(path) as file:
+        size = path.stat().st_size
+        if size % multiple_of or not size:
+            raise StorageError(
+                f"{shown(path)} has {size:,} bytes, no whole number of {what} of {multiple_of:,} bytes; it is "
+                f"truncated or something else: {GET_AGAIN}"
+            )
+        if size > MOST_BYTES:
+            raise StorageError(
+                f"{shown(path)} has {size:,} bytes, more than the {MOST_BYTES:,} of any official file: {GET_AGAIN}"
+            )
+        values = torch.empty(size, dtype=torch.uint8)
+        if _filled(file, values) < size:
+            raise StorageError(f"{shown(path)} became shorter while it was read; {GET_AGAIN}")
+    return values
 
 
 def _checked_labels(labels: Tensor, classes: int, path: Path) -> Tensor:
@@ -99,8 +131,8 @@ def _checked_labels(labels: Tensor, classes: int, path: Path) -> Tensor:
     if len(wrong):
         first = int(wrong[0])
         raise StorageError(
-            f"{path}: image {first} has class {int(labels[first])} where classes are 0 to {classes - 1}; the file is "
-            f"damaged or of another data set: {GET_AGAIN}"
+            f"{shown(path)}: image {first} has class {int(labels[first])} where classes are 0 to {classes - 1}; the "
+            f"file is damaged or of another data set: {GET_AGAIN}"
         )
     return labels
 
@@ -108,6 +140,6 @@ def _checked_labels(labels: Tensor, classes: int, path: Path) -> Tensor:
 def _check_pair(images: int, images_path: Path, labels: int, labels_path: Path) -> None:
     if images != labels:
         raise StorageError(
-            f"{images_path} holds {images:,} images but {labels_path} {labels:,} labels; they do not belong together, "
-            f"or one is truncated: {GET_AGAIN}"
+            f"{shown(images_path)} holds {images:,} images but {shown(labels_path)} {labels:,} labels; they do not "
+            f"belong together, or one is truncated: {GET_AGAIN}"
         )

@@ -1,11 +1,11 @@
 """Where the files of a data set lie: a local folder, the cache, or the network."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dynamicblocks.data.download import Remote, cache_folder, fetch, unpack
+from dynamicblocks.data.download import Remote, cache_folder, disk_errors, fetch, unpack
 from dynamicblocks.errors import StorageError
+from dynamicblocks.visible import visible
 
 # The official folders whose files have the same names.
 SAME_FILES = {"mnist", "fashion-mnist"}
@@ -35,13 +35,17 @@ class Source:
             StorageError: a file is missing, or cannot be downloaded.
         """
         if data_dir is not None:
-            return self._local(Path(data_dir)), f"local copy in {data_dir}"
+            try:
+                return self._local(Path(data_dir)), f"local copy in {visible(data_dir)}"
+            except OSError as error:
+                raise StorageError(f"{visible(data_dir)} cannot be read: {error.strerror}") from error
         folder = cache_folder() / self.folder
-        if not all((folder / file).exists() for file in self.files):
-            for remote in self.remotes:
-                archive = fetch(remote, folder)
-                if _is_archive(archive):
-                    unpack(archive, self.files, folder)
+        with disk_errors(folder):
+            complete = all((folder / file).exists() for file in self.files)
+        for remote in () if complete else self.remotes:
+            archive = fetch(remote, folder)
+            if _is_archive(archive):
+                unpack(archive, self.files, folder)
         return {file: folder / file for file in self.files}, "official distribution"
 
     def _local(self, data_dir: Path) -> dict[str, Path]:
@@ -55,8 +59,7 @@ class Source:
                 if _is_archive(folder / remote.file) and (folder / remote.file).is_file():
                     # Beside the archive there may be no room or right to write.
                     target = cache_folder() / f"{self.folder}-local"
-                    if not _unpacked_since(folder / remote.file, [target / file for file in self.files]):
-                        unpack(folder / remote.file, self.files, target)
+                    unpack(folder / remote.file, self.files, target)
                     return {file: target / file for file in self.files}
         archives = [remote.file for remote in self.remotes if _is_archive(Path(remote.file))]
         raise StorageError(
@@ -71,12 +74,6 @@ def _present(path: Path) -> Path | None:
         if candidate.is_file():
             return candidate
     return None
-
-
-def _unpacked_since(archive: Path, files: Sequence[Path]) -> bool:
-    """Whether all files are there, and the archive has not changed since."""
-    # What is unpacked bears the time of its unpacking.
-    return all(file.exists() and file.stat().st_mtime >= archive.stat().st_mtime for file in files)
 
 
 def _is_archive(path: Path) -> bool:

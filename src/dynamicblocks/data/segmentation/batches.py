@@ -12,6 +12,12 @@ from dynamicblocks.draws import generator
 from dynamicblocks.sampling import Sampling
 
 
+def normalised(images: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype) -> Tensor:
+    """Pixel values of this mean and deviation as a network is given them."""
+    first, second = (torch.tensor(each, dtype=dtype, device=images.device).view(-1, 1, 1) for each in (mean, std))
+    return (images.to(dtype) - first) / second
+
+
 @dataclass(frozen=True)
 class PairBatches:
     """Normalised images (n, channels, height, width) with their masks (n, height, width) as int64.
@@ -57,6 +63,11 @@ class PairBatches:
         """Images of the split."""
         return len(self.split)
 
+    @property
+    def evaluation_steps(self) -> int:
+        """Batches in an evaluation, those of this process."""
+        return self._sampling.evaluation_steps
+
     def training(self, epoch: int, first_step: int = 0, progress: float = 0.0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch in random order, augmented, from ``first_step`` on, without a last partial one."""
         chosen = list(self._sampling.training(epoch, first_step))
@@ -71,9 +82,6 @@ class PairBatches:
 
     def parted(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
         """Images of mean zero and variance one over the training images, and masks."""
-        mean, std = (
-            torch.tensor(each, dtype=self.dtype, device=pairs.device).view(-1, 1, 1) for each in (self.mean, self.std)
-        )
-        images = (pairs[:, :-1].to(self.dtype) - mean) / std
+        images = normalised(pairs[:, :-1], self.mean, self.std, self.dtype)
         memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
         return images.contiguous(memory_format=memory_format), pairs[:, -1].long()

@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from dynamicblocks.data.images.datasets import FOLDER_SAMPLE, moments_of, some_of
+from dynamicblocks.data.images.decoding import check_side
+from dynamicblocks.data.images.files import LeftOut, fingerprint, shown
 from dynamicblocks.data.segmentation.augmentation import PairAugmentation
 from dynamicblocks.data.segmentation.masks import (
     IGNORED,
@@ -21,7 +23,6 @@ from dynamicblocks.data.segmentation.masks import (
 from dynamicblocks.data.segmentation.pairs import FolderPairs, MemoryPairs, Pairs
 from dynamicblocks.data.segmentation.qtips import CLASSES, SIZE, TRAINING, qtips
 from dynamicblocks.errors import ConfigurationError, StorageError, unknown_name
-from dynamicblocks.times import check_count
 
 QTIPS, FOLDER = "qtips", "folder"
 # Folders whose decoded pixels take no more bytes than this are read once and kept.
@@ -59,6 +60,25 @@ class PairDataset:
         return self.train.channels
 
 
+def check_named(name: str, size: int | None = None) -> int | None:
+    """Raise unless there may be images of that name; the side of those that are made, or made squares.
+
+    Raises:
+        ConfigurationError: an unknown name.
+        StorageError: the folder is missing.
+    """
+    kind, colon, where = name.partition(":")
+    if kind.lower() == FOLDER and where:
+        if not Path(where).is_dir():
+            raise StorageError(f"there is no folder {where}")
+        return size
+    if name.lower().replace("-", "") == QTIPS:
+        return SIZE if size is None else size
+    if kind.lower() == FOLDER or colon:
+        raise ConfigurationError(f"data.name must be {QTIPS} or {FOLDER}:PATH, got {name!r}")
+    raise unknown_name("data set", name, [QTIPS, f"{FOLDER}:PATH"])
+
+
 def load_pairs(
     name: str,
     validation: float = 0.1,
@@ -88,14 +108,11 @@ def load_pairs(
         raise ConfigurationError(
             f"data.validation, a share of the training images, must be in (0, 1), got {validation}"
         )
-    kind, colon, where = name.partition(":")
-    if kind.lower() == FOLDER and where:
+    check_named(name, size)
+    kind, _, where = name.partition(":")
+    if kind.lower() == FOLDER:
         return _folder(Path(where), validation, split_seed, size, train_images)
-    if name.lower().replace("-", "") == QTIPS:
-        return _qtips(split_seed, SIZE if size is None else size, TRAINING if train_images is None else train_images)
-    if kind.lower() == FOLDER or colon:
-        raise ConfigurationError(f"data.name must be {QTIPS} or {FOLDER}:PATH, got {name!r}")
-    raise unknown_name("data set", name, [QTIPS, f"{FOLDER}:PATH"])
+    return _qtips(split_seed, SIZE if size is None else size, TRAINING if train_images is None else train_images)
 
 
 def _qtips(seed: int, size: int, training: int) -> PairDataset:
@@ -115,9 +132,10 @@ def _qtips(seed: int, size: int, training: int) -> PairDataset:
 
 def _folder(root: Path, share: float, seed: int, size: int | None, train_images: int | None) -> PairDataset:
     if size is not None:
-        check_count(size, "data.size")
-    pairs = find_pairs(root)
-    extent, grey = _common(pairs, size)
+        check_side(size)
+    left_out = LeftOut(root)
+    pairs = find_pairs(root, left_out)
+    extent, grey, of_images = _common(pairs, size)
     counts = {part: np.stack([_counted(mask, size) for _, mask in of_part]) for part, of_part in pairs.items()}
     classes = _classes(root, pairs, counts)
     whole = {part: FolderPairs(files, grey, size) for part, files in pairs.items()}
@@ -139,28 +157,37 @@ def _folder(root: Path, share: float, seed: int, size: int | None, train_images:
     test = splits["test"] if "test" in splits else splits["val"]
     mean, std = _moments(train)
     note = (
-        f"images of {root}, {extent[0]} x {extent[1]}; {len(train):,} training and {len(test):,} test images, "
-        f"{len(classes)} classes; {how}"
+        f"images of {shown(root)}, {extent[0]} x {extent[1]}; {_files(root, pairs)}{of_images}; "
+        f"{len(train):,} training and {len(test):,} test images, {len(classes)} classes; {how}"
     )
+    if left_out.found:
+        note += f"; left out: {left_out}"
     of_classes = counts["train"][chosen].sum(axis=0)[: len(classes)]
     return PairDataset(
         classes, train, held_out, test, mean, std, tuple(of_classes.tolist()), note, PairAugmentation(flip=True)
     )
 
 
-def _common(pairs: dict[str, tuple[Pair, ...]], size: int | None) -> tuple[tuple[int, int], bool]:
-    """Width and height of the images as they are used, and whether all of them are grey."""
+def _files(root: Path, pairs: dict[str, tuple[Pair, ...]]) -> str:
+    names = (str(path.relative_to(root)) for of_part in pairs.values() for pair in of_part for path in pair)
+    return f"list of files {fingerprint(names)}"
+
+
+def _common(pairs: dict[str, tuple[Pair, ...]], size: int | None) -> tuple[tuple[int, int], bool, str]:
+    """Width and height of the images as they are used, whether all of them are grey, and what else a note says."""
     first, *_ = pairs["train"]
-    extent, grey = check_pair(*first)
-    for pair in (pair for of_part in pairs.values() for pair in of_part):
-        mine, is_grey = check_pair(*pair)
-        if mine != extent and size is None:
+    known = [(pair[0], check_pair(*pair)) for of_part in pairs.values() for pair in of_part]
+    extent = (known[0][1].width, known[0][1].height)
+    for path, mine in known:
+        if (mine.width, mine.height) != extent and size is None:
             raise StorageError(
-                f"{pair[0]} has {mine[0]} x {mine[1]} pixels, {first[0]} has {extent[0]} x {extent[1]}: give images of "
-                "one size, or make squares of them with data.size"
+                f"{shown(path)} has {mine.width} x {mine.height} pixels, {shown(first[0])} has {extent[0]} x "
+                f"{extent[1]}: give images of one size, or make squares of them with data.size"
             )
-        grey = grey and is_grey
-    return extent if size is None else (size, size), grey
+    turned, several = (sum(getattr(mine, what) for _, mine in known) for what in ("turned", "several"))
+    note = f"; {turned:,} images turned upright by their EXIF orientation" if turned else ""
+    note += f"; of {several:,} files of several images the first" if several else ""
+    return extent if size is None else (size, size), all(mine.grey for _, mine in known), note
 
 
 def _counted(mask: Path, size: int | None) -> NDArray[np.int64]:

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynamicblocks.data.images.folder import decoded
-from dynamicblocks.data.segmentation.masks import Pair, Pixels, read_image, read_mask
+from dynamicblocks.data.images.decoding import Pixels, read_image
+from dynamicblocks.data.images.loading import loaded
+from dynamicblocks.data.segmentation.masks import Pair, read_mask
 
 CPU = torch.device("cpu")
 
@@ -107,4 +108,4 @@ class FolderPairs(Pairs):
         return np.concatenate([read_image(image, self.channels, self.size), read_mask(mask, self.size)[None]])
 
     def stream(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        yield from decoded(self.read, batches, self.workers, self.device)
+        yield from loaded(self.read, batches, self.workers, self.device)

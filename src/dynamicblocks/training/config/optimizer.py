@@ -34,6 +34,14 @@ SCHEDULES = {
 }
 
 
+def check_rate(value: float, what: str) -> float:
+    """Return ``value``, or raise: a learning rate."""
+    try:
+        return check_amount(value, what)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{error}; a learning rate is a positive number such as 0.1") from None
+
+
 @dataclass(frozen=True)
 class OptimizerConfig:
     """The optimiser, its learning rate over the training, and what else is done to weights in a step.
@@ -129,9 +137,9 @@ class OptimizerConfig:
             check_amount(getattr(self, name), f"optimizer.{name}")
         for name in ("lr", "twist_lr"):
             if getattr(self, name) is not None:
-                check_amount(getattr(self, name), f"optimizer.{name}")
+                check_rate(getattr(self, name), f"optimizer.{name}")
         if self.lr == 0:
-            raise ConfigurationError("optimizer.lr must be above 0")
+            raise ConfigurationError("optimizer.lr must be above 0: a positive number such as 0.1")
         if not isinstance(self.betas, tuple | list) or len(self.betas) != 2:
             raise ConfigurationError(f"optimizer.betas must be two numbers such as (0.9, 0.999), got {self.betas!r}")
         for beta in self.betas:

@@ -1,16 +1,28 @@
 """The configuration of a training, beside that of its task."""
 
 from dataclasses import dataclass, field, fields
+from pathlib import PurePath
 from typing import Any, Literal
 
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.times import check_count
+from dynamicblocks.times import check_count, check_seed
 from dynamicblocks.training.config.hardware import HardwareConfig
 from dynamicblocks.training.config.optimizer import OptimizerConfig
 from dynamicblocks.training.config.plain import plain
 from dynamicblocks.training.config.rediscretise import RediscretiseConfig
 from dynamicblocks.training.config.refine import RefineConfig
 from dynamicblocks.training.config.twist import TwistConfig
+
+
+def check_run_name(name: str) -> str:
+    """Return ``name``, or raise: of a folder inside that of the runs, perhaps of one inside another."""
+    path = PurePath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
+        raise ConfigurationError(
+            f"run must be the name of a folder inside output, such as mine or group/mine, got {name!r}; where runs lie "
+            "is said by output"
+        )
+    return name
 
 
 @dataclass(frozen=True)
@@ -48,7 +60,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_count(self.epochs, "epochs")
-        check_count(self.seed, "seed", least=0)
+        check_seed(self.seed, "seed")
         if self.twist.epoch >= self.epochs:
             raise ConfigurationError(
                 f"twist.epoch must lie in the training, from 0 to epochs - 1 = {self.epochs - 1}, got "
@@ -66,6 +78,8 @@ class TrainConfig:
                 f"refine.epochs and rediscretise.epochs both hold {sorted(both)}, and each says how many controls and "
                 "steps there are from there on; leave out one of the two"
             )
+        if self.run is not None:
+            check_run_name(self.run)
         for name in ("checkpoint_steps", "max_steps"):
             if getattr(self, name) is not None:
                 check_count(getattr(self, name), name)
