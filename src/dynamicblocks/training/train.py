@@ -24,6 +24,7 @@ from dynamicblocks.training.engine import Engine
 from dynamicblocks.training.environment import differences, environment
 from dynamicblocks.training.evaluation import Score, Seen, evaluate, score_from
 from dynamicblocks.training.first_process import by_the_first
+from dynamicblocks.training.free_cores import Watch, advice
 from dynamicblocks.training.hardware import (
     make_fabric,
     make_place,
@@ -82,6 +83,7 @@ class Training:
         table: TableSize = "few",
         loggers: Sequence[str] = (),
     ) -> None:
+        watch = Watch()
         self.task = task
         check_table(table)
         check_loggers(loggers)
@@ -121,6 +123,9 @@ class Training:
                     self.report.note(f"Note: {idle}")
                 self._begin(net, choices)
             self._log(loggers)
+            crowded = advice(watch, self.fabric.device, self.fabric.world_size)
+            if crowded:
+                self.report.note(f"Note: {crowded}")
         except BaseException:
             self.lock.release()
             raise
