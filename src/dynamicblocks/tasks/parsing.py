@@ -9,6 +9,7 @@ from typing import Any
 from dynamicblocks.errors import ConfigurationError, StorageError, UsageError, unknown_name
 from dynamicblocks.options import Option
 from dynamicblocks.options.bounded_yaml import read_yaml, yaml_value
+from dynamicblocks.options.option import shown
 from dynamicblocks.tasks.model import no_such_option
 from dynamicblocks.tasks.option_table import OptionTable
 from dynamicblocks.tasks.registry import tasks
@@ -171,6 +172,18 @@ def _taken(option: Option, value: Any, what: str) -> Any:
         return option.take(text, what, texts=True)
     except ConfigurationError as error:
         raise UsageError(str(error)) from None
+
+
+def lists_of_one(table: OptionTable, sources: Sequence[Written]) -> Iterator[str]:
+    """A note for each flag whose list was written as a single entry, where it usually has several."""
+    for source in sources:
+        for path, value in source.options.items() if source.file is None else ():
+            option = table.options.get(path)
+            if option is None or not isinstance(option.default, list | tuple) or len(option.default) < 2:
+                continue
+            if isinstance(value, tuple) and len(value) == 1 and not set("[(,").intersection(value[0]):
+                example = "[16,32]" if type(option.default[0]) is int else shown(option.default)
+                yield f"--{path} is a list such as {example}; {value[0]} alone is read as [{value[0]}]"
 
 
 def _left_out(table: OptionTable, path: str, option: Option | None) -> bool:
