@@ -58,6 +58,29 @@ def appearing(path: Path, lock: Lock) -> Iterator[Path]:
         raise
 
 
+def check_place(path: Path) -> None:
+    """Try whether a folder could be made at ``path``, and leave nothing.
+
+    Raises:
+        StorageError: it could not.
+    """
+    missing = [path]
+    with writing(path, "made"):
+        while not _exists(missing[-1].parent):
+            missing.append(missing[-1].parent)
+        above = missing[-1].parent
+        if not above.is_dir():
+            raise StorageError(f"{path} cannot be made: {above} is no folder")
+        longest = os.pathconf(above, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
+        for folder in missing:
+            if len(os.fsencode(f".{folder.name}{PART}")) > longest:
+                raise StorageError(f"{path.parent}/{folder.name:.20}... cannot be made: File name too long")
+        # Rights alone do not tell: there are file systems in which nobody makes folders.
+        tried = above / f".{os.getpid()}{PART}"
+        tried.mkdir(exist_ok=True)
+        tried.rmdir()
+
+
 def remove_leftovers(parent: Path) -> None:
     """Remove the folders in ``parent`` that processes had begun which are gone now."""
     for part in parent.glob(f".*{PART}"):
