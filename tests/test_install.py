@@ -83,7 +83,7 @@ def test_the_extra_has_the_packages_that_are_told_apart():
     assert names == [{"torch", "numpy", "safetensors"}, set(extras.PACKAGES.values())]
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "converge", "compress", "operators"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "converge", "compress", "operators"])
 def test_a_command_without_its_extra_says_how_to_get_it(name):
     done = python(
         WITHOUT + "import sys; from dynamicblocks.cli.main import main; sys.exit(main(sys.argv[1:]))", name, "x"
@@ -115,6 +115,7 @@ print(message(lambda: db.odeint(lambda t, y: -y, y, t, method="scipy_solver")))
 print(message(lambda: db.odeint_adjoint(lambda t, y: -y, y, t, method="scipy_solver", adjoint_params=())))
 print(message(lambda: db.analysis.draw_operators))
 print(message(lambda: db.training))
+print(message(lambda: db.load_run))
 print(db.gradient_check, len(db.list_models()))
 """
     )
@@ -124,6 +125,7 @@ print(db.gradient_check, len(db.list_models()))
     needs = ("method 'scipy_solver' needs scipy",) * 2 + (
         "draw_operators needs matplotlib",
         "dynamicblocks.training needs",
+        "needs",  # load_run, whichever package is sought first
     )
     for line, need in zip(lines, needs, strict=False):
         assert need in line

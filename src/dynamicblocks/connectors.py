@@ -24,7 +24,7 @@ def make_pool(pool: str, dims: int = 2) -> nn.Module:
     """Pooling over two pixels along each axis by name, or nothing."""
     if pool == "none":
         return nn.Identity()
-    if pool not in POOLS:
+    if not isinstance(pool, str) or pool not in POOLS:
         raise unknown_name("pooling", pool, [*POOLS, "none"])
     return POOLS[pool][check_dims(dims)](2)
 

@@ -1,5 +1,6 @@
 """The errors of the package: one type for each kind of cause, each with a message that says what to do."""
 
+import math
 import sys
 import warnings
 from collections.abc import Collection, Iterable
@@ -54,6 +55,20 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigurationErr
     near = nearest(str(name)[:LONGEST_NAME], names)
     hint = f"; did you mean {near!r}?" if near else "."
     return ConfigurationError(f"unknown {kind} {name!r:.{LONGEST_NAME}}{hint} Known: {', '.join(names)}")
+
+
+def brief(value: object, longest: int = 80) -> str:
+    """How a message shows what somebody wrote, whatever its length.
+
+    >>> brief("x" * 1000, 6), brief(10**5000)
+    ("'xxxxx...", 'a whole number of 5,001 digits')
+    """
+    try:
+        shown = repr(value)
+    except ValueError:  # Python writes no number of more than 4300 digits
+        digits = f" of {int(value.bit_length() * math.log10(2)) + 1:,} digits" if isinstance(value, int) else ""
+        return f"a whole number{digits}" if digits else f"a {type(value).__name__} of numbers with thousands of digits"
+    return shown if len(shown) <= longest else f"{shown[:longest]}..."
 
 
 def raised_at(error: BaseException, files: Collection[str | None]) -> tuple[str, int] | None:

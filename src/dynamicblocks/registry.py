@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
-from dynamicblocks.errors import ConfigurationError, unknown_name
+from dynamicblocks.errors import ConfigurationError, brief, unknown_name
 from dynamicblocks.options import Kind, is_of_plain_values, kind_of
 from dynamicblocks.options.literals import literal, tree_of
 
@@ -108,7 +108,7 @@ class Registry(Generic[T]):
                     kinds[option].take(value)
                 except (ValueError, OverflowError):
                     raise ConfigurationError(
-                        f"{option} of {self.kind} {name!r} expects {kinds[option].expected}, got {value!r:.80}"
+                        f"{option} of {self.kind} {name!r} expects {kinds[option].expected}, got {brief(value)}"
                     ) from None
 
 

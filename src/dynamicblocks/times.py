@@ -1,6 +1,7 @@
 """Time grids: the instants t_0 < t_1 < ... < t_N at which a block holds a state."""
 
 import math
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.errors import ConfigurationError, brief
 from dynamicblocks.registry import Registry
 
 grids: "Registry[Grid]" = Registry("time grid")
@@ -17,13 +18,22 @@ grids: "Registry[Grid]" = Registry("time grid")
 MAX_STEPS = 1_000_000
 """Most steps of a grid that a number or a size of steps makes, where the caller allows no others."""
 
+MAX_CONTROLS = 10_000
+"""Most controls of a block: each is a layer, and the deepest networks that anybody has trained have so many."""
+
+MAX_WIDTHS = 1_000
+"""Most entries of a list of counts, each of which makes a block."""
+
+MAX_COUNT = 2**63 - 1
+"""The largest whole number that tensors and their generators of random numbers know."""
+
 
 def check_increasing(points: Sequence[float], what: str) -> tuple[float, ...]:
     """Return ``points`` as floats, or raise: at least two, finite, strictly increasing."""
     try:
         values = tuple(float(point) for point in points)
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"{what} must be a sequence of numbers, got {points!r}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigurationError(f"{what} must be a sequence of numbers, got {brief(points)}") from error
     if len(values) < 2:
         raise ConfigurationError(f"{what} need at least two points, got {len(values)}")
     for index, value in enumerate(values):
@@ -37,10 +47,19 @@ def check_increasing(points: Sequence[float], what: str) -> tuple[float, ...]:
     return values
 
 
-def check_count(value: int, what: str, least: int = 1) -> int:
-    """Return ``value``, or raise: a whole number of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigurationError(f"{what} must be a whole number of at least {least}, got {value!r}")
+def check_count(value: int, what: str, least: int = 1, most: int = MAX_COUNT) -> int:
+    """Return ``value``, or raise: a whole number of at least ``least``, and no more than ``most``."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        too_large = isinstance(value, int) and value > most
+        bounds = f"from {least} to {most:,}" if too_large else f"of at least {least}"
+        raise ConfigurationError(f"{what} must be a whole number {bounds}, got {brief(value)}")
+    return value
+
+
+def check_seed(value: int, what: str) -> int:
+    """Return ``value``, or raise: a seed of random numbers."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_COUNT:
+        raise ConfigurationError(f"{what} must be a whole number from 0 to 2^63 - 1 = {MAX_COUNT}, got {brief(value)}")
     return value
 
 
@@ -56,15 +75,18 @@ def check_steps(value: int, what: str = "steps") -> int:
 
 def check_counts(values: Sequence[int], what: str) -> tuple[int, ...]:
     """Return ``values`` as a tuple, or raise: whole numbers of at least 1, one or more of them."""
-    if not isinstance(values, Sequence) or isinstance(values, str) or not values:
-        raise ConfigurationError(f"{what} must be a list of whole numbers such as (16, 32), got {values!r}")
+    if not isinstance(values, Sequence) or isinstance(values, str | bytes) or not values:
+        raise ConfigurationError(f"{what} must be a list of whole numbers such as (16, 32), got {brief(values)}")
+    if len(values) > MAX_WIDTHS:
+        raise ConfigurationError(f"{what} must be a list of at most {MAX_WIDTHS:,} whole numbers, got {len(values):,}")
     return tuple(check_count(value, f"each of {what}") for value in values)
 
 
-def check_amount(value: float, what: str) -> float:
-    """Return ``value``, or raise: a finite number, zero or more."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise ConfigurationError(f"{what} must be zero or more and finite, got {value!r}")
+def check_amount(value: float, what: str, most: float = sys.float_info.max) -> float:
+    """Return ``value``, or raise: a finite number, zero or more, and no more than ``most``."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        bounds = "zero or more and finite" if most == sys.float_info.max else f"a number from 0 to {most:g}"
+        raise ConfigurationError(f"{what} must be {bounds}, got {brief(value)}")
     return value
 
 
@@ -148,8 +170,8 @@ def graded(t0: float, t1: float, *, steps: int, ratio: float) -> Grid:
     """
     check_steps(steps)
     t0, t1 = check_increasing((t0, t1), "times")
-    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not (math.isfinite(ratio) and ratio > 0):
-        raise ConfigurationError(f"ratio (last step over first) must be positive and finite, got {ratio!r}")
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= sys.float_info.max:
+        raise ConfigurationError(f"ratio (last step over first) must be positive and finite, got {brief(ratio)}")
     growth = ratio ** (1 / (steps - 1)) if steps > 1 else 1.0
     sums = _running_sums(growth**n for n in range(steps))
     ends = [t0 + (t1 - t0) * each / sums[-1] for each in sums[:-1]]
@@ -190,5 +212,5 @@ def as_grid(times: Times) -> Grid:
     if isinstance(times, Sequence | np.ndarray):
         return Grid(tuple(times))  # type: ignore[arg-type]
     raise ConfigurationError(
-        f"times must be a Grid, a sequence of numbers, a string or a number of steps, got {times!r}"
+        f"times must be a Grid, a sequence of numbers, a string or a number of steps, got {brief(times)}"
     )

@@ -146,7 +146,10 @@ def test_a_flag_may_hold_all_options_of_a_part():
         ("--criterion mse", "--criterion: the task 'classify' has no option 'criterion'; tasks that have it: regress"),
         ("stray", "'stray' stands behind no flag"),
         ("--epochs=3 stray", "--epochs expects a whole number, got '3 stray'"),
-        ("--seed -1", "seed must be a whole number of at least 0, got -1"),
+        ("--seed 99999999999999999999999", "seed must be a whole number from 0 to 2^63 - 1"),
+        ("--seed 18446744073709551616", "seed must be a whole number from 0 to 2^63 - 1"),
+        ("--data.split_seed 9223372036854775808", "data.split_seed must be a whole number from 0 to 2^63 - 1"),
+        ("--seed -1", "seed must be a whole number from 0 to 2^63 - 1 = 9223372036854775807, got -1"),
     ],
 )
 def test_errors_are_one_line_that_names_the_flag(flags, said):

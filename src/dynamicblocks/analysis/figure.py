@@ -10,6 +10,7 @@ from matplotlib.figure import Figure as Canvas
 
 from dynamicblocks.tasks.classify import ACCURACY
 from dynamicblocks.training.manifestations import Manifestation
+from dynamicblocks.training.storage import write_picture
 from dynamicblocks.training.task import Figure
 
 COLOURS = ("#d1495b", "#00798c", "#edae49", "#30638e", "#7a5195", "#4f772d", "#bc6c25", "#6c757d", "#003d5b")
@@ -61,7 +62,7 @@ def draw_manifestations(panels: Sequence[Panel], path: Path, *, subject: str, fi
     drawn[0].set_ylabel(f"{figure.heading}{' (%)' if figure.percent else ''}, {subject}")
     if drawn[0].lines:
         drawn[0].legend(title="evaluated with", frameon=False, loc="best")
-    canvas.savefig(path, dpi=150)
+    write_picture(path, canvas.savefig, dpi=150)
 
 
 def _scale(axes: Axes, values: Sequence[float], figure: Figure) -> None:

@@ -128,6 +128,11 @@ class Arguments:
             check=check or (lambda value: value),
         )
 
+    @property
+    def known(self) -> Mapping[str, Argument]:
+        """The arguments by name."""
+        return self._known
+
     def read(self, tokens: Sequence[str]) -> Namespace:
         """What somebody wrote; after --help the program ends.
 

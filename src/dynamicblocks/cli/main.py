@@ -60,6 +60,7 @@ COMMANDS = {
     "methods": Entry("list the methods of odeint and solve, or the options of one", "listing", "methods_command"),
     "predict": Entry("say what a trained network sees in files", "predict"),
     "runs": Entry("list trained and unfinished runs with their figures, and what differs among them", "runs"),
+    "completion": Entry("print a script that completes commands, flags and names in a shell", "completion"),
 }
 
 DESCRIPTION = "Residual networks as differential equations: train, evaluate, compress and list them."

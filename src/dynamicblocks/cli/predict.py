@@ -1,5 +1,6 @@
 """``dynamicblocks predict``."""
 
+import os
 from argparse import Namespace
 from pathlib import Path
 
@@ -61,17 +62,28 @@ def _check(options: Namespace, place: Path | None) -> None:
     """
     if options.batch_size is not None:
         check_count(options.batch_size, "--batch_size")
-    if not Path(options.run).is_dir():
+    # These of os.path give False where those of pathlib raise, as of names that are too long.
+    if not os.path.isdir(options.run):  # noqa: PTH112
         raise StorageError(f"there is no run folder {options.run}")
     for file in options.files:
-        if not Path(file).is_file() and not Path(file).is_dir():
-            raise StorageError(f"{file} is no file" if Path(file).exists() else f"there is no file {file}")
+        if not os.path.isfile(file) and not os.path.isdir(file):  # noqa: PTH112, PTH113
+            there = os.path.lexists(file)
+            raise StorageError(f"{file} is no file" if there else f"there is no file {file}")
     if place is None:
         for flag in ("force", "quiet"):
             if getattr(options, flag):
                 raise UsageError(f"--{flag} does nothing without --output")
         return
-    if not place.absolute().parent.is_dir():
+    if not os.path.isdir(place.absolute().parent):  # noqa: PTH112
         raise StorageError(f"there is no folder {place.parent} in which --output {place.name} could be")
-    if not options.force and (place.is_file() or (place.is_dir() and any(place.iterdir()))):
+    try:
+        place.lstat()
+        empty = place.is_dir() and not any(place.iterdir())
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StorageError(f"--output {place} cannot be written: {error.strerror}") from error
+    if not empty and not options.force:
         raise ConfigurationError(f"--output {place} exists already; choose another, or add --force to write over it")
+    if not place.is_dir() and not place.is_file():
+        raise ConfigurationError(f"--output {place} is neither a file nor a folder; choose another")

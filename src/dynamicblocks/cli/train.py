@@ -36,7 +36,7 @@ from dynamicblocks.training.loggers import check_loggers
 from dynamicblocks.training.manifestations import caveat, own_integrator, solves_its_equation
 from dynamicblocks.training.outcome import check_table
 from dynamicblocks.training.rehearsal import check_plan
-from dynamicblocks.training.runs import recorded
+from dynamicblocks.training.runs import expected, recorded
 from dynamicblocks.visible import visible
 
 # A list of every flag above each error would hide the error.
@@ -134,14 +134,19 @@ class TrainCommand:
         for note in lists_of_one(self.table, self.sources):
             say(shown["console"], f"Note: {note}")
         again = f" --task {shlex.quote(options.task)}" if options.task and self.table.task.source_hash else ""
-        if options.seeds is None and not (options.resume and SeedFolder.is_one(Path(options.resume))):
-            if options.resume is not None:
-                self._check_alone(options.resume)
-            self._train(task, config, options.resume and Path(options.resume), shown, again)
+        begun = None if options.resume is None else Path(options.resume)
+        several = options.seeds is not None or (begun is not None and SeedFolder.is_one(begun))
+        if begun is not None:
+            self._check_alone(begun)
+            finished = "" if several else self._finished(begun)
+            if finished:
+                say(make_console(), finished)
+                return
+        if not several:
+            self._train(task, config, begun, shown, again)
         else:
-            if options.seeds is None:
-                self._check_alone(options.resume)
-                folder = SeedFolder(Path(options.resume))
+            if begun is not None:
+                folder = SeedFolder(begun)
                 task, config = folder.configured(self.table.task if self.asked else None)
             else:
                 check_plan(task, replace(config, run=None))
@@ -170,13 +175,27 @@ class TrainCommand:
         if shown["console"].quiet and training.fabric.global_rank == 0:
             print(visible(str(training.folder.path)))
 
-    def _check_alone(self, run: str) -> None:
+    def _check_alone(self, run: Path) -> None:
         """Raise for options beside the run that is to go on."""
         if any(source.options for source in self.sources):
             raise ConfigurationError(
                 "--resume continues a run as it was configured and takes no other options; to change some, start a new "
-                f"run with --config {Path(run) / 'config.yaml'}"
+                f"run with --config {run / 'config.yaml'}"
             )
+
+    def _finished(self, run: Path) -> str:
+        """What is said of a run that is through, so that there is nothing to resume; of another one nothing."""
+        folder = RunFolder.open(run)
+        task, config = load_config(folder.configuration(), self.table.task if self.asked else None)
+        result = folder.finished(expected(task, config), config, told=str)
+        if result is None:
+            return ""
+        figure, reached = task.headline, result.get(f"test_{task.headline.name}")
+        value = f", test {figure.heading} {figure.shown(reached)}" if isinstance(reached, int | float) else ""
+        return (
+            f"{run} is finished{value}; there is nothing to resume. To train longer or otherwise, start a new run: "
+            f"dynamicblocks train --config {shlex.quote(str(folder.configuration()))} --run NAME"
+        )
 
     def _resumed(self, run: Path, shown: dict[str, Any]) -> Training:
         folder = RunFolder.open(run)

@@ -15,7 +15,7 @@ from dynamicblocks.controls.alignment import Location
 from dynamicblocks.controls.projection import projection_matrix
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.registry import Registry
-from dynamicblocks.times import Grid, check_count, check_increasing, subdivide, uniform
+from dynamicblocks.times import MAX_CONTROLS, Grid, check_count, check_increasing, subdivide, uniform
 
 Terms = tuple[tuple[int, float], ...]
 """The basis functions that are not zero at a time: pairs (k, phi_k)."""
@@ -65,6 +65,8 @@ class Basis(ABC):
     """
 
     name: ClassVar[str]
+    most: ClassVar[int] = MAX_CONTROLS
+    """Most controls."""
 
     size: int | None = None
     knots: tuple[float, ...] | None = None
@@ -77,10 +79,13 @@ class Basis(ABC):
 
     def __post_init__(self) -> None:
         if self.size is not None:
-            check_count(self.size, f"the number of controls of {type(self).__name__}", least=self.size_of(1))
+            self._check_size(self.size)
         if self.knots is not None:
             object.__setattr__(self, "knots", check_increasing(self.knots, "knots"))
         self._match()
+
+    def _check_size(self, size: int) -> int:
+        return check_count(size, f"the number of controls of {type(self).__name__}", self.size_of(1), self.most)
 
     def _match(self) -> None:
         """Let the size follow from the knots, or raise where the two do not agree."""
@@ -99,7 +104,7 @@ class Basis(ABC):
                     f"{type(self).__name__}: {len(self.knots)} knots make {size} controls, but {self.size} were asked "
                     "for"
                 )
-            object.__setattr__(self, "size", size)
+            object.__setattr__(self, "size", self._check_size(size))
 
     @abstractmethod
     def size_of(self, intervals: int) -> int:
@@ -190,6 +195,7 @@ class Basis(ABC):
     def refine(self, factor: int = 2) -> Self:
         """Every interval between knots cut into ``factor`` equal ones; the new basis contains this one."""
         check_count(factor, "the refinement factor", least=2)
+        self._check_size(self.size_of((len(self.points) - 1) * factor))
         return replace(self, size=None, knots=subdivide(self.points, factor))
 
     def coarsen(self, factor: int = 2) -> Self:

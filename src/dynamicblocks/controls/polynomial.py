@@ -24,6 +24,7 @@ class Polynomial(Spectral):
     """
 
     kind = "a polynomial"
+    most = 1_000  # their nodes are the eigenvalues of a matrix of that size
 
     # Derived from the size: the nodes as fractions of the span, and their barycentric weights.
     _fractions: tuple[float, ...] = field(default=(), init=False, repr=False, compare=False)

@@ -16,9 +16,8 @@ from urllib.parse import urlsplit
 import pooch
 import requests
 from filelock import FileLock
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from dynamicblocks.bars import bars_in_use
 from dynamicblocks.errors import StorageError
 from dynamicblocks.visible import on_one_line
 
@@ -125,12 +124,12 @@ def _continue_transfer(url: str, part: Path) -> None:
             done = 0
         said = answer.headers.get("Content-Length", "")
         length = int(said) if said.isdecimal() else 0
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        with part.open("ab" if done else "wb") as file, Progress(*columns, console=Console(stderr=True)) as progress:
-            task = progress.add_task(f"downloading {part.stem}", total=done + length or None, completed=done)
+        size = f" ({(done + length) / 1e6:,.1f} MB)" if length else ""
+        shown = bars_in_use().bar(f"downloading {part.stem}{size}", done + length or None, done=done)
+        with part.open("ab" if done else "wb") as file, shown as bar:
             for chunk in answer.iter_content(CHUNK):
                 file.write(chunk)
-                progress.advance(task, len(chunk))
+                bar.advance(len(chunk))
         if length and part.stat().st_size < done + length:
             raise requests.ConnectionError(
                 f"the connection ended after {part.stat().st_size:,} of {done + length:,} bytes; the next try goes on "

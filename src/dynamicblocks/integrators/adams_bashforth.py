@@ -67,7 +67,7 @@ class AdamsBashforth(Integrator):
     irreversible: ClassVar[str] = "for each step lets go of the oldest slope that the one before was made of"
 
     def __post_init__(self) -> None:
-        if isinstance(self.order, bool) or self.order not in _STARTS:
+        if not isinstance(self.order, int) or isinstance(self.order, bool) or self.order not in _STARTS:
             raise ConfigurationError(f"the order of adams_bashforth must be 2, 3 or 4, got {self.order!r}")
 
     @property

@@ -6,13 +6,15 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.errors import ConfigurationError, brief
 from dynamicblocks.integrators.integrator import FIRST_ORDER, Carry, Integrator, Size, Stage
 from dynamicblocks.layers.parts import FIELD
 from dynamicblocks.times import check_count
 
 Initial = float | tuple[float, float]
 """What coefficients are at first: a number, or the ends of the interval that they are drawn from, each for itself."""
+
+LARGEST = torch.finfo(torch.float32).max
 
 
 class LinearMultistep(nn.Module, Integrator):
@@ -187,9 +189,9 @@ class LinearMultistep(nn.Module, Integrator):
 def _checked(initial: Initial) -> Initial:
     ends = initial if isinstance(initial, (tuple, list)) else (initial, initial)
     numbers = all(isinstance(each, (int, float)) and not isinstance(each, bool) for each in ends)
-    if not numbers or len(ends) != 2 or not -float("inf") < ends[0] <= ends[1] < float("inf"):
+    if not numbers or len(ends) != 2 or not -LARGEST <= ends[0] <= ends[1] <= LARGEST:
         raise ConfigurationError(
             "initial must be a number, or (low, high) of an interval to draw from, such as (-0.1, 0.0), got "
-            f"{initial!r}"
+            f"{brief(initial)}"
         )
     return (float(ends[0]), float(ends[1])) if isinstance(initial, (tuple, list)) else float(initial)

@@ -49,7 +49,7 @@ class Leapfrog(Integrator):
     looks_back: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.start_with not in STARTS:
+        if not isinstance(self.start_with, str) or self.start_with not in STARTS:
             raise unknown_name("start of leapfrog", str(self.start_with), STARTS)
 
     @property

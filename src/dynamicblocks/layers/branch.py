@@ -5,7 +5,7 @@ from typing import ClassVar, TypedDict
 
 from torch import nn
 
-from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.errors import ConfigurationError, brief
 from dynamicblocks.layers.activations import ActivationSpec, make_activation
 from dynamicblocks.layers.boundary import CONVOLUTIONS
 from dynamicblocks.layers.dimensions import check_dims
@@ -77,6 +77,8 @@ class Branch(nn.Sequential):
         self.dims = dims
         self.width = check_count(in_channels, "in_channels")
         check_count(out_channels, "out_channels")
+        if not isinstance(order, str):
+            raise ConfigurationError(f"order must be a text of {', '.join(WORDS)}, got {brief(order)}")
         number = {word: count(1) for word in WORDS}
         width, target = in_channels, out_channels
         for word in order.split():

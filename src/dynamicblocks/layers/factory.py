@@ -16,6 +16,7 @@ from dynamicblocks.layers.preact_symmetric import PreactSymmetric
 from dynamicblocks.layers.registry import layers
 from dynamicblocks.layers.residual_unit import ResidualUnit
 from dynamicblocks.layers.symmetric import Symmetric
+from dynamicblocks.memory import affordable, bytes_of, check_weights
 
 LayerFactory = Callable[[], nn.Module]
 LayerSource = str | nn.Module | LayerFactory
@@ -44,7 +45,11 @@ def independent_layers(source: LayerSource, count: int) -> list[nn.Module]:
             the same module twice, the copies differ in their parameters, or a module holds parameters and cannot reset
             them.
     """
-    made = [_make(source) for _ in range(count)]
+    with affordable("a layer"):
+        first = _make(source)
+    if isinstance(first, nn.Module):
+        check_weights(count * bytes_of(first), f"a block of {count:,} controls, each a {type(first).__name__}")
+    made = [first, *(_make(source) for _ in range(count - 1))]
     for module in made:
         if not isinstance(module, nn.Module):
             raise ConfigurationError(f"the layer factory must return an nn.Module, got {type(module).__name__}")

@@ -159,7 +159,7 @@ class Depthwise(_Spectral):
         self, width: int, *, kernel_size: int = 3, boundary: str = "circular", scale: float = 1.0, dims: int = 2
     ) -> None:
         super().__init__(width, boundary, dims)
-        self.scale = check_amount(scale, "scale")
+        self.scale = check_amount(scale, "scale", most=torch.finfo(torch.float32).max)
         self.weight = nn.Parameter(torch.empty(width, *(check_kernel_size(kernel_size),) * dims))
         self.reset_parameters()
 

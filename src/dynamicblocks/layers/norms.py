@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.layers.dimensions import BATCH_NORMS, check_dims
 from dynamicblocks.registry import Registry
-from dynamicblocks.times import check_count
+from dynamicblocks.times import check_amount, check_count
 
 norms: Registry[nn.Module] = Registry("normalisation")
 
@@ -21,7 +21,13 @@ NormSpec = str | Callable[[int], nn.Module]
 @norms.register("batch")
 def batch_norm(*arguments: Any, dims: int = 2, **options: Any) -> nn.Module:
     """Batch normalisation over signals, images or volumes: PyTorch's, with its options."""
-    return BATCH_NORMS[check_dims(dims)](*arguments, **options)
+    made = BATCH_NORMS[check_dims(dims)]
+    call = inspect.signature(made).bind(*arguments, **options)
+    check_count(call.arguments.get("num_features", 0), "num_features")
+    check_amount(call.arguments.get("eps", 0.0), "eps")
+    if call.arguments.get("momentum") is not None and check_amount(call.arguments["momentum"], "momentum") > 1:
+        raise ConfigurationError(f"momentum must lie between 0 and 1, got {call.arguments['momentum']}")
+    return made(*arguments, **options)
 
 
 # Which options there are depends on the version of PyTorch.
@@ -54,7 +60,8 @@ class TVNorm(nn.Module):
     def __init__(self, width: int, eps: float = 1e-4, weight: bool = True, bias: bool = True, *, dims: int = 2) -> None:
         super().__init__()
         check_dims(dims)
-        self.eps = eps
+        check_count(width, "width")
+        self.eps = check_amount(eps, "eps")
         self.weight = nn.Parameter(torch.empty(width)) if weight else None
         self.bias = nn.Parameter(torch.empty(width)) if bias else None
         self.reset_parameters()
@@ -86,8 +93,9 @@ norms.register("tv")(TVNorm)
 def group_norm(width: int, groups: int | None = None, *, dims: int = 2) -> nn.GroupNorm:
     """Group normalisation; by default the largest number of groups up to 8 that divides ``width``."""
     check_dims(dims)
+    check_count(width, "width")
     groups = math.gcd(width, 8) if groups is None else groups
-    if not isinstance(groups, int) or groups < 1 or width % groups:
+    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1 or width % groups:
         raise ConfigurationError(f"group normalisation: {groups} groups do not divide {width} channels")
     return nn.GroupNorm(groups, width)
 

@@ -36,7 +36,7 @@ UNITS: dict[str, UnitOrder] = {
 
 def unit_order(unit: str, skipinit: bool = False) -> UnitOrder:
     """The order of the unit of that name, or an error that lists the names."""
-    if unit not in UNITS:
+    if not isinstance(unit, str) or unit not in UNITS:
         raise unknown_name("residual unit", unit, UNITS)
     order = UNITS[unit]
     return order._replace(branch=f"{order.branch} scale") if skipinit else order

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.errors import ConfigurationError, brief
 from dynamicblocks.layers.dimensions import PLAIN
 from dynamicblocks.layers.parametrisations import (
     Parametrisation,
@@ -17,6 +17,7 @@ from dynamicblocks.layers.parametrisations import (
     twist_kernels,
 )
 from dynamicblocks.layers.weighted_sum import laid_out, weighted_sum
+from dynamicblocks.times import check_count
 
 # Bytes of terms that are summed up before they have to be written to memory and read again (benchmarks/twist_cost.py).
 CACHED = 8 << 20
@@ -44,6 +45,12 @@ class TwistConv(nn.modules.conv._ConvNd):
         **kwargs: Any,
     ) -> None:
         size = (kernel_size,) * self.dims if isinstance(kernel_size, int) else kernel_size
+        if not isinstance(size, tuple | list) or len(size) != self.dims:
+            raise ConfigurationError(f"kernel_size must be a whole number or {self.dims} of them, got {brief(size)}")
+        for name, count in (("in_channels", in_channels), ("out_channels", out_channels)):
+            check_count(count, name)
+        for length in size:
+            check_count(length, "kernel_size")
         known = check_twist(parametrisation, degree, size)
         super().__init__(in_channels, out_channels, kernel_size, *args, **kwargs)  # type: ignore[arg-type]
         self._twist(known, degree, fused)

@@ -17,7 +17,7 @@ from dynamicblocks.layers.norms import NormSpec
 from dynamicblocks.models.initial import initialised
 from dynamicblocks.models.registry import models
 from dynamicblocks.network import DynamicNet
-from dynamicblocks.times import check_amount, check_count, uniform
+from dynamicblocks.times import MAX_CONTROLS, check_amount, check_count, uniform
 
 
 @models.register("continuousnet")
@@ -72,7 +72,7 @@ def continuousnet(
     """
     check_count(width, "width")
     check_count(widen, "widen")
-    check_count(units, "units")
+    check_count(units, "units", most=MAX_CONTROLS)
     check_count(steps_per_unit, "steps_per_unit")
     horizon = float(units) if time_epsilon is None else check_amount(time_epsilon, "time_epsilon")
     if horizon == 0:

@@ -10,7 +10,7 @@ from torch import nn
 from dynamicblocks.block import DynamicBlock
 from dynamicblocks.connectors import Head, Opening, Pool, PooledConnector, ResidualConnector
 from dynamicblocks.controls import Basis, as_basis
-from dynamicblocks.errors import ConfigurationError, unknown_name
+from dynamicblocks.errors import unknown_name
 from dynamicblocks.gradients import Gradient
 from dynamicblocks.integrators import Integrator
 from dynamicblocks.layers import Style, layers
@@ -18,8 +18,9 @@ from dynamicblocks.layers.activations import ActivationSpec
 from dynamicblocks.layers.dimensions import check_dims
 from dynamicblocks.layers.norms import NormSpec
 from dynamicblocks.models.registry import models
+from dynamicblocks.models.units import check_layer
 from dynamicblocks.network import DynamicNet
-from dynamicblocks.times import check_count, check_counts, uniform
+from dynamicblocks.times import MAX_CONTROLS, check_count, check_counts, uniform
 
 
 @models.register("dynamicnet")
@@ -67,9 +68,8 @@ def dynamicnet(
     torch.Size([2, 10])
     """
     widths = check_counts(widths, "widths")
-    if not (isinstance(layer, str) or callable(layer)):
-        raise ConfigurationError(f"layer must be a name or a function that makes a layer of a width, got {layer!r:.80}")
-    check_count(units, "units")
+    check_layer(layer)
+    check_count(units, "units", most=MAX_CONTROLS)
     grid = uniform(0, units, steps=units if steps is None else steps)
     basis = as_basis(controls)
     if basis.size is None:

@@ -20,7 +20,7 @@ from dynamicblocks.models.dense import DenseNet
 from dynamicblocks.models.initial import initialised
 from dynamicblocks.models.registry import models
 from dynamicblocks.network import DynamicNet
-from dynamicblocks.times import check_count, check_counts, uniform
+from dynamicblocks.times import MAX_CONTROLS, check_count, check_counts, uniform
 
 PUBLISHED = "published"
 # Kernels and classifier of the published network are uniform between 0 and this.
@@ -82,7 +82,7 @@ def imexnet(
     (2703744, 2691648)
     """
     widths = check_counts(widths, "widths")
-    check_count(units, "units")
+    check_count(units, "units", most=MAX_CONTROLS)
     if initial not in (PUBLISHED, "torch", "he"):
         raise unknown_name("initialisation", initial, (PUBLISHED, "torch", "he"))
     basis = as_basis(controls)

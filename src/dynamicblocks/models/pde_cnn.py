@@ -19,7 +19,7 @@ from dynamicblocks.layers.activations import ActivationSpec
 from dynamicblocks.layers.norms import NormSpec
 from dynamicblocks.layers.one_kernel import OneKernel
 from dynamicblocks.models.registry import models
-from dynamicblocks.models.units import in_units
+from dynamicblocks.models.units import check_layer, in_units
 from dynamicblocks.network import DynamicNet
 from dynamicblocks.registry import parse_call
 from dynamicblocks.times import check_counts
@@ -84,6 +84,7 @@ def pde_cnn(
         raise ConfigurationError(f"widths must be those of the blocks and the one before the head, got {list(widths)}")
     if initial not in ("torch", PUBLISHED):
         raise unknown_name("initialisation", initial, ("torch", PUBLISHED))
+    check_layer(layer)
     basis, grid = in_units(units, step, controls)
     inside = Style(norm=norm, activation=activation, boundary=boundary, dims=dims)
     around = inside | Style(norm=_around(norm) if connector_norm is None else connector_norm)

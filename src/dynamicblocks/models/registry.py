@@ -4,6 +4,7 @@ import inspect
 from typing import Any
 
 from dynamicblocks.errors import unknown_name
+from dynamicblocks.memory import affordable
 from dynamicblocks.network import DynamicNet
 from dynamicblocks.options import Option, options_of
 from dynamicblocks.registry import Registry
@@ -52,4 +53,5 @@ def create_model(name: str, **options: Any) -> DynamicNet:
     for option in options:
         if option not in known:
             raise unknown_name(f"option of model {name!r}", option, known)
-    return models[name](**options)
+    with affordable(f"the network {name}"):
+        return models[name](**options)

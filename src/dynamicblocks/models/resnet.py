@@ -17,7 +17,7 @@ from dynamicblocks.models.initial import initialised
 from dynamicblocks.models.registry import models
 from dynamicblocks.models.units import units_of_depth
 from dynamicblocks.network import DynamicNet
-from dynamicblocks.times import check_count, check_counts
+from dynamicblocks.times import MAX_CONTROLS, check_count, check_counts
 
 DEPTHS = (20, 32, 44, 56, 110)
 
@@ -119,7 +119,7 @@ def wide_resnet(
     """
     check_count(width, "width")
     check_count(widen, "widen")
-    units, rest = divmod(check_count(depth, "depth") - 4, 6)
+    units, rest = divmod(check_count(depth, "depth", most=2 * MAX_CONTROLS) - 4, 6)
     if rest or units < 1:
         raise ConfigurationError(f"depth must be 6 n + 4 for n = 1, 2, ..., got {depth}")
     style = Style(norm=norm, activation=activation, boundary=boundary, bias=True)

@@ -14,7 +14,7 @@ from dynamicblocks.layers import LayerFactory, Style, layers
 from dynamicblocks.layers.activations import ActivationSpec
 from dynamicblocks.layers.norms import NormSpec
 from dynamicblocks.models.registry import models
-from dynamicblocks.models.units import in_units, units_of_depth
+from dynamicblocks.models.units import check_layer, in_units, units_of_depth
 from dynamicblocks.network import DynamicNet
 from dynamicblocks.times import check_counts
 
@@ -128,6 +128,7 @@ def two_step_resnet(
     """
     units = units_of_depth(depth, STAGES)
     widths = _widths(widths, wide=depth >= 62)
+    check_layer(layer)
     style = Style(norm=norm, activation=activation, boundary=boundary, dims=dims)
     body = _body(
         units,

@@ -67,7 +67,7 @@ def twist_resnet(
     """
     units = check_counts(units, "units")
     check_count(width, "width")
-    if len(stages) != len(units) or set(stages) - set("TF"):
+    if not isinstance(stages, str) or len(stages) != len(units) or set(stages) - set("TF"):
         raise ConfigurationError(f"stages must have a letter T or F for each of {len(units)} stages, got {stages!r}")
     order = unit_order(unit)
     expansion = EXPANSION if "reduce" in order.branch else 1

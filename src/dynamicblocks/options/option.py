@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any, get_type_hints
 
-from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.errors import ConfigurationError, brief
 from dynamicblocks.options.annotations import NONE, kind_of
 from dynamicblocks.options.docstrings import helps_of
 from dynamicblocks.options.kind import Kind
@@ -44,8 +44,8 @@ class Option:
         try:
             return self.kind.take(value, texts=texts)
         except (ValueError, OverflowError):
-            came = repr(value) if isinstance(value, str) or not texts else shown(value)
-            raise ConfigurationError(f"{what} expects {self.kind.expected}, got {came:.80}") from None
+            came = brief(value) if isinstance(value, str) or not texts else f"{shown(value):.80}"
+            raise ConfigurationError(f"{what} expects {self.kind.expected}, got {came}") from None
 
 
 def shown(value: Any) -> str:

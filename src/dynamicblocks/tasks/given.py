@@ -37,13 +37,15 @@ def files_of(x: Any, endings: Sequence[str]) -> list[Path] | None:
     files: list[Path] = []
     for each in x:
         path = Path(os.fsdecode(each))
-        if path.is_dir():
+        # Those of pathlib raise where these give False, as of names that are too long.
+        if os.path.isdir(path):  # noqa: PTH112
             files += files_in(path, endings)
-        elif path.is_file():
+        elif os.path.isfile(path):  # noqa: PTH113
             files.append(path)
         else:
             # A pipe would be waited for.
-            raise StorageError(f"{shown(path)} is no file" if path.exists() else f"there is no file {shown(path)}")
+            there = os.path.lexists(path)
+            raise StorageError(f"{shown(path)} is no file" if there else f"there is no file {shown(path)}")
     if not files:
         raise ConfigurationError("x must name at least one file, got an empty list")
     return files

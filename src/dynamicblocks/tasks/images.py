@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from dynamicblocks.data import Augmentation, ImageDataset, load_dataset
 from dynamicblocks.data.images.catalogue import FOLDER, Where, check_named
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.times import check_count
+from dynamicblocks.times import check_count, check_seed
 
 
 def is_folder(name: str) -> bool:
@@ -55,10 +55,11 @@ class DataConfig:
     progressive: tuple[tuple[float, int], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.train_images is not None:
-            check_count(self.train_images, "data.train_images")
-        if self.test_batch_size is not None:
-            check_count(self.test_batch_size, "data.test_batch_size")
+        check_count(self.batch_size, "data.batch_size")
+        check_seed(self.split_seed, "data.split_seed")
+        for name in ("size", "train_images", "test_batch_size"):
+            if getattr(self, name) is not None:
+                check_count(getattr(self, name), f"data.{name}")
         shares = [share for share, _ in self.progressive]
         if shares and (shares[0] != 0 or shares != sorted(set(shares)) or shares[-1] >= 1):
             raise ConfigurationError(f"the shares of data.progressive must rise from 0 to below 1, got {shares}")

@@ -17,7 +17,7 @@ from dynamicblocks.tasks.given import given_fields
 from dynamicblocks.tasks.model import ModelConfig
 from dynamicblocks.tasks.prediction import FieldPrediction
 from dynamicblocks.tasks.registry import tasks
-from dynamicblocks.times import check_count
+from dynamicblocks.times import check_count, check_seed
 from dynamicblocks.training.evaluation import evaluation_mode
 from dynamicblocks.training.predicting import answer_of, check_rows, together
 from dynamicblocks.training.task import HERE, Batches, Figure, Place, SplitName, Task
@@ -60,7 +60,7 @@ class FieldConfig:
     def __post_init__(self) -> None:
         check_share(self.validation, "data.validation")
         check_share(self.test, "data.test")
-        check_count(self.split_seed, "data.split_seed", least=0)
+        check_seed(self.split_seed, "data.split_seed")
         check_count(self.batch_size, "data.batch_size")
         for option in ("train_samples", "test_batch_size"):
             if getattr(self, option) is not None:

@@ -20,7 +20,7 @@ from dynamicblocks.tasks.given import given_images
 from dynamicblocks.tasks.model import ModelConfig
 from dynamicblocks.tasks.prediction import Prediction, predicted
 from dynamicblocks.tasks.registry import tasks
-from dynamicblocks.times import check_count
+from dynamicblocks.times import check_count, check_seed
 from dynamicblocks.training.evaluation import evaluation_mode
 from dynamicblocks.training.predicting import check_rows
 from dynamicblocks.training.task import HERE, LOSS, Batches, Figure, Place, SplitName, Task
@@ -68,7 +68,7 @@ class MaskConfig:
     quarter_turns: bool | None = None
 
     def __post_init__(self) -> None:
-        check_count(self.split_seed, "data.split_seed", least=0)
+        check_seed(self.split_seed, "data.split_seed")
         check_count(self.batch_size, "data.batch_size")
         for option in ("size", "train_images", "test_batch_size"):
             if getattr(self, option) is not None:

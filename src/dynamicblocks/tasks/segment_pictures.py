@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dynamicblocks.tasks.colours import IGNORED_COLOUR, colours_of
+from dynamicblocks.training.storage import write_picture
 
 # Classes in a legend at most, and entries beside each other.
 NAMED, BESIDE = 20, 5
@@ -52,7 +53,7 @@ def draw_masks(images: Tensor, masks: Tensor, predicted: Tensor, classes: Sequen
     if bool((masks >= last).any()):
         patches.append(Patch(facecolor=IGNORED_COLOUR, edgecolor="black", label="ignored"))
     figure.legend(handles=patches, loc="outside lower center", ncols=BESIDE, frameon=False, fontsize=9)
-    figure.savefig(path, dpi=110)
+    write_picture(path, figure.savefig, dpi=110)
 
 
 def _shown(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

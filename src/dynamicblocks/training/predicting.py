@@ -12,6 +12,8 @@ from dynamicblocks.times import check_count
 
 # Samples in a batch, where a task does not say.
 ROWS = 64
+# torch counts no further everywhere.
+MOST_ROWS = 2**31 - 1
 
 
 def tensor_of(x: Any, expected: str) -> Tensor:
@@ -45,7 +47,7 @@ def check_rows(batch_size: int | None, usual: int | None = None) -> int:
     Raises:
         ConfigurationError: what was asked for is no such number.
     """
-    return (usual or ROWS) if batch_size is None else check_count(batch_size, "batch_size")
+    return (usual or ROWS) if batch_size is None else min(check_count(batch_size, "batch_size"), MOST_ROWS)
 
 
 def answer_of(net: nn.Module, inputs: Any) -> Any:

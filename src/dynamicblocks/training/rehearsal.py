@@ -33,8 +33,7 @@ def check_plan(task: Task[Any], config: TrainConfig) -> None:
         ConfigurationError: it says what.
         StorageError: the folder cannot be made.
     """
-    folder = run_path(config.output, run_name(task, config))
-    RunFolder.check_free(folder)
+    RunFolder.check_free(run_path(config.output, run_name(task, config)))
     task.check()
     hardware = config.hardware
     make_fabric(replace(hardware, precision="32-true" if hardware.precision == "auto" else hardware.precision))

@@ -5,7 +5,7 @@ from pathlib import PurePath
 from typing import Any, Literal
 
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.times import check_count
+from dynamicblocks.times import check_count, check_seed
 from dynamicblocks.training.config.hardware import HardwareConfig
 from dynamicblocks.training.config.optimizer import OptimizerConfig
 from dynamicblocks.training.config.plain import plain
@@ -60,7 +60,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_count(self.epochs, "epochs")
-        check_count(self.seed, "seed", least=0)
+        check_seed(self.seed, "seed")
         if self.twist.epoch >= self.epochs:
             raise ConfigurationError(
                 f"twist.epoch must lie in the training, from 0 to epochs - 1 = {self.epochs - 1}, got "
