@@ -185,6 +185,7 @@ def _command(written: list[str]) -> Callable[[], None]:
     command: Command = getattr(module, entry.name) if entry.name else module
     declared = Arguments(name, command.USAGE, command.DESCRIPTION)
     command.add_arguments(declared)
+    declared.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return partial(command.run, declared.read(rest))
 
 

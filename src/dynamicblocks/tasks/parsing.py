@@ -217,7 +217,7 @@ def _meant(path: str, options: Sequence[str]) -> str | None:
     # Those with few dots first: of every training rather than of a part of it.
     by_depth = sorted(options, key=lambda option: (option.count("."), len(option)))
     last = {option.rpartition(".")[2]: option for option in reversed(by_depth)}
-    begun = [option for option in by_depth if option.startswith(path) and "." not in option.removeprefix(path)]
+    begun = [option for option in by_depth if path and option.startswith(path) and "." not in option.removeprefix(path)]
     if "." not in path:
         begun += [last[each] for each in last if len(name) > 1 and each.startswith(name)]
     alike = get_close_matches(path, options, n=1, cutoff=0.75)
