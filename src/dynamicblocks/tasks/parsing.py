@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from dynamicblocks.errors import ConfigurationError, StorageError, UsageError, unknown_name
+from dynamicblocks.errors import ConfigurationError, StorageError, UsageError, brief, unknown_name
 from dynamicblocks.options import Option
 from dynamicblocks.options.bounded_yaml import read_yaml, yaml_value
 from dynamicblocks.options.option import shown
@@ -104,7 +104,7 @@ def written_as_flags(arguments: Sequence[str]) -> Written:
         elif name:
             found[name] = (*found[name], token)
         else:
-            raise UsageError(f"{token!r} stands behind no flag; options are written as --NAME VALUE")
+            raise UsageError(f"{brief(token)} stands behind no flag; options are written as --NAME VALUE")
     return Written({name: _nested(name, texts) for name, texts in found.items()})
 
 
