@@ -97,7 +97,7 @@ def test_the_extra_has_the_packages_that_are_told_apart():
     assert names == [{"torch", "numpy", "safetensors"}, set(extras.PACKAGES.values())]
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "converge", "compress", "operators"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "converge", "compress", "operators"])
 def test_a_command_without_its_extra_says_how_to_get_it(name):
     done = python(
         WITHOUT + "import sys; from dynamicblocks.cli.main import main; sys.exit(main(sys.argv[1:]))", name, "x"

@@ -199,6 +199,8 @@ def test_one_picture_is_the_same_however_it_is_given(digits, tmp_path):
         digits.predict([str(path) for path in files], batch_size=32),
         digits.predict(tmp_path),
         digits.predict(np.asfortranarray(bytes_[:, None])),
+        digits.predict(bytes_[::-1][::-1, None]),
+        digits.predict(bytes_[::-1].copy()[::-1, ::-1][:, ::-1][:, None]),
     ]
     for found in exact:
         assert torch.equal(found.probabilities, by_bytes)

@@ -80,7 +80,7 @@ def test_all_probabilities_are_written(digits, images, capsys):
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        ((), 2, "files"),
+        ((), 2, "FILE is missing"),
         (("nowhere.png",), 1, "there is no file nowhere.png"),
         (("images", "text.png"), 1, "text.png cannot be read as an image"),
         (("wide.png",), 2, "wide.png has 9 x 8 pixels"),

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from dynamicblocks.cli.arguments import Arguments
 from dynamicblocks.errors import ConfigurationError, StorageError, UsageError
-from dynamicblocks.times import check_count
 
 USAGE = "dynamicblocks predict RUN FILE... [--output PLACE] [--resize] [--batch_size N] [--device DEVICE] ..."
 DESCRIPTION = """Say what a trained network sees in files; the data of the training are not needed.
@@ -21,21 +20,28 @@ Example: dynamicblocks predict runs/MINE photo.png another.jpg
 
 def add_arguments(parser: Arguments) -> None:
     """The run, the files, and where to write."""
-    parser.add_argument("run", help="the folder of a run")
-    parser.add_argument("files", nargs="+", metavar="FILE", help="files, or folders of files")
-    parser.add_argument("--output", help="a new file, or a new folder of masks or fields")
+    parser.add_argument("run", type=str, help="the folder of a run")
+    parser.add_argument("files", type=str, nargs="+", metavar="FILE", help="files, or folders of files")
+    parser.add_argument("--output", metavar="PLACE", help="a new file, or a new folder of masks or fields")
     parser.add_argument("--force", action="store_true", help="write over what is there")
     parser.add_argument(
         "--resize", action="store_true", help="make images of another size fit: resized, and cut at both ends"
     )
-    parser.add_argument("--batch_size", type=int, help="files at a time; as in evaluation")
+    parser.add_argument("--batch_size", type=int, metavar="N", help="files at a time; as in evaluation", check=_count)
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    parser.add_argument("--data_dir", help="local copy of the data, for runs of before")
+    parser.add_argument("--data_dir", metavar="FOLDER", help="local copy of the data, for runs of earlier versions")
     parser.add_argument("--quiet", action="store_true", help="print errors alone, where --output says where to write")
     parser.add_argument(
         "--task",
         help="FILE.py:Name, where the run was trained with such a task: where its file lies is not recorded",
     )
+
+
+def _count(number: int) -> int:
+    # As check_count of dynamicblocks.times says it, for which torch is imported.
+    if number < 1:
+        raise ConfigurationError(f"it must be a whole number of at least 1, got {number}")
+    return number
 
 
 def run(options: Namespace) -> None:
@@ -58,10 +64,8 @@ def _check(options: Namespace, place: Path | None) -> None:
 
     Raises:
         StorageError: the run or a file is not there.
-        ConfigurationError: the output is there already, or the size of batches is none.
+        ConfigurationError: the output is there already.
     """
-    if options.batch_size is not None:
-        check_count(options.batch_size, "--batch_size")
     # These of os.path give False where those of pathlib raise, as of names that are too long.
     if not os.path.isdir(options.run):  # noqa: PTH112
         raise StorageError(f"there is no run folder {options.run}")
