@@ -114,7 +114,7 @@ def test_quiet(tmp_path, capsys):
     assert capsys.readouterr().out == f"{tmp_path / 'one'}\n"
     assert json.loads((tmp_path / "one" / "result.json").read_text())["manifestations"] == []
     assert main(["evaluate", str(tmp_path / "one"), "--quiet"]) == 0
-    assert capsys.readouterr().out == f"Added to {tmp_path / 'one' / 'evaluations.jsonl'}\n"
+    assert capsys.readouterr().out == f"Written to {tmp_path / 'one' / 'evaluations.jsonl'}\n"
     assert main(["train", *plain, "--run", "one"]) == 2
     assert "exists already" in capsys.readouterr().err
 
