@@ -42,6 +42,11 @@ SHOWN = (
         "train --model.name resnet --model.depth 8 --model.unit post --epochs 2 --run plain --logger csv --quiet",
     ),
     (
+        "Several seeds",
+        "Each seed has a run of its own, `NAME/seed-0` and so on; seeds that are finished are not trained again.",
+        "train --model.name dynamicnet --model.widths 4 --epochs 2 --run twice --seeds 0 1 --table none",
+    ),
+    (
         "Evaluate",
         "",
         "evaluate runs/mine --integrator 'dopri5(rtol=0.001, atol=0.0001)'",

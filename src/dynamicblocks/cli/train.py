@@ -143,7 +143,9 @@ class TrainCommand:
                 say(make_console(), finished)
                 return
         if not several:
-            self._train(task, config, begun, shown, again)
+            training = self._train(task, config, begun, shown, again)
+            if options.quiet and training.fabric.global_rank == 0:
+                print(visible(str(training.folder.path)))
         else:
             if begun is not None:
                 folder = SeedFolder(begun)
@@ -161,7 +163,7 @@ class TrainCommand:
 
     def _train(
         self, task: Task[Any], config: TrainConfig, begun: Path | None, shown: dict[str, Any], again: str
-    ) -> None:
+    ) -> Training:
         """Train to the end, anew or from where a run stands, and show what came out."""
         training = Training(task, config, **shown) if begun is None else self._resumed(begun, shown)
         console = training.console
@@ -172,8 +174,7 @@ class TrainCommand:
             f"evaluations a pass, on {training.fabric.device}; writing to {training.folder.path}",
         )
         show(training.run(), training, console, again)
-        if shown["console"].quiet and training.fabric.global_rank == 0:
-            print(visible(str(training.folder.path)))
+        return training
 
     def _check_alone(self, run: Path) -> None:
         """Raise for options beside the run that is to go on."""
