@@ -88,7 +88,6 @@ class Arguments:
     def __init__(self, name: str, usage: str, description: str) -> None:
         self.name, self.usage, self.description = name, usage, description
         self._known: dict[str, Argument] = {}
-        self.add_argument("--debug", action=SWITCH, help="show the traceback of an error")
 
     def add_argument(
         self,

@@ -49,6 +49,8 @@ class Entry(NamedTuple):
 
 COMMANDS = {
     "train": Entry("train a network: on images, masks, fields, or a task of your own", "train"),
+    "predict": Entry("say what a trained network sees in files", "predict"),
+    "runs": Entry("list trained and unfinished runs with their figures, and what differs among them", "runs"),
     "evaluate": Entry("evaluate a trained network, perhaps under another integrator or grid", "evaluate"),
     "converge": Entry("the trained weights under every integrator and step count: the convergence test", "converge"),
     "compress": Entry("make a trained network cheaper at the same accuracy", "compress"),
@@ -58,8 +60,6 @@ COMMANDS = {
     "models": Entry("list the networks, or the options of one", "listing", "models_command"),
     "integrators": Entry("list the integrators", "listing", "integrators_command"),
     "methods": Entry("list the methods of odeint and solve, or the options of one", "listing", "methods_command"),
-    "predict": Entry("say what a trained network sees in files", "predict"),
-    "runs": Entry("list trained and unfinished runs with their figures, and what differs among them", "runs"),
     "completion": Entry("print a script that completes commands, flags and names in a shell", "completion"),
 }
 
@@ -185,6 +185,7 @@ def _command(written: list[str]) -> Callable[[], None]:
     command: Command = getattr(module, entry.name) if entry.name else module
     declared = Arguments(name, command.USAGE, command.DESCRIPTION)
     command.add_arguments(declared)
+    declared.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return partial(command.run, declared.read(rest))
 
 

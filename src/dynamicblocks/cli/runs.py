@@ -267,7 +267,13 @@ def _lines(head: Sequence[str], row: Sequence[str], width: int) -> Iterator[str]
     name, state, test, validation, weights, epochs, started, *options = map(visible, row)
     yield name
     figures = (f"{heading} {cell}" for heading, cell in zip(head[2:4], (test, validation), strict=True) if cell)
-    about = [state, *figures, *([f"{weights} weights"] if weights else []), f"{epochs} epochs", started]
+    about = [
+        state,
+        *figures,
+        *([f"{weights} weights"] if weights else []),
+        f"{epochs} epoch{'' if epochs == '1' else 's'}",
+        started,
+    ]
     written = [f"{option} {value}" for option, value in zip(head[7:], options, strict=True) if value not in ("", "-")]
     for part in (about, written):
         # What belongs together stays together.

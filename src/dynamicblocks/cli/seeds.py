@@ -4,7 +4,6 @@ import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -21,7 +20,7 @@ from dynamicblocks.options.bounded_yaml import read_yaml
 from dynamicblocks.tasks import load_config
 from dynamicblocks.training import Figure, Task, TrainConfig
 from dynamicblocks.training.run_folder import RunFolder
-from dynamicblocks.training.runs import recorded
+from dynamicblocks.training.runs import recorded, run_name, run_path
 from dynamicblocks.training.storage import write_text
 
 NAMED = "seeds.json"
@@ -52,8 +51,10 @@ class SeedFolder:
         """
         if config.hardware.devices > 1:
             raise ConfigurationError("--seeds is for one process; with several, train seed by seed with --seed")
-        name = config.run or f"{datetime.now():%Y%m%d-%H%M%S}-{task.title}"
-        folder = cls(Path(config.output) / name)
+        for seed in seeds:
+            replace(config, seed=seed)  # which says what is no seed
+        name = run_name(task, config)
+        folder = cls(run_path(config.output, name))
         shared = recorded(task, replace(config, run=name))
         if cls.is_one(folder.path):
             folder._check_same(shared)

@@ -1,4 +1,7 @@
-"""Files from the network: checked, resumed where a transfer was cut, and never half-written."""
+"""Files from the network: checked, resumed where a transfer was cut, and never half-written.
+
+What only a transfer takes is imported by it: most trainings find their data on the disk.
+"""
 
 import gzip
 import os
@@ -13,12 +16,11 @@ from pathlib import Path
 from typing import IO, cast
 from urllib.parse import urlsplit
 
-import pooch
-import requests
 from filelock import FileLock
 
 from dynamicblocks.bars import bars_in_use
 from dynamicblocks.errors import StorageError
+from dynamicblocks.extras import needed_for
 from dynamicblocks.visible import on_one_line
 
 TIMEOUT_SECONDS = 30
@@ -56,7 +58,11 @@ class Remote:
 def cache_folder() -> Path:
     """Where downloads are kept: the environment variable DYNAMICBLOCKS_DATA, or the system's place for caches."""
     chosen = os.environ.get("DYNAMICBLOCKS_DATA")
-    return Path(chosen) if chosen else Path(pooch.os_cache("dynamicblocks"))
+    if chosen:
+        return Path(chosen)
+    with needed_for("the place for caches"):
+        import pooch
+    return Path(pooch.os_cache("dynamicblocks"))
 
 
 def fetch(remote: Remote, folder: Path) -> Path:
@@ -67,6 +73,8 @@ def fetch(remote: Remote, folder: Path) -> Path:
     Raises:
         StorageError: no network, an error of the server, a wrong checksum, or a folder that cannot be written.
     """
+    with needed_for("a download"):
+        import requests
     path, part = folder / remote.file, folder / f"{remote.file}.part"
     with disk_errors(folder):
         if _has_checksum(path, remote):
@@ -107,11 +115,15 @@ def disk_errors(folder: Path) -> Iterator[None]:
 
 
 def _has_checksum(path: Path, remote: Remote) -> bool:
+    with needed_for("the checksum of a file"):
+        import pooch
     return path.exists() and pooch.file_hash(str(path), alg="md5") == remote.checksum
 
 
 def _continue_transfer(url: str, part: Path) -> None:
     """Bring ``part`` to the whole length of the file at ``url``."""
+    import requests
+
     done = part.stat().st_size if part.exists() else 0
     # The checksum is that of the file as it is stored, and so are the positions in it.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})

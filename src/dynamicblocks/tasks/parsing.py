@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from dynamicblocks.errors import ConfigurationError, StorageError, UsageError, unknown_name
+from dynamicblocks.errors import ConfigurationError, StorageError, UsageError, brief, unknown_name
 from dynamicblocks.options import Option
 from dynamicblocks.options.bounded_yaml import read_yaml, yaml_value
 from dynamicblocks.options.option import shown
@@ -104,7 +104,7 @@ def written_as_flags(arguments: Sequence[str]) -> Written:
         elif name:
             found[name] = (*found[name], token)
         else:
-            raise UsageError(f"{token!r} stands behind no flag; options are written as --NAME VALUE")
+            raise UsageError(f"{brief(token)} stands behind no flag; options are written as --NAME VALUE")
     return Written({name: _nested(name, texts) for name, texts in found.items()})
 
 
@@ -217,7 +217,7 @@ def _meant(path: str, options: Sequence[str]) -> str | None:
     # Those with few dots first: of every training rather than of a part of it.
     by_depth = sorted(options, key=lambda option: (option.count("."), len(option)))
     last = {option.rpartition(".")[2]: option for option in reversed(by_depth)}
-    begun = [option for option in by_depth if option.startswith(path) and "." not in option.removeprefix(path)]
+    begun = [option for option in by_depth if path and option.startswith(path) and "." not in option.removeprefix(path)]
     if "." not in path:
         begun += [last[each] for each in last if len(name) > 1 and each.startswith(name)]
     alike = get_close_matches(path, options, n=1, cutoff=0.75)

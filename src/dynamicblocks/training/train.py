@@ -24,6 +24,7 @@ from dynamicblocks.training.engine import Engine
 from dynamicblocks.training.environment import differences, environment
 from dynamicblocks.training.evaluation import Score, Seen, evaluate, score_from
 from dynamicblocks.training.first_process import by_the_first
+from dynamicblocks.training.free_cores import Watch, advice
 from dynamicblocks.training.hardware import (
     make_fabric,
     make_place,
@@ -82,6 +83,7 @@ class Training:
         table: TableSize = "few",
         loggers: Sequence[str] = (),
     ) -> None:
+        watch = Watch()
         self.task = task
         check_table(table)
         check_loggers(loggers)
@@ -121,6 +123,9 @@ class Training:
                     self.report.note(f"Note: {idle}")
                 self._begin(net, choices)
             self._log(loggers)
+            crowded = advice(watch, self.fabric.device, self.fabric.world_size)
+            if crowded:
+                self.report.note(f"Note: {crowded}")
         except BaseException:
             self.lock.release()
             raise
@@ -272,10 +277,11 @@ class Training:
         return outcome
 
     def _how_to_go_on(self) -> str:
-        task, run = type(self.task), shlex.quote(str(self.folder.path))
-        if task.asked_as is not None:
-            return f"go on with: dynamicblocks train --resume {run} --task {shlex.quote(task.asked_as)}"
-        return f"go on with: dynamicblocks train --resume {run}"
+        command = f"dynamicblocks train --resume {shlex.quote(str(self.folder.path))}"
+        if type(self.task).asked_as is not None:
+            command += f" --task {shlex.quote(str(type(self.task).asked_as))}"
+        # What is asked of the end of a run stands in the result, and not in its configuration.
+        return f"go on with: {command}{'' if self.table == 'few' else f' --table {self.table}'}"
 
     def _epoch(self) -> None:
         """The rest of the present epoch, its validation and its checkpoint."""
