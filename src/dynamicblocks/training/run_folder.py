@@ -254,6 +254,12 @@ class RunFolder:
             check_same(expected, config, path, self.configuration())
         return weights, form
 
+    def lacking(self, error: Exception) -> StorageError:
+        """The error for a checkpoint without something that belongs to it."""
+        return StorageError(
+            f"the checkpoint in {self.path} is damaged: it has no {error}, so it does not fit its configuration"
+        )
+
     def finished(self, expected: Expected, config: TrainConfig, told: Told = log) -> dict[str, Any] | None:
         """The result of a run that is through; None of one that is not. Arguments as in :meth:`read_checkpoint`.
 
@@ -267,7 +273,7 @@ class RunFolder:
         try:
             check_position(stored["position"], config.epochs)
         except (KeyError, TypeError) as error:
-            raise StorageError(f"the checkpoint in {self.path} is damaged: it has no position ({error})") from error
+            raise self.lacking(error) from error
         through = config.max_steps is not None or stored["position"]["epoch"] == config.epochs
         return result if through else None
 

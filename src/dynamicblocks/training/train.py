@@ -195,7 +195,7 @@ class Training:
             sums = named_sums(stored["sums"], self.task.sums)
             set_random_state(stored["random"])
         except KeyError as error:
-            raise StorageError(f"the checkpoint in {self.folder.path} is damaged: it has no {error}") from error
+            raise self.folder.lacking(error) from error
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
             said = " ".join(str(error).split())
             raise StorageError(
