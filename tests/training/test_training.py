@@ -331,7 +331,7 @@ def test_wrong_values_are_usage_errors_that_leave_nothing_behind(flags, message,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "train,evaluate,predict,converge"),
+        ([], "train,evaluate,converge,compress,operators,models,integrators,methods"),
         (["trian"], "invalid choice: 'trian'"),
         (["evaluate"], "run"),
     ],
