@@ -113,8 +113,8 @@ MESSAGES = [
     ("train --dataset CIFAR11", 2, "unknown data set"),
     ("train --task segment --data.name pins", 2, "unknown data set"),
     ("train --dataset CIFAR10 --data_dir nowhere", 1, "there is no folder nowhere"),
-    ("train --data.name imagefolder:nowhere", 1, "there is no folder nowhere"),
-    ("train --task segment --data.name folder:nowhere", 1, "there is no folder nowhere"),
+    ("train --data.name imagefolder:nowhere", 1, "nowhere does not exist; expected a folder"),
+    ("train --task segment --data.name folder:nowhere", 1, "nowhere does not exist; expected a folder"),
     ("train --data.data_dir nowhere", 2, "digits come with scikit-learn and are read from no folder"),
     # Values of a training.
     ("train --model.widths x", 2, "--model.widths expects whole numbers such as"),
