@@ -58,7 +58,7 @@ def words() -> Words:
         found[name] = {
             f"--{flag}" if argument.flag else "": _choices(argument.option.kind) or values.get(flag, ())
             for flag, argument in declared.known.items()
-        }
+        } | {"--debug": ()}
     found["models"][""] = list_models()
     found["methods"][""] = [*METHODS, *other_methods()]
     return found
