@@ -235,7 +235,7 @@ def test_signals_to_the_whole_group_do_not_end_those_who_read():
 def test_that_a_reader_was_killed_is_told_once():
     """Not again wherever the program is when another process ends."""
     batches = [torch.tensor([index]) for index in range(4)]
-    with pytest.raises(db.StorageError, match="the processes that read data failed") as kept:
+    with pytest.raises(db.DynamicBlocksError, match="--hardware") as kept:
         list(loaded(end_oneself, batches, 2, torch.device("cpu")))
     subprocess.run(["true"], check=True)
     assert kept.value

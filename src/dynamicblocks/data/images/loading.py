@@ -1,6 +1,7 @@
 """What files hold, read in batches by this process or by others."""
 
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,7 @@ from dynamicblocks.processes import READER_LOST
 # How PyTorch's errors begin where a process or thread that reads is gone.
 OF_WORKERS = ("DataLoader worker", "Pin memory thread")
 SIGNAL_HANDLING = "torch.utils.data._utils.signal_handling"
-_streams = 0
+_waiting = False
 
 
 class _Read(Dataset[Tensor | StorageError]):
@@ -49,30 +50,18 @@ def loaded(
         StorageError: ``read`` raised it.
         ProcessError: a process was killed, or could not be started.
     """
-    with _read_by(workers):
+    with _told():
+        stream = iter(_loader(read, batches, workers, device))
+    if workers:
+        _hear_of_the_killed_only_while_waiting()
+    while True:
         with _told():
-            stream = iter(_loader(read, batches, workers, device))
-        if workers:
-            _type_errors_of_the_signal()
-        while True:
-            with _told():
-                images = next(stream, None)
-            if images is None:
-                return
-            if isinstance(images, StorageError):
-                raise images
-            yield images.to(device, non_blocking=True)
-
-
-@contextmanager
-def _read_by(workers: int) -> Iterator[None]:
-    """Know how many streams depend on others: where one has failed, that its processes are gone is no news."""
-    global _streams
-    _streams += bool(workers)
-    try:
-        yield
-    finally:
-        _streams -= bool(workers)
+            images = next(stream, None)
+        if images is None:
+            return
+        if isinstance(images, StorageError):
+            raise images
+        yield images.to(device, non_blocking=True)
 
 
 def _loader(
@@ -89,13 +78,21 @@ def _loader(
             pin_memory=device.type == "cuda",
             # A loader draws seeds for its workers; from the global generator they would make a resumed run another one.
             generator=torch.Generator(),
-            worker_init_fn=serve,
+            worker_init_fn=_serve,
         )
+
+
+def _serve(number: int) -> None:
+    serve(number)
+    # The thread that hands tensors over prints a traceback where whoever should take them is gone.
+    sys.excepthook = lambda *_: None
 
 
 @contextmanager
 def _told() -> Iterator[None]:
     """What happens where processes that read are killed or cannot be started, as the error for it."""
+    global _waiting
+    before, _waiting = _waiting, True
     try:
         yield
     except (OSError, EOFError) as error:
@@ -104,6 +101,8 @@ def _told() -> Iterator[None]:
         if isinstance(error, DynamicBlocksError) or not str(error).startswith(OF_WORKERS):
             raise
         raise _lost(error) from error
+    finally:
+        _waiting = before
 
 
 def _lost(error: BaseException) -> ProcessError:
@@ -113,8 +112,11 @@ def _lost(error: BaseException) -> ProcessError:
     )
 
 
-def _type_errors_of_the_signal() -> None:
-    """PyTorch raises a RuntimeError wherever the program is when a worker is killed: make it one of ours."""
+def _hear_of_the_killed_only_while_waiting() -> None:
+    """PyTorch raises a RuntimeError wherever the program is when a worker is killed, be it amidst a checkpoint.
+
+    While nothing is waited for it can wait, too: with the next batch it is noticed anyway, within seconds.
+    """
     # Only the main thread may handle signals.
     if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
         return
@@ -126,7 +128,7 @@ def _type_errors_of_the_signal() -> None:
         try:
             handler(number, frame)
         except RuntimeError as error:
-            if _streams:
+            if _waiting:
                 raise _lost(error) from error
 
     signal.signal(signal.SIGCHLD, tell)
