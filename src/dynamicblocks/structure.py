@@ -9,11 +9,23 @@ from torch import nn
 
 from dynamicblocks.block import DynamicBlock
 from dynamicblocks.controls import Basis, Controls, bases
-from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.errors import ConfigurationError, brief
 from dynamicblocks.integrators import Integrator, ReversibleRungeKutta, integrators
+from dynamicblocks.memory import bytes_of, check_weights
 from dynamicblocks.network import named_blocks
+from dynamicblocks.options import Kind, Option
 from dynamicblocks.surgery import Net, map_blocks
 from dynamicblocks.twisting import twist_choices, with_twists
+
+_NUMBERS = Kind(entries=(Kind(scalars=(float,)),))
+ENTRIES: Mapping[str, Kind] = {
+    "basis": Kind(scalars=(str,)),
+    "size": Kind(scalars=(int,)),
+    "knots": _NUMBERS,
+    "times": _NUMBERS,
+    "integrator": Kind(scalars=(str,)),
+}
+"""What a description says of a block."""
 
 Discretisation = dict[str, dict[str, Any]]
 """For each block, by name: its basis (name, size, knots and options, if it has any), times and integrator."""
@@ -60,19 +72,43 @@ def with_discretisation(net: Net, described: Discretisation) -> Net:
     def change(name: str, block: DynamicBlock) -> DynamicBlock:
         if name not in described:
             raise _mismatch(net, described)
-        choice = described[name]
-        options = choice.get("options", {})
-        basis = bases[choice["basis"]](size=choice["size"], knots=tuple(choice["knots"]), **options)
+        choice = _checked(name, described[name])
+        basis = _basis(name, choice)
         controls = block.controls
         if basis != controls.basis:
+            weights = basis.count * bytes_of(controls.layers[0])
+            check_weights(weights, f"block {name!r}, described with {basis.count:,} controls")
             controls = Controls(_copies(controls, basis.count), basis)
         return block.replaced(controls=controls, times=choice["times"], integrator=choice["integrator"])
 
+    if not isinstance(described, Mapping):
+        raise ConfigurationError(f"blocks are described by name, got {brief(described)}")
     other = map_blocks(net, change)
     # Compared afterwards: a block with more controls has more of the blocks inside its layers.
     if named_blocks(other).keys() != described.keys():
         raise _mismatch(other, described)
     return other
+
+
+def _checked(name: str, choice: Any) -> Mapping[str, Any]:
+    """What is described of a block, or a ConfigurationError that names the entry: it may come from a damaged file."""
+    if not isinstance(choice, Mapping):
+        raise ConfigurationError(f"block {name!r} must be described by {', '.join(ENTRIES)}, got {brief(choice)}")
+    for entry, kind in ENTRIES.items():
+        if entry not in choice:
+            raise ConfigurationError(f"block {name!r} is described without its {entry}")
+        Option(entry, kind).take(choice[entry], f"{entry} of block {name!r}")
+    return choice
+
+
+def _basis(name: str, choice: Mapping[str, Any]) -> Basis:
+    options = choice.get("options", {})
+    if not isinstance(options, Mapping):
+        raise ConfigurationError(f"options of the basis of block {name!r} must have names, got {brief(options)}")
+    try:
+        return bases[choice["basis"]](size=choice["size"], knots=tuple(choice["knots"]), **options)
+    except TypeError as error:
+        raise ConfigurationError(f"the basis of block {name!r} cannot be made as described: {error}") from error
 
 
 def _described(basis: Basis) -> dict[str, Any]:
@@ -114,5 +150,7 @@ def with_structure(net: Net, described: Mapping[str, dict[str, Any]]) -> Net:
     Raises:
         ConfigurationError: blocks or convolutions described are not those of the network.
     """
+    if not isinstance(described, Mapping) or "discretisation" not in described:
+        raise ConfigurationError(f"a network is described by its discretisation and twists, got {brief(described)}")
     # Blocks first: their controls are counted by their bases, and twists are named by control.
     return with_twists(with_discretisation(net, described["discretisation"]), described.get("twists", {}))

@@ -10,11 +10,15 @@ from io import StringIO
 from itertools import takewhile
 
 import pytest
+import torch
 from rich.console import Console
 
+from dynamicblocks.analysis import Panel, draw_manifestations
 from dynamicblocks.bars import Bars, bars_in_use, say
 from dynamicblocks.cli.main import COMMANDS, main
 from dynamicblocks.cli.table import table
+from dynamicblocks.tasks.segment_pictures import draw_masks
+from dynamicblocks.training import Manifestation, Score
 from dynamicblocks.training.progress import Report, duration
 from dynamicblocks.visible import columns, on_one_line, visible
 from tests.training.small_task import Small, plan
@@ -110,7 +114,7 @@ def test_quiet(tmp_path, capsys):
     assert capsys.readouterr().out == f"{tmp_path / 'one'}\n"
     assert json.loads((tmp_path / "one" / "result.json").read_text())["manifestations"] == []
     assert main(["evaluate", str(tmp_path / "one"), "--quiet"]) == 0
-    assert capsys.readouterr().out == f"Added to {tmp_path / 'one' / 'evaluations.jsonl'}\n"
+    assert capsys.readouterr().out == f"Written to {tmp_path / 'one' / 'evaluations.jsonl'}\n"
     assert main(["train", *plain, "--run", "one"]) == 2
     assert "exists already" in capsys.readouterr().err
 
@@ -127,6 +131,15 @@ def test_quiet(tmp_path, capsys):
 def test_flags_are_checked_before_anything_is_read(flags, said, capsys):
     assert main(["train", "--dataset", "CIFAR10", *flags.split()]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["$$", r"$\frac$", "a$_$b", "x$"])
+def test_names_in_pictures_are_no_formulas(name, tmp_path):
+    found = [Manifestation("euler", 1, 2, Score({"loss": 1.0, "accuracy": 0.5}, 4, 1.0))]
+    draw_manifestations([Panel(name, "euler", found)], tmp_path / "one.png", subject=f"test images of {name}")
+    images, masks = torch.zeros(1, 1, 4, 4, dtype=torch.uint8), torch.zeros(1, 4, 4, dtype=torch.int64)
+    draw_masks(images, masks, masks, ("other", name), tmp_path / "two.png")
+    assert (tmp_path / "one.png").stat().st_size > 0 < (tmp_path / "two.png").stat().st_size
 
 
 # Tables

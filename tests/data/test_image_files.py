@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import subprocess
 
 import numpy as np
 import pytest
@@ -229,3 +230,13 @@ def test_signals_to_the_whole_group_do_not_end_those_who_read():
     batches = [torch.tensor([index]) for index in range(4)]
     images = torch.cat(list(loaded(hear_all, batches, 1, torch.device("cpu"))))
     assert images[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+
+
+def test_that_a_reader_was_killed_is_told_once():
+    """Not again wherever the program is when another process ends."""
+    batches = [torch.tensor([index]) for index in range(4)]
+    with pytest.raises(db.StorageError, match="the processes that read data failed") as kept:
+        list(loaded(end_oneself, batches, 2, torch.device("cpu")))
+    subprocess.run(["true"], check=True)
+    assert kept.value
+    assert len(list(loaded(one, batches, 1, torch.device("cpu")))) == 4

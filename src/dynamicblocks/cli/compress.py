@@ -19,7 +19,7 @@ from dynamicblocks.analysis.compression import INTEGRATORS
 from dynamicblocks.cli import checks
 from dynamicblocks.cli.arguments import Arguments
 from dynamicblocks.cli.console import Bars, add_quiet_argument, make_console, say
-from dynamicblocks.cli.loading import ReadyRun, add_device_arguments, check_beside, load
+from dynamicblocks.cli.loading import ReadyRun, add_device_arguments, load_all
 from dynamicblocks.cli.table import table
 from dynamicblocks.errors import ConfigurationError, SolverError
 from dynamicblocks.integrators import as_integrator
@@ -90,11 +90,9 @@ def run(options: Namespace) -> None:
     bars = Bars(console)
     target = Path(f"{options.run.rstrip('/')}-compressed" if options.to is None else options.to)
     RunFolder.check_free(target, "--to")
-    one = load(options, options.run, "validation", bars)
-    check_beside(one, one)
-    plain = None if options.beside is None else load(options, options.beside, "validation", bars)
-    if plain is not None:
-        check_beside(one, plain)
+    paths = [options.run] if options.beside is None else [options.run, options.beside]
+    one, *others = load_all(options, paths, "validation", bars)
+    plain = others[0] if others else None
     tolerance = Tolerance.read(options.tolerance, one.task.headline)
     sets = _sets(one, tolerance, Tolerance.read(options.disagreement, one.task.headline))
     found = _search(one, sets, options, bars)
@@ -106,6 +104,9 @@ def run(options: Namespace) -> None:
     _print_blocks(one, sets, found, console)
     result = {
         "compressed_from": str(one.folder.path),
+        **{f"test_{figure.name}": rows[1][figure.name] for figure in one.task.figures},
+        **{f"validation_{figure.name}": found.after[0][figure.name] for figure in one.task.figures},
+        "weights": rows[1]["weights"],
         "tolerance": tolerance.value,
         "scores": {
             each.name: {

@@ -11,7 +11,7 @@ from dynamicblocks.analysis import Panel, draw_manifestations
 from dynamicblocks.cli import checks
 from dynamicblocks.cli.arguments import Arguments
 from dynamicblocks.cli.console import Bars, add_quiet_argument, make_console, say
-from dynamicblocks.cli.loading import ReadyRun, add_device_arguments, check_beside, load, refusal, say_where
+from dynamicblocks.cli.loading import ReadyRun, add_device_arguments, load_all, refusal, say_where
 from dynamicblocks.cli.table import table
 from dynamicblocks.network import num_weights
 from dynamicblocks.training import Figure
@@ -73,9 +73,7 @@ def run(options: Namespace) -> None:
     """Evaluate run by run; each is printed, written and drawn when it is measured, so that a stop loses only one."""
     console = make_console(options)
     bars = Bars(console)
-    runs = [load(options, path, options.split, bars) for path in (options.run, *options.beside)]
-    for one in runs:
-        check_beside(runs[0], one)
+    runs = load_all(options, [options.run, *options.beside], options.split, bars)
     folder, task = runs[0].folder.path, runs[0].task
     subject = f"{options.split} {task.unit} of {runs[0].source}"
     files = (folder / "convergence.json", folder / "convergence.png")

@@ -108,8 +108,24 @@ def read(options: Namespace, path: str, bars: Bars, device: str = "cpu") -> Run:
 
 def load(options: Namespace, path: str, split: SplitName, bars: Bars) -> ReadyRun:
     """The run in ``path``, ready to be evaluated on one of its splits."""
+    _check_device(options)
+    return _ready(options, read(options, path, bars), split, bars)
+
+
+def load_all(options: Namespace, paths: Sequence[str], split: SplitName, bars: Bars) -> list[ReadyRun]:
+    """The runs in ``paths``, ready to be compared; all networks are read before any data are."""
+    _check_device(options)
+    runs = [read(options, path, bars) for path in paths]
+    for run in runs:
+        check_beside(runs[0], run)
+    return [_ready(options, run, split, bars) for run in runs]
+
+
+def _check_device(options: Namespace) -> None:
     make_fabric(HardwareConfig(accelerator=options.accelerator, precision=options.precision or SINGLE))
-    run = read(options, path, bars)
+
+
+def _ready(options: Namespace, run: Run, split: SplitName, bars: Bars) -> ReadyRun:
     trained = run.config.hardware
     precision = options.precision or (DOUBLE if trained.precision == DOUBLE else SINGLE)
     fabric = make_fabric(HardwareConfig(accelerator=options.accelerator, precision=precision))
@@ -137,7 +153,7 @@ def say_where(files: Sequence[Path], refused: str) -> None:
     say(make_console(), f"Note: {refused}; what is printed here is all there is" if refused else f"Written to {names}")
 
 
-def check_beside(first: ReadyRun, other: ReadyRun) -> None:
+def check_beside(first: Run | ReadyRun, other: Run | ReadyRun) -> None:
     """Raise unless two runs can be compared by what their discretisation does to one figure.
 
     Raises:

@@ -1,10 +1,10 @@
 """``dynamicblocks predict``."""
 
 import os
+from argparse import Namespace
 from pathlib import Path
 
-from jsonargparse import ArgumentParser, Namespace
-
+from dynamicblocks.cli.arguments import Arguments
 from dynamicblocks.errors import ConfigurationError, StorageError, UsageError
 from dynamicblocks.times import check_count
 
@@ -19,25 +19,21 @@ Example: dynamicblocks predict runs/MINE photo.png another.jpg
          dynamicblocks predict runs/MINE photos --resize --output photos.csv"""
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: Arguments) -> None:
     """The run, the files, and where to write."""
-    parser.add_argument("run", type=str, help="folder of the run")
-    parser.add_argument("files", type=str, nargs="+", help="files, or folders of files")
-    parser.add_argument(
-        "--output", type=str | None, default=None, help="a new file, or a new folder of masks or fields"
-    )
+    parser.add_argument("run", help="the folder of a run")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="files, or folders of files")
+    parser.add_argument("--output", help="a new file, or a new folder of masks or fields")
     parser.add_argument("--force", action="store_true", help="write over what is there")
     parser.add_argument(
         "--resize", action="store_true", help="make images of another size fit: resized, and cut at both ends"
     )
-    parser.add_argument("--batch_size", type=int | None, default=None, help="files at a time; as in evaluation")
+    parser.add_argument("--batch_size", type=int, help="files at a time; as in evaluation")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    parser.add_argument("--data_dir", type=str | None, default=None, help="local copy of the data, for runs of before")
+    parser.add_argument("--data_dir", help="local copy of the data, for runs of before")
     parser.add_argument("--quiet", action="store_true", help="print errors alone, where --output says where to write")
     parser.add_argument(
         "--task",
-        type=str | None,
-        default=None,
         help="FILE.py:Name, where the run was trained with such a task: where its file lies is not recorded",
     )
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dynamicblocks.controls.alignment import Location
 from dynamicblocks.controls.projection import projection_matrix
-from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.errors import ConfigurationError, brief
 from dynamicblocks.registry import Registry
 from dynamicblocks.times import MAX_CONTROLS, Grid, check_count, check_increasing, subdivide, uniform
 
@@ -337,4 +337,6 @@ def as_basis(controls: Basis | str | int) -> Basis:
         return bases.create(controls)
     if isinstance(controls, int) and not isinstance(controls, bool):
         return bases["constant"](controls)
-    raise ConfigurationError(f"controls must be a basis, a string such as 'linear(5)' or a number, got {controls!r}")
+    raise ConfigurationError(
+        f"controls must be a basis, a string such as 'linear(5)' or a number, got {brief(controls)}"
+    )

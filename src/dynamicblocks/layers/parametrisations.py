@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from dynamicblocks.errors import ConfigurationError, unknown_name
+from dynamicblocks.errors import ConfigurationError, brief, unknown_name
 from dynamicblocks.layers.coordinates import monomials
 from dynamicblocks.layers.dimensions import extent
 
@@ -17,7 +17,7 @@ PARAMETRISATIONS: tuple[Parametrisation, ...] = get_args(Parametrisation)
 def check_twist(parametrisation: str, degree: int, kernel_size: tuple[int, ...]) -> Parametrisation:
     """Return ``parametrisation``, or raise where such a twist of such a kernel cannot be."""
     if degree not in (1, 2):
-        raise ConfigurationError(f"the degree of a twist is 1 or 2, got {degree!r}")
+        raise ConfigurationError(f"the degree of a twist is 1 or 2, got {brief(degree)}")
     for known in PARAMETRISATIONS:
         if parametrisation == known:
             break

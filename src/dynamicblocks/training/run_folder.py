@@ -10,10 +10,9 @@ from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError, StorageError
 from dynamicblocks.options.bounded_yaml import read_yaml
-from dynamicblocks.training.appearing import appearing
+from dynamicblocks.training.appearing import appearing, check_place
 from dynamicblocks.training.bounded_json import LARGEST, as_object, parsed, read_bytes, read_object, written
 from dynamicblocks.training.config import HardwareConfig, TrainConfig
-from dynamicblocks.training.creatable import check_creatable
 from dynamicblocks.training.disk import append, remove_parts, writing
 from dynamicblocks.training.lock import Lock
 from dynamicblocks.training.run_checks import Expected, check_position, check_same, tensors_in
@@ -100,7 +99,7 @@ class RunFolder:
         if taken:
             again = f", or continue it with --resume {path}" if flag == "--run" and path.is_dir() else ""
             raise ConfigurationError(f"{path} exists already; choose another {flag}{again}")
-        check_creatable(path)
+        check_place(path)
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
@@ -108,6 +107,7 @@ class RunFolder:
 
         Raises:
             StorageError: it is missing, damaged, no run folder, or of another version.
+            ConfigurationError: it holds a run for each of several seeds.
         """
         folder = cls(path)
         try:
@@ -116,6 +116,9 @@ class RunFolder:
             raise StorageError(f"{path} cannot be read: {error.strerror}") from error
         if not there:
             raise StorageError(f"there is no run folder {path}")
+        seeds = sorted(each.name for each in path.glob("seed-*/"))
+        if seeds and not (path / "run.json").exists():
+            raise ConfigurationError(f"{path} is a folder of seeds; give one of them, such as {path / seeds[0]}")
         record = folder.record()
         if record.get("format") not in READ:
             raise StorageError(

@@ -52,7 +52,8 @@ HERE = Place()
 class Batches(Protocol[Yielded]):
     """Batches of a split, where they are needed.
 
-    What a training sees is to be decided by (seed, epoch, step) alone: a resumed run sees what it would have seen.
+    What a training sees is to be decided by (seed, epoch, step) alone: a resumed run sees what it would have seen. With
+    an attribute ``evaluation_steps`` as well, the number of batches in an evaluation, bars say how much of it is done.
     """
 
     @property

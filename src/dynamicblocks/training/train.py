@@ -113,6 +113,7 @@ class Training:
         self.timetable = Timetable(self.config, self.batches.steps)
         self.state = TrainingState()
         self.steps_stored = 0
+        self.begun = 0.0  # when the present epoch was, in seconds of training
         self.sums = make_sums(len(task.sums), self.fabric.device)
         try:
             if resume is not None:
@@ -205,6 +206,8 @@ class Training:
         if self.fabric.global_rank == 0:
             self.sums.copy_(sums)
         by_the_first(self.fabric, self._forget_epochs)
+        epochs = self.folder.metrics()
+        self.begun = float(epochs[-1].get("seconds", 0.0)) if epochs else 0.0
 
     def _forget_epochs(self) -> None:
         """What was written of epochs that come again; what was lost of others is said, for the weights are there."""
@@ -274,10 +277,11 @@ class Training:
         return outcome
 
     def _how_to_go_on(self) -> str:
-        task, run = type(self.task), shlex.quote(str(self.folder.path))
-        if task.asked_as is not None:
-            return f"go on with: dynamicblocks train --resume {run} --task {shlex.quote(task.asked_as)}"
-        return f"go on with: dynamicblocks train --resume {run}"
+        command = f"dynamicblocks train --resume {shlex.quote(str(self.folder.path))}"
+        if type(self.task).asked_as is not None:
+            command += f" --task {shlex.quote(str(type(self.task).asked_as))}"
+        # What is asked of the end of a run stands in the result, and not in its configuration.
+        return f"go on with: {command}{'' if self.table == 'few' else f' --table {self.table}'}"
 
     def _epoch(self) -> None:
         """The rest of the present epoch, its validation and its checkpoint."""
@@ -285,6 +289,7 @@ class Training:
         begin = time.perf_counter()
         before = self.state.seconds
         if first == 0:
+            self.begun = before
             for change in changes_before(self.config, epoch):
                 self._change_network(change)
         self.net.train()
@@ -309,7 +314,7 @@ class Training:
             )
         sums = self._finite_sums()  # waits for what the device has still to do
         self.state.seconds = before + time.perf_counter() - begin
-        length = self.state.seconds - self._seconds_before(epoch)
+        length = self.state.seconds - self.begun
         trained = score_from(self.task, sums, length)
         drawn = random_state()
         try:
@@ -327,11 +332,6 @@ class Training:
         asked = self._asked()
         if asked:
             raise Interrupted(asked)
-
-    def _seconds_before(self, epoch: int) -> float:
-        """How long the epochs before took, of which some may have been trained before the run was resumed."""
-        before = [entry for entry in self.folder.metrics() if entry["epoch"] == epoch - 1]
-        return float(before[0].get("seconds", 0.0)) if before else 0.0
 
     def _batches(self, epoch: int, first: int, last: int) -> Iterator[tuple[int, Any]]:
         """The batches of an epoch that are left, with their numbers; none are read where the epoch is through."""

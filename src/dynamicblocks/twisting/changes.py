@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.errors import ConfigurationError, brief
 from dynamicblocks.layers.parametrisations import check_twist
 from dynamicblocks.layers.twist import TwistConv, twisted
 from dynamicblocks.twisting.exchange import Net, check_controls, exchanged
@@ -112,9 +112,14 @@ def with_twists(net: Net, described: Mapping[str, Mapping[str, Any]]) -> Net:
         ConfigurationError: a name is none of a convolution that can be twisted.
     """
     found = dict(convolutions(net))
-    for name in described:
+    if not isinstance(described, Mapping):
+        raise ConfigurationError(f"twists are described by name, got {brief(described)}")
+    for name, choice in described.items():
         if name not in found or not (convertible(found[name]) or isinstance(found[name], TwistConv)):
             raise ConfigurationError(f"{type(net).__name__} has no convolution {name!r} that could be twisted")
+        if not isinstance(choice, Mapping) or choice.keys() != {"parametrisation", "degree"}:
+            raise ConfigurationError(f"a twist has a parametrisation and a degree, got {brief(choice)} of {name!r}")
+        check_twist(choice["parametrisation"], choice["degree"], found[name].kernel_size)
     present = twist_choices(net)
     other = copy.deepcopy(net)
     superfluous = {name for name in present if present[name] != described.get(name)}

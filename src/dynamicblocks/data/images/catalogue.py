@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dynamicblocks.data.images.augmentation import Augmentation
 from dynamicblocks.data.images.decoding import check_side
 from dynamicblocks.data.images.files import shown
-from dynamicblocks.data.images.folder import read_folder
+from dynamicblocks.data.images.folder import check_layout, read_folder
 from dynamicblocks.data.images.formats import read_cifar, read_idx_split, read_names, read_stl10
 from dynamicblocks.data.images.sources import CIFAR10, CIFAR100, FASHION_MNIST, MNIST, STL10, Source
 from dynamicblocks.data.images.splits import MemorySplit, Split, stratified
@@ -166,22 +166,22 @@ def check_named(name: str, where: Where) -> int | None:
 
     Raises:
         ConfigurationError: there are no images of that name, or they are read from no such place.
-        StorageError: a folder is missing.
+        StorageError: a folder is missing, or has another layout.
     """
     kind, _, path = name.partition(":")
     if kind.lower() == FOLDER:
         check_folder_named(path, where)
-        folder: str | None = path
-    else:
-        plain = plain_name(name, where)
-        if where.data_dir is not None and plain in BROUGHT:
-            raise ConfigurationError(
-                f"{plain} come with {BROUGHT[plain]} and are read from no folder; leave out data.data_dir"
-            )
-        folder = where.data_dir
-    if folder is not None and not Path(folder).is_dir():
-        raise StorageError(f"there is no folder {folder}")
-    return (where.size or FOLDER_SIZE) if kind.lower() == FOLDER else SIDES.get(plain)
+        side = FOLDER_SIZE if where.size is None else check_side(where.size)
+        check_layout(Path(path))
+        return side
+    plain = plain_name(name, where)
+    if where.data_dir is not None and plain in BROUGHT:
+        raise ConfigurationError(
+            f"{plain} come with {BROUGHT[plain]} and are read from no folder; leave out data.data_dir"
+        )
+    if where.data_dir is not None and not Path(where.data_dir).is_dir():
+        raise StorageError(f"there is no folder {where.data_dir}")
+    return SIDES.get(plain)
 
 
 def check_folder_named(path: str, where: Where) -> None:
