@@ -10,7 +10,9 @@ from PIL import Image
 
 from dynamicblocks.cli import train as cli_train
 from dynamicblocks.cli.main import main
+from dynamicblocks.controls import Basis
 from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.integrators import Integrator
 
 ROOT = Path(__file__).parents[1]
 
@@ -46,6 +48,31 @@ def test_the_examples_in_documents_run(document, capsys, tmp_path, monkeypatch):
         exec(compile(block, document.name, "exec"), names)
     if document.stem == "README":
         assert "linear(9)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("kind", "follows"),
+    [
+        (Integrator, {"begins", "reversible", "restarts", "fractions", "take_back", "start", "step"}),
+        (
+            Basis,
+            {"size", "knots", "first_jumps", "intervals", "over", "unit_grid", "refine", "coarsen", "with_intervals"}
+            | {"points", "count", "time", "place", "values", "controls_from", "nearest_from"},
+        ),
+    ],
+)
+def test_documents_have_every_member_that_can_be_written(kind, follows):
+    members = {name for name in {**vars(kind), **kind.__annotations__} if not name.startswith("_")}
+    needed = set(kind.__abstractmethods__)
+    tables = {
+        file: [line for line in (ROOT / file).read_text().splitlines() if line.startswith("|")]
+        for file in ("docs/extending.md", "CONTRIBUTING.md")
+    }
+    known = set(re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in tables["docs/extending.md"])))
+    assert members - follows <= known, members - follows - known
+    assert follows <= members
+    row = next(line for line in tables["CONTRIBUTING.md"] if all(f"`{name}`" in line for name in needed))
+    assert set(re.findall(r"`(\w+)`", row.split("|")[3].split(";")[0])) == needed
 
 
 SHELL = [

@@ -97,6 +97,12 @@ def test_the_extra_has_the_packages_that_are_told_apart():
     assert names == [{"torch", "numpy", "safetensors"}, set(extras.PACKAGES.values())]
 
 
+def test_the_readme_says_what_every_extra_is_for():
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    about = (ROOT / "README.md").read_text(encoding="utf-8").split("without the extra.")[1].split("## In Python")[0]
+    assert set(extra) <= set(re.findall(r"`(\w+)`", about))
+
+
 @pytest.mark.parametrize("name", ["train", "evaluate", "converge", "compress", "operators"])
 def test_a_command_without_its_extra_says_how_to_get_it(name):
     done = python(

@@ -46,7 +46,7 @@ def test_a_run_converges_and_is_compressed(run, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--data.name", "folder:nowhere"], "nowhere must hold the folders train and val or test"),
+        (["--data.name", "folder:nowhere"], "nowhere does not exist; expected a folder"),
         (["--data.name", "qtip"], "did you mean 'qtips'"),
         (["--class_weights", "[1,2]", "--data.size", "32"], "each of the 4 classes"),
         (["--data.size", "8"], "at least 32 pixels"),

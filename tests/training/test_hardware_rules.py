@@ -168,7 +168,7 @@ def test_work_is_counted_as_it_is():
 
 @pytest.mark.parametrize("gradient", ["backprop", "checkpoint", "reversible"])
 def test_work_of_blocks_is_counted_under_every_gradient(gradient):
-    net = db.create_model("hamiltonian_resnet", depth=26, in_channels=3, gradient=gradient)
+    net = db.create_model("hamiltonian_resnet", depth=14, in_channels=3, gradient=gradient)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     batch = (IMAGES, torch.tensor([0, 1, 2, 3]))
     work, again = (count_work(Classify(), net, batch) for _ in range(2))

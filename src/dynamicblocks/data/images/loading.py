@@ -51,7 +51,7 @@ def loaded(
         ProcessError: a process was killed, or could not be started.
     """
     with _told():
-        stream = iter(_loader(read, batches, workers, device))
+        stream = _stream(read, batches, workers, device)
     if workers:
         _hear_of_the_killed_only_while_waiting()
     while True:
@@ -64,13 +64,13 @@ def loaded(
         yield images.to(device, non_blocking=True)
 
 
-def _loader(
+def _stream(
     read: Callable[[int], NDArray[np.uint8]], batches: Sequence[Tensor], workers: int, device: torch.device
-) -> DataLoader[Tensor | StorageError]:
+) -> Iterator[Tensor | StorageError]:
     with warnings.catch_warnings():
         # PyTorch advises against more processes than cores; how many there are is for the caller to say.
         warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
-        return DataLoader(
+        loader = DataLoader(
             _Read(read),
             batch_size=None,
             sampler=batches,
@@ -80,6 +80,7 @@ def _loader(
             generator=torch.Generator(),
             worker_init_fn=_serve,
         )
+        return iter(loader)  # which warns, too
 
 
 def _serve(number: int) -> None:
