@@ -79,6 +79,12 @@ class DataConfig:
         if self.cutout is not None and self.cutout > side:
             raise ConfigurationError(f"data.cutout must be at most the side of the images, {side}, got {self.cutout}")
 
+        for _, pixels in self.progressive:
+            if pixels > side:
+                raise ConfigurationError(
+                    f"the sides of data.progressive must be at most that of the images, {side}, got {pixels}"
+                )
+
     def load(self) -> ImageDataset:
         """The data set, split."""
         return load_dataset(
