@@ -28,8 +28,8 @@ class Commands:
         return json.loads(self._worker.stdout.readline())
 
     def close(self):
-        self._worker.stdin.close()
-        self._worker.wait()
+        with self._worker:
+            self._worker.stdin.close()
 
 
 def assert_same_runs(whole, other):

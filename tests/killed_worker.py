@@ -18,7 +18,7 @@ import time
 from importlib import import_module
 from pathlib import Path
 
-from dynamicblocks import processes
+from dynamicblocks import interruption, processes
 from dynamicblocks.cli.main import main
 from dynamicblocks.training.engine import Engine
 
@@ -38,6 +38,7 @@ class Forked:
         if self.pid == 0:
             os.environ.update(env)
             processes.others.started.clear()
+            interruption._listener.__init__()  # a process of its own
             run(REQUEST)
         with (SCRATCH / "processes").open("a") as file:
             file.write(f"{self.pid}\n")
@@ -63,11 +64,13 @@ class Instant:
 
     def __init__(self, request):
         self.request = request
-        self.events = self.steps = 0
+        self.process, self.events, self.steps = os.getpid(), 0, 0
         rank = int(os.environ.get("LOCAL_RANK", 0))
         self.mine = request.get("rank", 0) in (rank, "all")
 
     def audit(self, event, arguments):
+        if os.getpid() != self.process:  # hooks cannot be removed in another one
+            return
         written = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
         if (written or event in CHANGES) and self.request["folder"] in str(arguments[0]):
             self.event()

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from dynamicblocks.cli import train as cli_train
 from dynamicblocks.cli.main import main
@@ -25,8 +26,21 @@ DOCUMENTS = [
 ]
 
 
+def something_trained(folder):
+    """What the README takes as given: a run, and two photographs."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        patched.setattr("dynamicblocks.training.outcome.FEW", 0)
+        assert main(["train", "--run", "NAME", "--model.widths", "[4]", "--max_steps", "1", "--epochs", "1"]) == 0
+    for name in ("photo.png", "another.jpg"):
+        Image.new("RGB", (12, 9)).save(folder / name)
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
-def test_the_examples_in_documents_run(document, capsys):
+def test_the_examples_in_documents_run(document, capsys, tmp_path, monkeypatch):
+    if document.stem == "README":
+        something_trained(tmp_path)
+        monkeypatch.chdir(tmp_path)
     names = {}  # readers run them one after the other
     for block in re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL):
         exec(compile(block, document.name, "exec"), names)

@@ -58,6 +58,20 @@ def test_what_is_not_needed_is_not_imported(program, names):
     assert imported(program, names) == "[]"
 
 
+def test_the_first_training_step_comes_before_all_that_it_does_not_need(tmp_path):
+    # PyTorch's optimisers import the compiler, but its programs are made by a module that is imported for the first.
+    end = """from dynamicblocks.training.engine import Engine
+step = Engine.step
+def last(*arguments):
+    step(*arguments)
+    raise SystemExit("a step was made")
+Engine.step = last
+"""
+    training = end + run("train", "--output", str(tmp_path), "--run", "quick")
+    names = ("sklearn", "scipy", "matplotlib", "jsonargparse", "pooch", "requests", "torch._inductor.compile_fx")
+    assert imported(training + "assert code == 'a step was made', code", names) == "[]"
+
+
 def test_every_name_is_there_before_it_is_imported_and_a_solve_imports_no_compiler():
     program = """import dynamicblocks as db
 assert set(db.__all__) <= set(dir(db)), set(db.__all__) - set(dir(db))
@@ -115,6 +129,7 @@ print(message(lambda: db.odeint(lambda t, y: -y, y, t, method="scipy_solver")))
 print(message(lambda: db.odeint_adjoint(lambda t, y: -y, y, t, method="scipy_solver", adjoint_params=())))
 print(message(lambda: db.analysis.draw_operators))
 print(message(lambda: db.training))
+print(message(lambda: db.load_run))
 print(db.gradient_check, len(db.list_models()))
 """
     )
@@ -124,6 +139,7 @@ print(db.gradient_check, len(db.list_models()))
     needs = ("method 'scipy_solver' needs scipy",) * 2 + (
         "draw_operators needs matplotlib",
         "dynamicblocks.training needs",
+        "needs",  # load_run, whichever package is sought first
     )
     for line, need in zip(lines, needs, strict=False):
         assert need in line

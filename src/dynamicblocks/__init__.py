@@ -10,6 +10,11 @@
 ... )
 """
 
+from dynamicblocks import starting
+
+if starting.is_program():
+    starting.end_quietly()
+
 from typing import TYPE_CHECKING
 
 from dynamicblocks.lazy import lazy_names

@@ -28,6 +28,11 @@ def on_one_line(text: str) -> str:
     return visible(" ".join(line.strip() for line in text.split("\n") if line.strip()))
 
 
+def in_a_picture(text: str) -> str:
+    """The same for matplotlib, which reads what stands between dollars as a formula."""
+    return visible(text).replace("$", r"\$")
+
+
 def columns(text: str) -> int:
     """How many columns of a terminal it takes: two for each wide character, none for an accent on its own.
 

@@ -95,7 +95,7 @@ def test_flags_win_over_files_and_files_over_presets(capsys, tmp_path):
         ("--model.units x", "--model.units expects a whole number, got 'x'"),
         ("--task nothing", "unknown task 'nothing'"),
         ("--task", "--task expects one value, got nothing"),
-        ("--config nowhere.yaml", "nowhere.yaml is no configuration of this version"),
+        ("--config nowhere.yaml", "nowhere.yaml cannot be read"),
         ("--config", "--config expects one value, got nothing"),
         ("--print_config 3", "--print_config takes no value, got '3'"),
         ("--resume runs/mine --epochs 3", "--resume continues a run as it was configured"),

@@ -4,16 +4,21 @@ import json
 import os
 import pty
 import re
+import subprocess
 import sys
 from io import StringIO
 from itertools import takewhile
 
 import pytest
+import torch
 from rich.console import Console
 
+from dynamicblocks.analysis import Panel, draw_manifestations
+from dynamicblocks.bars import Bars, bars_in_use, say
 from dynamicblocks.cli.main import COMMANDS, main
 from dynamicblocks.cli.table import table
-from dynamicblocks.training.bars import Bars, say
+from dynamicblocks.tasks.segment_pictures import draw_masks
+from dynamicblocks.training import Manifestation, Score
 from dynamicblocks.training.progress import Report, duration
 from dynamicblocks.visible import columns, on_one_line, visible
 from tests.training.small_task import Small, plan
@@ -109,7 +114,7 @@ def test_quiet(tmp_path, capsys):
     assert capsys.readouterr().out == f"{tmp_path / 'one'}\n"
     assert json.loads((tmp_path / "one" / "result.json").read_text())["manifestations"] == []
     assert main(["evaluate", str(tmp_path / "one"), "--quiet"]) == 0
-    assert capsys.readouterr().out == f"Added to {tmp_path / 'one' / 'evaluations.jsonl'}\n"
+    assert capsys.readouterr().out == f"Written to {tmp_path / 'one' / 'evaluations.jsonl'}\n"
     assert main(["train", *plain, "--run", "one"]) == 2
     assert "exists already" in capsys.readouterr().err
 
@@ -126,6 +131,15 @@ def test_quiet(tmp_path, capsys):
 def test_flags_are_checked_before_anything_is_read(flags, said, capsys):
     assert main(["train", "--dataset", "CIFAR10", *flags.split()]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["$$", r"$\frac$", "a$_$b", "x$"])
+def test_names_in_pictures_are_no_formulas(name, tmp_path):
+    found = [Manifestation("euler", 1, 2, Score({"loss": 1.0, "accuracy": 0.5}, 4, 1.0))]
+    draw_manifestations([Panel(name, "euler", found)], tmp_path / "one.png", subject=f"test images of {name}")
+    images, masks = torch.zeros(1, 1, 4, 4, dtype=torch.uint8), torch.zeros(1, 4, 4, dtype=torch.int64)
+    draw_masks(images, masks, masks, ("other", name), tmp_path / "two.png")
+    assert (tmp_path / "one.png").stat().st_size > 0 < (tmp_path / "two.png").stat().st_size
 
 
 # Tables
@@ -176,6 +190,14 @@ def test_bars_move_on_a_terminal_alone():
     assert written(Console(file=StringIO())) == ""
 
 
+def test_what_takes_long_far_below_is_shown_on_the_bars_in_use():
+    console = terminal()
+    with Bars(console).bar("reading", said=False), bars_in_use().bar("downloading x.gz (1.0 MB)", 10) as bar:
+        bar.advance(10)
+    assert "downloading x.gz (1.0 MB)" in written(console)
+    assert bars_in_use().console.stderr
+
+
 def test_nothing_of_a_bar_is_cut_on_a_narrow_terminal():
     console = terminal(width=40)
     with Bars(console).bar(f"epoch 3  {INTEGRATOR}  accuracy 97.31%  12,345 images/s", 10):
@@ -198,22 +220,25 @@ def test_time_left_counts_what_validation_takes(monkeypatch):
     assert duration(3725) == "1:02:05"
 
 
+def _read(screen):
+    try:
+        return os.read(screen, 1 << 16)
+    except OSError:  # on Linux, once nobody writes there any more
+        return b""
+
+
 def test_on_a_pseudo_terminal_lines_stand_above_the_bar(tmp_path):
     flags = [*SHORT, "--epochs", "2", "--output", str(tmp_path), "--run", "one", "--table", "none"]
-    child, screen = pty.fork()
-    if not child:  # the other process
-        os.environ.update(COLUMNS="80", TERM="xterm", OMP_NUM_THREADS="1")
-        os.execv(sys.executable, [sys.executable, "-m", "dynamicblocks.cli.main", "train", *flags])
-    received = b""
-    while True:
-        try:
-            part = os.read(screen, 1 << 16)
-        except OSError:  # its end, on Linux
-            break
-        if not part:
-            break
-        received += part
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    screen, inside = pty.openpty()
+    environment = {**os.environ, "COLUMNS": "80", "TERM": "xterm", "OMP_NUM_THREADS": "1"}
+    program = [sys.executable, "-m", "dynamicblocks.cli.main", "train", *flags]
+    with subprocess.Popen(program, stdin=inside, stdout=inside, stderr=inside, env=environment) as process:
+        os.close(inside)
+        received = b""
+        while part := _read(screen):
+            received += part
+    os.close(screen)
+    assert process.returncode == 0
     said = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", received.decode())
     assert "training ━" in said
     assert re.search(r"\repoch 2/2  loss .* left\r*\n", said)

@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
 import dynamicblocks as db
 from dynamicblocks.data import Augmentation, ImageBatches, MemorySplit, load_dataset
 from dynamicblocks.data.images.augmentation import cut_out, flipped, resized, shifted, turned
+from dynamicblocks.data.images.splits import stratified
 from dynamicblocks.tasks import DataConfig
 
 
@@ -28,6 +31,34 @@ def test_the_split_is_the_same_every_time_and_its_test_images_never_change():
     assert torch.equal(first.train.images, again.train.images)
     assert torch.equal(first.test.images, other.test.images)
     assert not torch.equal(first.validation.images[:50], other.validation.images[:50])
+
+
+def test_digits_are_those_of_scikit_learn_with_the_split_that_it_makes():
+    data, known = load_dataset("digits"), load_digits()
+    _, test = train_test_split(np.arange(1797), test_size=0.2, stratify=known.target, random_state=0)
+    assert np.array_equal(data.test.images[:, 0].numpy(), known.images[np.sort(test)])
+    assert np.array_equal(data.test.labels.numpy(), known.target[np.sort(test)])
+    assert data.classes == tuple(str(name) for name in known.target_names)
+
+
+def test_splits_are_those_of_scikit_learn_number_for_number():
+    draws, made = np.random.RandomState(0), 0
+    for seed in range(120):
+        classes = draws.randint(1, 9)
+        labels = 3 * draws.choice(classes, size=draws.randint(4, 300), p=draws.dirichlet(np.full(classes, 3.0)))
+        if seed % 3 == 0:  # classes of equal sizes, where lots are drawn
+            labels = draws.permutation(np.repeat(np.arange(classes), draws.randint(2, 40)))
+        fraction = float(draws.choice([0.1, 0.25, 1 / 3, 0.5, draws.uniform(0.01, 0.99)]))
+        try:
+            parts = train_test_split(np.arange(len(labels)), test_size=fraction, stratify=labels, random_state=seed)
+        except ValueError:
+            with pytest.raises(ValueError, match=r"single image|cannot both hold"):
+                stratified(labels, fraction, seed)
+            continue
+        made += 1
+        for mine, theirs in zip(stratified(labels, fraction, seed), parts, strict=True):
+            assert np.array_equal(mine, np.sort(theirs))
+    assert made > 80
 
 
 @pytest.mark.parametrize("validation", [0, 1, -0.1, 1.5, float("nan")])

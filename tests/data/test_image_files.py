@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import subprocess
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import dynamicblocks as db
 from dynamicblocks.data import load_dataset
 from dynamicblocks.data.images.files import IMAGE_ENDINGS, LeftOut, find_files, fingerprint
 from dynamicblocks.data.images.loading import loaded
+from dynamicblocks.errors import ProcessError
 
 
 def touch(root, *names):
@@ -218,7 +220,7 @@ def hear_all(index):
 
 def test_a_reader_that_is_killed_is_a_typed_error():
     batches = [torch.tensor([index]) for index in range(4)]
-    with pytest.raises(db.StorageError, match=r"the processes that read data failed \(.*--hardware\.workers") as error:
+    with pytest.raises(ProcessError, match=r"a process that reads the data was killed.*--hardware\.workers") as error:
         list(loaded(end_oneself, batches, 1, torch.device("cpu")))
     assert "\n" not in str(error.value)
 
@@ -228,3 +230,13 @@ def test_signals_to_the_whole_group_do_not_end_those_who_read():
     batches = [torch.tensor([index]) for index in range(4)]
     images = torch.cat(list(loaded(hear_all, batches, 1, torch.device("cpu"))))
     assert images[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+
+
+def test_that_a_reader_was_killed_is_told_once():
+    """Not again wherever the program is when another process ends."""
+    batches = [torch.tensor([index]) for index in range(4)]
+    with pytest.raises(db.StorageError, match="the processes that read data failed") as kept:
+        list(loaded(end_oneself, batches, 2, torch.device("cpu")))
+    subprocess.run(["true"], check=True)
+    assert kept.value
+    assert len(list(loaded(one, batches, 1, torch.device("cpu")))) == 4

@@ -25,6 +25,7 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
     # A flag of the task has the name of a published one of the classification of images.
     flags = ["--batch_size", "400", "--optimizer.lr", "0.02", "--epochs", "2", "--hardware.accelerator", "cpu"]
+    flags += ["--table", "full"]
     assert main(["train", *TASK, *flags, "--output", str(folder), "--run", "run"]) == 0
     return folder / "run"
 

@@ -25,6 +25,7 @@ from dynamicblocks.training import (
     evaluate,
 )
 from dynamicblocks.training.hardware import DOUBLE, make_fabric
+from dynamicblocks.training.runs import facts_of
 from tests.tasks.conftest import FEW, TINY, trained
 from tests.training.small_task import Small
 
@@ -118,8 +119,8 @@ def test_facts_of_fields_are_checked():
 def test_a_run_that_names_other_classes_than_its_weights_have(digits, monkeypatch):
     real = type(digits.folder).read_weights
 
-    def changed(folder):
-        weights, described = real(folder)
+    def changed(folder, *rest):
+        weights, described = real(folder, *rest)
         return weights, {**described, "facts": {**described["facts"], "classes": ["one", "two"]}}
 
     monkeypatch.setattr(type(digits.folder), "read_weights", changed)
@@ -129,11 +130,12 @@ def test_a_run_that_names_other_classes_than_its_weights_have(digits, monkeypatc
 
 def without_facts(monkeypatch, run):
     real = type(run.folder).read_weights
-    monkeypatch.setattr(
-        type(run.folder),
-        "read_weights",
-        lambda folder: (real(folder)[0], {key: each for key, each in real(folder)[1].items() if key != "facts"}),
-    )
+
+    def read(folder, *rest):
+        weights, described = real(folder, *rest)
+        return weights, {key: each for key, each in described.items() if key != "facts"}
+
+    monkeypatch.setattr(type(run.folder), "read_weights", read)
 
 
 def test_a_run_of_before_reads_its_data_and_says_why_it_needs_them(digits, monkeypatch):
@@ -197,6 +199,8 @@ def test_one_picture_is_the_same_however_it_is_given(digits, tmp_path):
         digits.predict([str(path) for path in files], batch_size=32),
         digits.predict(tmp_path),
         digits.predict(np.asfortranarray(bytes_[:, None])),
+        digits.predict(bytes_[::-1][::-1, None]),
+        digits.predict(bytes_[::-1].copy()[::-1, ::-1][:, ::-1][:, None]),
     ]
     for found in exact:
         assert torch.equal(found.probabilities, by_bytes)
@@ -488,3 +492,30 @@ def test_a_task_of_ones_own_answers_to_rows():
         task.predict(net, torch.zeros(5, 3))
     with pytest.raises(ConfigurationError, match=r"the network takes no batch of \(5, 3\): RuntimeError"):
         task.predict(torch.nn.Linear(4, 2), torch.zeros(5, 3))
+
+
+def facts_as(value):
+    """A small task with these facts, which has no data to read."""
+
+    class WithFacts(Small):
+        def facts(self):
+            return value
+
+        def load(self):
+            raise StorageError("there are no data")
+
+    return WithFacts()
+
+
+def test_a_task_of_ones_own_may_need_nothing_of_its_data():
+    assert facts_of(Small()) == {}
+    assert facts_of(facts_as({})) == {"facts": {}}
+    facts_as({}).recall({})
+    with pytest.raises(StorageError, match="no data"):
+        facts_as({"mean": 1}).recall({"mean": 1})
+
+
+@pytest.mark.parametrize("facts", [{"mean": torch.ones(2)}, {"mean": NAN}, [1, 2], {"path": Path()}], ids=range(4))
+def test_facts_that_no_file_holds_are_refused(facts):
+    with pytest.raises(ConfigurationError, match=r"facts of the task \w+ must be a dictionary"):
+        facts_of(facts_as(facts))

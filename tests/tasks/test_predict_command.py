@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,7 @@ def test_all_probabilities_are_written(digits, images, capsys):
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        ((), 2, "files"),
+        ((), 2, "FILE is missing"),
         (("nowhere.png",), 1, "there is no file nowhere.png"),
         (("images", "text.png"), 1, "text.png cannot be read as an image"),
         (("wide.png",), 2, "wide.png has 9 x 8 pixels"),
@@ -90,12 +91,17 @@ def test_all_probabilities_are_written(digits, images, capsys):
         (("images", "--device", "nothing"), 2, "device must be one that is here"),
         (("images", "--force"), 2, "--force does nothing without --output"),
         (("images", "--quiet"), 2, "--quiet does nothing without --output"),
+        (("a" * 300,), 1, "there is no file aaa"),
+        (("images", "--output", "a" * 300 + ".csv"), 1, "cannot be written"),
+        (("images", "--output", "pipe.csv", "--force"), 2, "is neither a file nor a folder"),
+        (("pipe.csv",), 1, "pipe.csv is no file"),
     ],
-    ids=range(11),
+    ids=range(15),
 )
 def test_what_cannot_be_is_one_line_and_leaves_nothing(digits, images, arguments, code, said, capsys):
     Path("text.png").write_text("no image")
     Path("there.csv").write_text("mine")
+    os.mkfifo("pipe.csv")
     Image.new("L", (9, 8)).save("wide.png")
     before = files_in(Path())
     assert predict(digits, *arguments) == code

@@ -75,9 +75,9 @@ def quiet(task, config, **options):
     return Training(task, config, console=Console(quiet=True), **options)
 
 
-def stopped(task, config, steps, monkeypatch):
+def stopped(task, config, steps, monkeypatch, **options):
     """A training that stops, as at a power cut, after so many steps."""
-    training = quiet(task, config)
+    training = quiet(task, config, **options)
     step, done = Training._step, []
 
     def stopping(self, batch):

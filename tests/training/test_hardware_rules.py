@@ -150,6 +150,14 @@ class Line(Task[tuple[torch.Tensor, torch.Tensor]]):
         return loss, torch.stack([loss.new_tensor(len(batch[0])), loss * len(batch[0])])
 
 
+class Mean(Line):
+    """Of what the network gives, for batches of any shapes."""
+
+    def loss(self, net, batch):
+        loss = net(batch[0]).mean()
+        return loss, torch.stack([loss.new_tensor(1), loss])
+
+
 def test_work_is_counted_as_it_is():
     batch = (torch.ones(4, 3), torch.ones(4, 2))
     work = count_work(Line(), nn.Linear(3, 2), batch)
@@ -168,6 +176,27 @@ def test_work_of_blocks_is_counted_under_every_gradient(gradient):
     assert work.flops > 10**7
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
     assert all(weight.grad is None for weight in net.parameters())
+
+
+class Reading(Line):
+    """Reads a number of the batch, which takes a batch that has numbers."""
+
+    def loss(self, net, batch):
+        assert batch[0].sum().item() == 12
+        return super().loss(net, batch)
+
+
+def test_a_step_that_reads_numbers_is_counted_on_the_batch_as_it_is():
+    counted = [count_work(task(), nn.Linear(3, 2), (torch.ones(4, 3), torch.ones(4, 2))) for task in (Line, Reading)]
+    assert counted[0].flops == counted[1].flops
+    assert 5 < counted[1].operations < 30
+
+
+def test_counting_computes_nothing_where_shapes_say_it_all():
+    net = nn.Sequential(*(nn.Conv2d(400, 400, 3, padding=1) for _ in range(4)))
+    batch = (torch.ones(1, 1, 1, 1).expand(4096, 400, 100, 100), torch.ones(1))  # 65 GB, if it were moved
+    work = count_work(Mean(), net, batch)
+    assert work.flops > 10**15
 
 
 def test_a_step_that_cannot_be_run_is_not_counted():

@@ -36,7 +36,7 @@ def train(tmp_path, *flags, run="run"):
 def finished(tmp_path_factory):
     """A run of two epochs."""
     folder = tmp_path_factory.mktemp("runs")
-    assert train(folder, "--epochs", "3") == 0
+    assert train(folder, "--epochs", "3", "--table", "full") == 0
     return folder / "run"
 
 
@@ -272,7 +272,7 @@ def test_damaged_runs(finished, tmp_path, capsys):
     write_tensors(run / "model.safetensors", tensors, {})
     assert "does not say how its blocks are discretised" in failure("evaluate", str(run))
     write_tree(run / "checkpoint.safetensors", {"weights": {}, "sums": torch.zeros(3)})
-    assert "does not fit its configuration" in failure("train", "--resume", str(run))
+    assert "is damaged: it has no position" in failure("train", "--resume", str(run))
     (run / "config.yaml").write_text("epochs: many\n")
     assert "no configuration of this version" in failure("evaluate", str(run))
     (run / "run.json").write_text('{"format": 0}')
@@ -331,7 +331,7 @@ def test_wrong_values_are_usage_errors_that_leave_nothing_behind(flags, message,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "train,evaluate,converge,compress,operators,models,integrators,methods"),
+        ([], "train,predict,runs,evaluate,converge,compress"),
         (["trian"], "invalid choice: 'trian'"),
         (["evaluate"], "run"),
     ],

@@ -10,7 +10,9 @@ from matplotlib.figure import Figure as Canvas
 
 from dynamicblocks.tasks.classify import ACCURACY
 from dynamicblocks.training.manifestations import Manifestation
+from dynamicblocks.training.storage import write_picture
 from dynamicblocks.training.task import Figure
+from dynamicblocks.visible import in_a_picture
 
 COLOURS = ("#d1495b", "#00798c", "#edae49", "#30638e", "#7a5195", "#4f772d", "#bc6c25", "#6c757d", "#003d5b")
 
@@ -51,17 +53,17 @@ def draw_manifestations(panels: Sequence[Panel], path: Path, *, subject: str, fi
             # Lines that coincide stay visible, the wider one below.
             width = 1.5 + 0.7 * (len(integrators) - 1 - place)
             _line(axes, mine, figure, colour, width, marked=integrator == panel.trained_with)
-        axes.set_title(panel.title, fontsize=11)
+        axes.set_title(in_a_picture(panel.title), fontsize=11)
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_xlabel("evaluations of layer functions")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     _scale(drawn[0], [_drawn(each, figure) for panel in panels for each in panel.found], figure)
-    drawn[0].set_ylabel(f"{figure.heading}{' (%)' if figure.percent else ''}, {subject}")
+    drawn[0].set_ylabel(in_a_picture(f"{figure.heading}{' (%)' if figure.percent else ''}, {subject}"))
     if drawn[0].lines:
         drawn[0].legend(title="evaluated with", frameon=False, loc="best")
-    canvas.savefig(path, dpi=150)
+    write_picture(path, canvas.savefig, dpi=150)
 
 
 def _scale(axes: Axes, values: Sequence[float], figure: Figure) -> None:

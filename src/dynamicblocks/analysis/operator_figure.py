@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dynamicblocks.analysis.figure import COLOURS
 from dynamicblocks.analysis.operators import Operators, TwistOperators, network_operators, plain_part, vector
 from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.training.storage import write_picture
 
 # Arrows along each side of a field.
 ARROWS = 9
@@ -52,7 +53,7 @@ def draw_fields(module: nn.Module, path: Path | str, *, pairs: int = 6) -> None:
         _field(axes, name, out, into, found[name].pair(out, into))
     for axes in figure.axes[len(chosen) :]:
         axes.remove()
-    figure.savefig(path, dpi=150)
+    write_picture(Path(path), figure.savefig, dpi=150)
 
 
 def draw_operators(module: nn.Module, path: Path | str, *, kernels: Sequence[Kernel] | None = None) -> None:
@@ -81,7 +82,7 @@ def draw_operators(module: nn.Module, path: Path | str, *, kernels: Sequence[Ker
     _orders(halves[0, 0].subplots(), found)
     if shown:
         _symbols(halves[0, 1], shown, found, rows)
-    figure.savefig(path, dpi=150)
+    write_picture(Path(path), figure.savefig, dpi=150)
 
 
 def strongest(sizes: dict[str, Tensor], count: int) -> list[Kernel]:

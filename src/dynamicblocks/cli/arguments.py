@@ -56,7 +56,8 @@ class Argument:
             if self.apart:
                 value = [kind.entries[0].take(text, texts=True) for text in texts]
             else:
-                value = kind.take((", " if kind.several else " ").join(texts), texts=True)
+                between = ", " if kind.several else " "
+                value = kind.take(between.join(text.removesuffix(",") for text in texts), texts=True)
         except (ValueError, OverflowError):
             raise UsageError(f"{self.what} expects {kind.expected}, got {' '.join(texts)!r:.80}") from None
         if kind.several and value is not None and not value:
@@ -87,7 +88,6 @@ class Arguments:
     def __init__(self, name: str, usage: str, description: str) -> None:
         self.name, self.usage, self.description = name, usage, description
         self._known: dict[str, Argument] = {}
-        self.add_argument("--debug", action=SWITCH, help="show the traceback of an error")
 
     def add_argument(
         self,
@@ -127,6 +127,11 @@ class Arguments:
             apart=nargs in ("+", "*"),
             check=check or (lambda value: value),
         )
+
+    @property
+    def known(self) -> Mapping[str, Argument]:
+        """The arguments by name."""
+        return self._known
 
     def read(self, tokens: Sequence[str]) -> Namespace:
         """What somebody wrote; after --help the program ends.

@@ -11,8 +11,6 @@ from dynamicblocks.training import RunFolder
 
 T = TypeVar("T")
 
-SEED = "seed-"
-
 
 def run_folder(text: str) -> str:
     """The folder of a run.
@@ -21,12 +19,7 @@ def run_folder(text: str) -> str:
         StorageError: there is none, or it cannot be read.
         ConfigurationError: it holds one for each of several seeds.
     """
-    path = Path(text)
-    if path.is_dir() and not (path / "run.json").exists():
-        seeds = sorted(each.name for each in path.glob(f"{SEED}*") if each.is_dir())
-        if seeds:
-            raise ConfigurationError(f"{path} is a folder of seeds; give one of them, such as {path / seeds[0]}")
-    RunFolder.open(path)
+    RunFolder.open(Path(text))
     return text
 
 

@@ -19,14 +19,13 @@ from dynamicblocks.analysis.compression import INTEGRATORS
 from dynamicblocks.cli import checks
 from dynamicblocks.cli.arguments import Arguments
 from dynamicblocks.cli.console import Bars, add_quiet_argument, make_console, say
-from dynamicblocks.cli.loading import ReadyRun, add_device_arguments, check_beside, load
+from dynamicblocks.cli.loading import ReadyRun, add_device_arguments, load_all
 from dynamicblocks.cli.table import table
 from dynamicblocks.errors import ConfigurationError, SolverError
 from dynamicblocks.integrators import as_integrator
 from dynamicblocks.network import evaluations_of, num_weights
 from dynamicblocks.times import check_amount
 from dynamicblocks.training import Figure, evaluate
-from dynamicblocks.training.creatable import check_creatable
 from dynamicblocks.training.environment import environment
 from dynamicblocks.training.evaluation import Score, answered, evaluation_mode, score_of
 from dynamicblocks.training.progress import evaluation_steps
@@ -90,12 +89,10 @@ def run(options: Namespace) -> None:
     console = make_console(options)
     bars = Bars(console)
     target = Path(f"{options.run.rstrip('/')}-compressed" if options.to is None else options.to)
-    check_target(target)
-    one = load(options, options.run, "validation", bars)
-    check_beside(one, one)
-    plain = None if options.beside is None else load(options, options.beside, "validation", bars)
-    if plain is not None:
-        check_beside(one, plain)
+    RunFolder.check_free(target, "--to")
+    paths = [options.run] if options.beside is None else [options.run, options.beside]
+    one, *others = load_all(options, paths, "validation", bars)
+    plain = others[0] if others else None
     tolerance = Tolerance.read(options.tolerance, one.task.headline)
     sets = _sets(one, tolerance, Tolerance.read(options.disagreement, one.task.headline))
     found = _search(one, sets, options, bars)
@@ -107,6 +104,9 @@ def run(options: Namespace) -> None:
     _print_blocks(one, sets, found, console)
     result = {
         "compressed_from": str(one.folder.path),
+        **{f"test_{figure.name}": rows[1][figure.name] for figure in one.task.figures},
+        **{f"validation_{figure.name}": found.after[0][figure.name] for figure in one.task.figures},
+        "weights": rows[1]["weights"],
         "tolerance": tolerance.value,
         "scores": {
             each.name: {
@@ -143,15 +143,6 @@ def check_integrators(names: Sequence[str]) -> list[str]:
                 "state; choose among explicit integrators on a grid, such as euler, midpoint and rk4"
             )
     return found
-
-
-def check_target(path: Path) -> None:
-    """Raise unless a new run can be written there."""
-    try:
-        RunFolder.check_free(path)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{path} exists already; choose another folder with --to") from error
-    check_creatable(path)
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from typing import Any
 
 from rich.console import Console
 
+from dynamicblocks.bars import Bars, say
 from dynamicblocks.cli.arguments import Arguments
-from dynamicblocks.training.bars import Bars, say
 
 __all__ = ["Bars", "add_quiet_argument", "make_console", "say"]
 

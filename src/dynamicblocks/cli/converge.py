@@ -1,18 +1,20 @@
 """``dynamicblocks converge``."""
 
-import json
 from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import Any, Literal
 
 from dynamicblocks.analysis import Panel, draw_manifestations
 from dynamicblocks.cli import checks
 from dynamicblocks.cli.arguments import Arguments
 from dynamicblocks.cli.console import Bars, add_quiet_argument, make_console, say
-from dynamicblocks.cli.loading import ReadyRun, add_device_arguments, check_beside, load
+from dynamicblocks.cli.loading import ReadyRun, add_device_arguments, load_all, refusal, say_where
 from dynamicblocks.cli.table import table
 from dynamicblocks.network import num_weights
+from dynamicblocks.training import Figure
 from dynamicblocks.training.environment import environment
 from dynamicblocks.training.manifestations import (
     Manifestation,
@@ -22,7 +24,7 @@ from dynamicblocks.training.manifestations import (
     manifestations,
 )
 from dynamicblocks.training.progress import evaluation_steps
-from dynamicblocks.training.storage import write_text
+from dynamicblocks.training.storage import write_json
 
 USAGE = "dynamicblocks converge RUN [--beside RUN ...] [--integrators NAMES] [--factors NUMBERS] [--split SPLIT] ..."
 DESCRIPTION = """Evaluate the weights of a run under several integrators and step counts, without training them further.
@@ -71,12 +73,12 @@ def run(options: Namespace) -> None:
     """Evaluate run by run; each is printed, written and drawn when it is measured, so that a stop loses only one."""
     console = make_console(options)
     bars = Bars(console)
-    runs = [load(options, path, options.split, bars) for path in (options.run, *options.beside)]
-    for one in runs:
-        check_beside(runs[0], one)
+    runs = load_all(options, [options.run, *options.beside], options.split, bars)
     folder, task = runs[0].folder.path, runs[0].task
     subject = f"{options.split} {task.unit} of {runs[0].source}"
+    files = (folder / "convergence.json", folder / "convergence.png")
     panels: list[Panel] = []
+    refused = ""
     for one in runs:
         panels.append(Panel(one.title, one.integrator, _manifestations(one, options, bars)))
         say(console, _table(one, panels[-1].found, options.split))
@@ -87,12 +89,15 @@ def run(options: Namespace) -> None:
             "precision": runs[0].precision,
             "runs": [_record(*pair) for pair in zip(runs, panels, strict=False)],
         }
-        write_text(folder / "convergence.json", json.dumps(record, indent=1) + "\n")
-        draw_manifestations(panels, folder / "convergence.png", subject=subject, figure=task.headline)
-    written = f"{folder / 'convergence.json'} and {folder / 'convergence.png'}"
-    say(make_console(), f"Written to {written}")
+        refused = refused or refusal(partial(_write, record, panels, *files, subject, task.headline))
+    say_where(files, refused)
     if not options.beside:
         say(console, "To see a plain residual network fail the same change, train one and add --beside ITS_RUN.")
+
+
+def _write(record: Any, panels: Sequence[Panel], json: Path, picture: Path, subject: str, figure: Figure) -> None:
+    write_json(json, record, indent=1)
+    draw_manifestations(panels, picture, subject=subject, figure=figure)
 
 
 def _record(one: ReadyRun, panel: Panel) -> dict[str, Any]:

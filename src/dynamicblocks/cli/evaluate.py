@@ -6,7 +6,7 @@ from typing import Literal
 from dynamicblocks.cli import checks
 from dynamicblocks.cli.arguments import Arguments
 from dynamicblocks.cli.console import Bars, add_quiet_argument, make_console, say
-from dynamicblocks.cli.loading import add_device_arguments, load
+from dynamicblocks.cli.loading import add_device_arguments, load, refusal, say_where
 from dynamicblocks.cli.table import table
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.network import evaluations_of, named_blocks
@@ -14,6 +14,8 @@ from dynamicblocks.surgery import reintegrated, with_gradient
 from dynamicblocks.training import evaluate
 from dynamicblocks.training.manifestations import caveat
 from dynamicblocks.training.progress import evaluation_steps
+
+FILE = "evaluations.jsonl"
 
 USAGE = "dynamicblocks evaluate RUN [--integrator NAME] [--steps N | --steps_per_control N] [--split SPLIT] ..."
 DESCRIPTION = """Evaluate the weights of a run as they were trained, and under another integrator or number of steps.
@@ -51,7 +53,7 @@ def run(options: Namespace) -> None:
         )
         if dropped:
             say(console, f"As asked, nothing reads {', '.join(dropped)}.")
-    rows = []
+    rows, records = [], []
     for name, variant in nets.items():
         with bars.bar(f"{options.split} {unit}, {name}", evaluation_steps(one.batches)) as bar:
             score = evaluate(one.task, variant, one.batches, one.fabric, bar.step)
@@ -68,8 +70,7 @@ def run(options: Namespace) -> None:
             )
         )
         entry = {"integrator": integrators, "steps": steps, "evaluations": evaluations_of(variant)}
-        record = {**entry, "split": options.split, **score.as_record(unit)}
-        one.folder.append("evaluations.jsonl", record)
+        records.append({**entry, "split": options.split, **score.as_record(unit)})
     asked = {block.integrator.shorthand for variant in nets.values() for block in named_blocks(variant).values()}
     headings = (figure.heading for figure in figures)
     title = f"{one.folder.path} on {one.batches.samples} {options.split} {unit}"
@@ -77,4 +78,4 @@ def run(options: Namespace) -> None:
     say(console, table(title, head, rows, text=2))
     said = caveat(one.net, sorted(asked))
     say(console, f"{said}\n" if said else "")
-    say(make_console(), f"Added to {one.folder.path / 'evaluations.jsonl'}")
+    say_where([one.folder.path / FILE], refusal(lambda: one.folder.append(FILE, *records)))

@@ -7,7 +7,7 @@ from typing import Any
 from unittest.mock import patch
 
 from dynamicblocks.cli.arguments import Arguments
-from dynamicblocks.cli.table import table
+from dynamicblocks.cli.table import folded, table
 
 WRAPPED = "reversible('NAME')"
 EXPLAINED = "Explicit Runge-Kutta methods with steps that can be taken back"
@@ -99,7 +99,7 @@ Example: dynamicblocks methods dopri5"""
                 print(line)
                 return
             method = as_method(options.name)
-            print(f"Options of {method.name}: {', '.join(method.options)}")
+            print(folded(f"Options of {method.name}: {', '.join(method.options)}"))
             return
         rows = []
         for name, method in METHODS.items():

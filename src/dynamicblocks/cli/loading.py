@@ -1,6 +1,7 @@
 """Runs as the commands that analyse them need them."""
 
 from argparse import Namespace
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from dynamicblocks.cli.arguments import Arguments
-from dynamicblocks.cli.console import Bars, say
+from dynamicblocks.cli.console import Bars, make_console, say
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.network import named_blocks
 from dynamicblocks.tasks import Run, load_run
@@ -18,6 +19,7 @@ from dynamicblocks.tasks.own import asked_task, changed_since
 from dynamicblocks.tasks.parsing import written_in_file
 from dynamicblocks.training import Batches, Place, RunFolder, Task, TrainConfig
 from dynamicblocks.training.config import HardwareConfig
+from dynamicblocks.training.disk import ReadOnlyError
 from dynamicblocks.training.hardware import DOUBLE, make_fabric, make_place
 from dynamicblocks.training.manifestations import own_integrator
 from dynamicblocks.training.task import SplitName, batches_of
@@ -106,20 +108,52 @@ def read(options: Namespace, path: str, bars: Bars, device: str = "cpu") -> Run:
 
 def load(options: Namespace, path: str, split: SplitName, bars: Bars) -> ReadyRun:
     """The run in ``path``, ready to be evaluated on one of its splits."""
+    _check_device(options)
+    return _ready(options, read(options, path, bars), split, bars)
+
+
+def load_all(options: Namespace, paths: Sequence[str], split: SplitName, bars: Bars) -> list[ReadyRun]:
+    """The runs in ``paths``, ready to be compared; all networks are read before any data are."""
+    _check_device(options)
+    runs = [read(options, path, bars) for path in paths]
+    for run in runs:
+        check_beside(runs[0], run)
+    return [_ready(options, run, split, bars) for run in runs]
+
+
+def _check_device(options: Namespace) -> None:
     make_fabric(HardwareConfig(accelerator=options.accelerator, precision=options.precision or SINGLE))
-    run = read(options, path, bars)
+
+
+def _ready(options: Namespace, run: Run, split: SplitName, bars: Bars) -> ReadyRun:
     trained = run.config.hardware
     precision = options.precision or (DOUBLE if trained.precision == DOUBLE else SINGLE)
     fabric = make_fabric(HardwareConfig(accelerator=options.accelerator, precision=precision))
     # In this precision, whatever that of the training was.
     place = make_place(replace(run.config, hardware=replace(trained, precision=precision)), fabric)
-    run.task.load()
+    with bars.bar(f"reading data: {run.task.title}", said=False):
+        run.task.load()
     batches = batches_of(run.task, split, place)
     net = fabric.strategy.precision.convert_module(run.net.to(fabric.device, place.dtype)).eval()
     return ReadyRun(run.folder, run.task, run.config, net, batches, fabric, place, precision)
 
 
-def check_beside(first: ReadyRun, other: ReadyRun) -> None:
+def refusal(write: Callable[[], object]) -> str:
+    """Write something into a run; why not, where it may only be read, and else nothing."""
+    try:
+        write()
+    except ReadOnlyError as error:
+        return str(error)
+    return ""
+
+
+def say_where(files: Sequence[Path], refused: str) -> None:
+    """Say which files of a run hold what was printed; one that may only be read is no error of who reads it."""
+    names = " and ".join(map(str, files))
+    say(make_console(), f"Note: {refused}; what is printed here is all there is" if refused else f"Written to {names}")
+
+
+def check_beside(first: Run | ReadyRun, other: Run | ReadyRun) -> None:
     """Raise unless two runs can be compared by what their discretisation does to one figure.
 
     Raises:

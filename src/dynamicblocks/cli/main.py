@@ -6,6 +6,7 @@ extra ``train``, and the listings do without the extra.
 
 import argparse
 import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -48,8 +49,9 @@ class Entry(NamedTuple):
 
 COMMANDS = {
     "train": Entry("train a network: on images, masks, fields, or a task of your own", "train"),
-    "evaluate": Entry("evaluate a trained network, perhaps under another integrator or grid", "evaluate"),
     "predict": Entry("say what a trained network sees in files", "predict"),
+    "runs": Entry("list trained and unfinished runs with their figures, and what differs among them", "runs"),
+    "evaluate": Entry("evaluate a trained network, perhaps under another integrator or grid", "evaluate"),
     "converge": Entry("the trained weights under every integrator and step count: the convergence test", "converge"),
     "compress": Entry("make a trained network cheaper at the same accuracy", "compress"),
     "operators": Entry(
@@ -58,6 +60,7 @@ COMMANDS = {
     "models": Entry("list the networks, or the options of one", "listing", "models_command"),
     "integrators": Entry("list the integrators", "listing", "integrators_command"),
     "methods": Entry("list the methods of odeint and solve, or the options of one", "listing", "methods_command"),
+    "completion": Entry("print a script that completes commands, flags and names in a shell", "completion"),
 }
 
 DESCRIPTION = "Residual networks as differential equations: train, evaluate, compress and list them."
@@ -132,7 +135,7 @@ def _main(written: list[str]) -> int:
         sys.stdout.flush()
     except Exception as error:
         _interrupted_by(error)
-        if _nobody_reads():
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
             return FAILURE
         if "--debug" in written:
             raise
@@ -182,6 +185,7 @@ def _command(written: list[str]) -> Callable[[], None]:
     command: Command = getattr(module, entry.name) if entry.name else module
     declared = Arguments(name, command.USAGE, command.DESCRIPTION)
     command.add_arguments(declared)
+    declared.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return partial(command.run, declared.read(rest))
 
 
@@ -210,14 +214,14 @@ def _line(error: Exception) -> str:
 def _nobody_reads() -> bool:
     """Whether the standard output is a pipe that was closed, as by `| head`; what is left for it is then dropped."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        return True
-    except (OSError, ValueError):
+        place, poll = sys.stdout.fileno(), select.poll()
+        poll.register(place, select.POLLOUT)
+        if not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
+            return False
+        os.dup2(os.open(os.devnull, os.O_WRONLY), place)
+    except (OSError, ValueError, AttributeError):  # it is no file, or the system has no poll
         return False
-    return False
+    return True
 
 
 def _say(message: str, colour: str = "") -> None:

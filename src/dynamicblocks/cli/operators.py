@@ -8,7 +8,7 @@ from dynamicblocks.analysis.operators import plain_part
 from dynamicblocks.cli import checks
 from dynamicblocks.cli.arguments import Arguments
 from dynamicblocks.cli.console import Bars, add_quiet_argument, make_console, say
-from dynamicblocks.cli.loading import add_task_argument, read
+from dynamicblocks.cli.loading import add_task_argument, read, refusal, say_where
 from dynamicblocks.cli.table import table
 from dynamicblocks.twisting import twists
 
@@ -43,11 +43,11 @@ def run(options: Namespace) -> None:
     strengths = {each.name: each.strength for each in twists(net).twisted}
     say(console, f"{_table(str(folder.path), found, strengths)}\n")
     drawn = [folder.path / "operators.png"]
-    draw_operators(net, drawn[0])
+    refused = refusal(lambda: draw_operators(net, drawn[0]))
     if any(isinstance(each, TwistOperators) for each in found.values()):
         drawn.append(folder.path / "fields.png")
-        draw_fields(net, drawn[1], pairs=options.pairs)
-    say(make_console(), f"Written to {' and '.join(map(str, drawn))}")
+        refused = refused or refusal(lambda: draw_fields(net, drawn[1], pairs=options.pairs))
+    say_where(drawn, refused)
 
 
 def _table(title: str, found: Mapping[str, Operators | TwistOperators], strengths: Mapping[str, float]) -> str:

@@ -1,11 +1,11 @@
 """``dynamicblocks predict``."""
 
+import os
+from argparse import Namespace
 from pathlib import Path
 
-from jsonargparse import ArgumentParser, Namespace
-
+from dynamicblocks.cli.arguments import Arguments
 from dynamicblocks.errors import ConfigurationError, StorageError, UsageError
-from dynamicblocks.times import check_count
 
 USAGE = "dynamicblocks predict RUN FILE... [--output PLACE] [--resize] [--batch_size N] [--device DEVICE] ..."
 DESCRIPTION = """Say what a trained network sees in files; the data of the training are not needed.
@@ -18,27 +18,30 @@ Example: dynamicblocks predict runs/MINE photo.png another.jpg
          dynamicblocks predict runs/MINE photos --resize --output photos.csv"""
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: Arguments) -> None:
     """The run, the files, and where to write."""
-    parser.add_argument("run", type=str, help="folder of the run")
-    parser.add_argument("files", type=str, nargs="+", help="files, or folders of files")
-    parser.add_argument(
-        "--output", type=str | None, default=None, help="a new file, or a new folder of masks or fields"
-    )
+    parser.add_argument("run", type=str, help="the folder of a run")
+    parser.add_argument("files", type=str, nargs="+", metavar="FILE", help="files, or folders of files")
+    parser.add_argument("--output", metavar="PLACE", help="a new file, or a new folder of masks or fields")
     parser.add_argument("--force", action="store_true", help="write over what is there")
     parser.add_argument(
         "--resize", action="store_true", help="make images of another size fit: resized, and cut at both ends"
     )
-    parser.add_argument("--batch_size", type=int | None, default=None, help="files at a time; as in evaluation")
+    parser.add_argument("--batch_size", type=int, metavar="N", help="files at a time; as in evaluation", check=_count)
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    parser.add_argument("--data_dir", type=str | None, default=None, help="local copy of the data, for runs of before")
+    parser.add_argument("--data_dir", metavar="FOLDER", help="local copy of the data, for runs of earlier versions")
     parser.add_argument("--quiet", action="store_true", help="print errors alone, where --output says where to write")
     parser.add_argument(
         "--task",
-        type=str | None,
-        default=None,
         help="FILE.py:Name, where the run was trained with such a task: where its file lies is not recorded",
     )
+
+
+def _count(number: int) -> int:
+    # As check_count of dynamicblocks.times says it, for which torch is imported.
+    if number < 1:
+        raise ConfigurationError(f"it must be a whole number of at least 1, got {number}")
+    return number
 
 
 def run(options: Namespace) -> None:
@@ -61,21 +64,30 @@ def _check(options: Namespace, place: Path | None) -> None:
 
     Raises:
         StorageError: the run or a file is not there.
-        ConfigurationError: the output is there already, or the size of batches is none.
+        ConfigurationError: the output is there already.
     """
-    if options.batch_size is not None:
-        check_count(options.batch_size, "--batch_size")
-    if not Path(options.run).is_dir():
+    # These of os.path give False where those of pathlib raise, as of names that are too long.
+    if not os.path.isdir(options.run):  # noqa: PTH112
         raise StorageError(f"there is no run folder {options.run}")
     for file in options.files:
-        if not Path(file).is_file() and not Path(file).is_dir():
-            raise StorageError(f"{file} is no file" if Path(file).exists() else f"there is no file {file}")
+        if not os.path.isfile(file) and not os.path.isdir(file):  # noqa: PTH112, PTH113
+            there = os.path.lexists(file)
+            raise StorageError(f"{file} is no file" if there else f"there is no file {file}")
     if place is None:
         for flag in ("force", "quiet"):
             if getattr(options, flag):
                 raise UsageError(f"--{flag} does nothing without --output")
         return
-    if not place.absolute().parent.is_dir():
+    if not os.path.isdir(place.absolute().parent):  # noqa: PTH112
         raise StorageError(f"there is no folder {place.parent} in which --output {place.name} could be")
-    if not options.force and (place.is_file() or (place.is_dir() and any(place.iterdir()))):
+    try:
+        place.lstat()
+        empty = place.is_dir() and not any(place.iterdir())
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StorageError(f"--output {place} cannot be written: {error.strerror}") from error
+    if not empty and not options.force:
         raise ConfigurationError(f"--output {place} exists already; choose another, or add --force to write over it")
+    if not place.is_dir() and not place.is_file():
+        raise ConfigurationError(f"--output {place} is neither a file nor a folder; choose another")

@@ -20,11 +20,12 @@ from torch import Tensor
 from dynamicblocks.cli.console import Bars, say
 from dynamicblocks.cli.table import table
 from dynamicblocks.data.images.files import IMAGE_ENDINGS
-from dynamicblocks.errors import ConfigurationError, StorageError, UsageError
+from dynamicblocks.errors import ConfigurationError, UsageError
 from dynamicblocks.tasks import Classify, FieldPrediction, Prediction, Regress, Run, Segment
 from dynamicblocks.tasks.colours import palette_of
 from dynamicblocks.tasks.given import FIELD_ENDINGS, files_in
 from dynamicblocks.training import Task
+from dynamicblocks.training.disk import PART, writing
 from dynamicblocks.training.predicting import check_rows
 from dynamicblocks.training.storage import write_text
 
@@ -124,7 +125,8 @@ def predict_files(run: Run, inputs: Sequence[Input], options: Namespace, place: 
     with new_folder(place) as folder:
         for each, answer in whole:
             target = folder / targets[each]
-            target.parent.mkdir(parents=True, exist_ok=True)
+            with writing(place):
+                target.parent.mkdir(parents=True, exist_ok=True)
             _write(target, answer)
     say(bars.console, f"{len(inputs):,} files written to {place}")
 
@@ -247,7 +249,7 @@ def _targets(inputs: Sequence[Input], ending: str) -> dict[Input, PurePath]:
 
 
 def _write(path: Path, answer: Answer) -> None:
-    try:
+    with writing(path):
         if isinstance(answer, Prediction):
             # Indices with a palette: read as numbers by programs, seen as colours by people.
             image = Image.fromarray(answer.labels[0].to(torch.uint8).numpy())
@@ -256,8 +258,6 @@ def _write(path: Path, answer: Answer) -> None:
             return
         values = answer.values if isinstance(answer, FieldPrediction) else answer
         np.savez(path, predictions=values.numpy())
-    except OSError as error:
-        raise StorageError(f"{path.name} cannot be written: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -268,19 +268,20 @@ def new_folder(path: Path) -> Iterator[Path]:
         StorageError: it cannot be written.
     """
     target = path.resolve()
-    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    there = target.is_dir()
+    beside = (target if there else target.parent) / f".{'' if there else target.name}.{os.getpid()}{PART}"
     try:
-        beside.mkdir()
+        with writing(path):
+            beside.mkdir()
         yield beside
-        if target.is_dir():
+        with writing(path):
+            if not there:
+                beside.rename(target)
+                return
             for each in sorted(each for each in beside.rglob("*") if each.is_file()):
                 place = target / each.relative_to(beside)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 each.replace(place)
-        else:
-            beside.rename(target)
-    except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

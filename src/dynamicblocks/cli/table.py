@@ -68,6 +68,11 @@ def terminal_width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
+def folded(text: str) -> str:
+    """A sentence on as many lines as the terminal asks for."""
+    return "\n".join(_words(text, terminal_width() or len(text) + 1))
+
+
 def _whole(head: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
     """How wide a table is with so wide a head."""
     return sum(_widths([[cell] for cell in head], rows)) + GAP * (len(head) - 1)

@@ -3,7 +3,7 @@
 import shlex
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -13,6 +13,7 @@ from rich.console import Console
 
 from dynamicblocks.cli.console import QUIET, make_console, say
 from dynamicblocks.cli.published import split
+from dynamicblocks.cli.seeds import SeedFolder, seeds_of, train_seeds
 from dynamicblocks.cli.table import table as plain_table
 from dynamicblocks.errors import ConfigurationError, StorageError
 from dynamicblocks.network import evaluations_of, num_weights
@@ -23,17 +24,19 @@ from dynamicblocks.tasks.own import asked_task, changed_since, task_of_run
 from dynamicblocks.tasks.parsing import (
     USUAL_TASK,
     Written,
+    lists_of_one,
     table_of,
     task_and_config,
     written_as_flags,
     written_in_file,
 )
 from dynamicblocks.tasks.registry import named_task
-from dynamicblocks.training import Outcome, RunFolder, Task, Training
+from dynamicblocks.training import Outcome, RunFolder, Task, TrainConfig, Training
 from dynamicblocks.training.loggers import check_loggers
 from dynamicblocks.training.manifestations import caveat, own_integrator, solves_its_equation
 from dynamicblocks.training.outcome import check_table
-from dynamicblocks.training.runs import recorded
+from dynamicblocks.training.rehearsal import check_plan
+from dynamicblocks.training.runs import expected, recorded
 from dynamicblocks.visible import visible
 
 # A list of every flag above each error would hide the error.
@@ -44,6 +47,7 @@ Without arguments: scikit-learn's digits and a small network, under two minutes 
 Example: dynamicblocks train --model.name resnet20 --model.unit post --epochs 20
 Example: dynamicblocks train --config runs/OLD/config.yaml --seed 1
 Example: dynamicblocks train --refine.epochs 10 20 --refine.restart true --optimizer.smoothness 2e-4 --optimizer.box 1
+Example: dynamicblocks train --run mine --seeds 0 1 2
 Example: dynamicblocks train --model ContinuousNet --scheme rk4_classic --dataset CIFAR10 --initial-time-d 1 --refine 25
 
 Several values are written one after the other or as a list: --refine.epochs 10 20, --refine.epochs [10,20].
@@ -57,7 +61,8 @@ the original's defaults), --scheme, --dataset, --data-dir, --batch-size, --test-
 OWN_FLAGS = (
     ("task", "TASK", "one of {tasks}, or FILE.py:Name, a class of your own"),
     ("config", "FILE", "YAML file with some or all of the options below; flags have the last word"),
-    ("resume", "RUN", "folder of a run to continue, as it was configured"),
+    ("resume", "RUN", "folder of a run, or of several seeds, to continue, as it was configured"),
+    ("seeds", "SEED ...", "train with each of these seeds, in NAME/seed-0, NAME/seed-1, ...; NAME is that of --run"),
     (
         "table",
         "full|few|none",
@@ -126,7 +131,41 @@ class TrainCommand:
             print(yaml.safe_dump(recorded(task, config), sort_keys=False), end="")
             return
         shown = {"console": make_console(options), "table": options.table, "loggers": options.logger}
-        training = Training(task, config, **shown) if options.resume is None else self._resumed(options.resume, shown)
+        for note in lists_of_one(self.table, self.sources):
+            say(shown["console"], f"Note: {note}")
+        again = f" --task {shlex.quote(options.task)}" if options.task and self.table.task.source_hash else ""
+        begun = None if options.resume is None else Path(options.resume)
+        several = options.seeds is not None or (begun is not None and SeedFolder.is_one(begun))
+        if begun is not None:
+            self._check_alone(begun)
+            finished = "" if several else self._finished(begun)
+            if finished:
+                say(make_console(), finished)
+                return
+        if not several:
+            training = self._train(task, config, begun, shown, again)
+            if options.quiet and training.fabric.global_rank == 0:
+                print(visible(str(training.folder.path)))
+        else:
+            if begun is not None:
+                folder = SeedFolder(begun)
+                task, config = folder.configured(self.table.task if self.asked else None)
+            else:
+                check_plan(task, replace(config, run=None))
+                folder = SeedFolder.begun(task, config, options.seeds)
+
+            def train(task: Task[Any], config: TrainConfig, begun: Path | None) -> None:
+                self._train(task, config, begun, shown, again)
+
+            train_seeds(folder, task, config, train, shown["console"], again)
+            if options.quiet:
+                print(visible(str(folder.path)))
+
+    def _train(
+        self, task: Task[Any], config: TrainConfig, begun: Path | None, shown: dict[str, Any], again: str
+    ) -> Training:
+        """Train to the end, anew or from where a run stands, and show what came out."""
+        training = Training(task, config, **shown) if begun is None else self._resumed(begun, shown)
         console = training.console
         say(console, training.note)
         say(
@@ -134,18 +173,33 @@ class TrainCommand:
             f"{training.task.title}: {num_weights(training.net):,} weights, {evaluations_of(training.net)} layer "
             f"evaluations a pass, on {training.fabric.device}; writing to {training.folder.path}",
         )
-        again = f" --task {shlex.quote(options.task)}" if training.task.source_hash else ""
         show(training.run(), training, console, again)
-        if options.quiet and training.fabric.global_rank == 0:
-            print(visible(str(training.folder.path)))
+        return training
 
-    def _resumed(self, run: str, shown: dict[str, Any]) -> Training:
+    def _check_alone(self, run: Path) -> None:
+        """Raise for options beside the run that is to go on."""
         if any(source.options for source in self.sources):
             raise ConfigurationError(
                 "--resume continues a run as it was configured and takes no other options; to change some, start a new "
-                f"run with --config {Path(run) / 'config.yaml'}"
+                f"run with --config {run / 'config.yaml'}"
             )
-        folder = RunFolder.open(Path(run))
+
+    def _finished(self, run: Path) -> str:
+        """What is said of a run that is through, so that there is nothing to resume; of another one nothing."""
+        folder = RunFolder.open(run)
+        task, config = load_config(folder.configuration(), self.table.task if self.asked else None)
+        result = folder.finished(expected(task, config), config, told=str)
+        if result is None:
+            return ""
+        figure, reached = task.headline, result.get(f"test_{task.headline.name}")
+        value = f", test {figure.heading} {figure.shown(reached)}" if isinstance(reached, int | float) else ""
+        return (
+            f"{run} is finished{value}; there is nothing to resume. To train longer or otherwise, start a new run: "
+            f"dynamicblocks train --config {shlex.quote(str(folder.configuration()))} --run NAME"
+        )
+
+    def _resumed(self, run: Path, shown: dict[str, Any]) -> Training:
+        folder = RunFolder.open(run)
         own = self.table.task if self.asked else None
         training = Training(*load_config(folder.configuration(), own), resume=folder.path, **shown)
         reference, _ = written_in_file(folder.configuration())
@@ -191,8 +245,11 @@ def command_for(arguments: Sequence[str]) -> tuple[TrainCommand, Namespace]:
         quiet=_switched(flags, "quiet"),
         table=_value(flags, "table") or "few",
         logger=_loggers(rest),
+        seeds=None,
     )
     flags.pop("logger", None)
+    if "seeds" in flags:
+        others.seeds = seeds_of(flags.pop("seeds"), {**flags, "resume": others.resume})
     check_table(others.table)
     check_loggers(others.logger)
     given = Written({name: texts for name, texts in flags.items() if name not in ("task", "config")})

@@ -1,4 +1,7 @@
-"""Files from the network: checked, resumed where a transfer was cut, and never half-written."""
+"""Files from the network: checked, resumed where a transfer was cut, and never half-written.
+
+What only a transfer takes is imported by it: most trainings find their data on the disk.
+"""
 
 import gzip
 import os
@@ -13,13 +16,11 @@ from pathlib import Path
 from typing import IO, cast
 from urllib.parse import urlsplit
 
-import pooch
-import requests
 from filelock import FileLock
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from dynamicblocks.bars import bars_in_use
 from dynamicblocks.errors import StorageError
+from dynamicblocks.extras import needed_for
 from dynamicblocks.visible import on_one_line
 
 TIMEOUT_SECONDS = 30
@@ -57,7 +58,11 @@ class Remote:
 def cache_folder() -> Path:
     """Where downloads are kept: the environment variable DYNAMICBLOCKS_DATA, or the system's place for caches."""
     chosen = os.environ.get("DYNAMICBLOCKS_DATA")
-    return Path(chosen) if chosen else Path(pooch.os_cache("dynamicblocks"))
+    if chosen:
+        return Path(chosen)
+    with needed_for("the place for caches"):
+        import pooch
+    return Path(pooch.os_cache("dynamicblocks"))
 
 
 def fetch(remote: Remote, folder: Path) -> Path:
@@ -68,6 +73,8 @@ def fetch(remote: Remote, folder: Path) -> Path:
     Raises:
         StorageError: no network, an error of the server, a wrong checksum, or a folder that cannot be written.
     """
+    with needed_for("a download"):
+        import requests
     path, part = folder / remote.file, folder / f"{remote.file}.part"
     with disk_errors(folder):
         if _has_checksum(path, remote):
@@ -108,11 +115,15 @@ def disk_errors(folder: Path) -> Iterator[None]:
 
 
 def _has_checksum(path: Path, remote: Remote) -> bool:
+    with needed_for("the checksum of a file"):
+        import pooch
     return path.exists() and pooch.file_hash(str(path), alg="md5") == remote.checksum
 
 
 def _continue_transfer(url: str, part: Path) -> None:
     """Bring ``part`` to the whole length of the file at ``url``."""
+    import requests
+
     done = part.stat().st_size if part.exists() else 0
     # The checksum is that of the file as it is stored, and so are the positions in it.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
@@ -125,12 +136,12 @@ def _continue_transfer(url: str, part: Path) -> None:
             done = 0
         said = answer.headers.get("Content-Length", "")
         length = int(said) if said.isdecimal() else 0
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        with part.open("ab" if done else "wb") as file, Progress(*columns, console=Console(stderr=True)) as progress:
-            task = progress.add_task(f"downloading {part.stem}", total=done + length or None, completed=done)
+        size = f" ({(done + length) / 1e6:,.1f} MB)" if length else ""
+        shown = bars_in_use().bar(f"downloading {part.stem}{size}", done + length or None, done=done)
+        with part.open("ab" if done else "wb") as file, shown as bar:
             for chunk in answer.iter_content(CHUNK):
                 file.write(chunk)
-                progress.advance(task, len(chunk))
+                bar.advance(len(chunk))
         if length and part.stat().st_size < done + length:
             raise requests.ConnectionError(
                 f"the connection ended after {part.stat().st_size:,} of {done + length:,} bytes; the next try goes on "

@@ -8,6 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from dynamicblocks.training.storage import write_picture
+
 INPUT, TARGET, PREDICTION = "#6c757d", "#00798c", "#d1495b"
 # Rows of a picture, and channels of the targets among them, at most.
 ROWS, CHANNELS = 4, 3
@@ -79,7 +81,7 @@ def draw_fields(shown: Shown, path: Path) -> None:
         else:
             axes[1].set_title(f"target{of_many}", fontsize=9)
             axes[2].set_title(f"prediction{of_many}", fontsize=9)
-    figure.savefig(path, dpi=130)
+    write_picture(path, figure.savefig, dpi=130)
 
 
 def _channel(shown: Shown, channel: int) -> str:

@@ -36,14 +36,16 @@ def files_of(x: Any, endings: Sequence[str]) -> list[Path] | None:
         return None
     files: list[Path] = []
     for each in x:
-        path = Path(os.fsdecode(each))
-        if path.is_dir():
-            files += files_in(path, endings)
-        elif path.is_file():
-            files.append(path)
+        name = os.fsdecode(each)
+        # Those of pathlib raise where these give False, as of names that are too long, and take none for a folder.
+        if os.path.isdir(name):  # noqa: PTH112
+            files += files_in(Path(name), endings)
+        elif os.path.isfile(name):  # noqa: PTH113
+            files.append(Path(name))
         else:
             # A pipe would be waited for.
-            raise StorageError(f"{shown(path)} is no file" if path.exists() else f"there is no file {shown(path)}")
+            there = os.path.exists(name)  # noqa: PTH110
+            raise StorageError(f"{shown(name)!r} is no file" if there else f"there is no file {shown(name)!r}")
     if not files:
         raise ConfigurationError("x must name at least one file, got an empty list")
     return files

@@ -9,6 +9,7 @@ from typing import Any
 from dynamicblocks.errors import ConfigurationError, StorageError, UsageError, brief, unknown_name
 from dynamicblocks.options import Option
 from dynamicblocks.options.bounded_yaml import read_yaml, yaml_value
+from dynamicblocks.options.option import shown
 from dynamicblocks.tasks.model import no_such_option
 from dynamicblocks.tasks.option_table import OptionTable
 from dynamicblocks.tasks.registry import tasks
@@ -173,6 +174,18 @@ def _taken(option: Option, value: Any, what: str) -> Any:
         raise UsageError(str(error)) from None
 
 
+def lists_of_one(table: OptionTable, sources: Sequence[Written]) -> Iterator[str]:
+    """A note for each flag whose list was written as a single entry, where it usually has several."""
+    for source in sources:
+        for path, value in source.options.items() if source.file is None else ():
+            option = table.options.get(path)
+            if option is None or not isinstance(option.default, list | tuple) or len(option.default) < 2:
+                continue
+            if isinstance(value, tuple) and len(value) == 1 and not set("[(,").intersection(value[0]):
+                example = "[16,32]" if type(option.default[0]) is int else shown(option.default)
+                yield f"--{path} is a list such as {example}; {value[0]} alone is read as [{value[0]}]"
+
+
 def _left_out(table: OptionTable, path: str, option: Option | None) -> bool:
     """Whether null means that an option of a model is not given: but where nothing is a value of its own."""
     of_a_model = path.rpartition(".")[0] in table.models
@@ -204,7 +217,7 @@ def _meant(path: str, options: Sequence[str]) -> str | None:
     # Those with few dots first: of every training rather than of a part of it.
     by_depth = sorted(options, key=lambda option: (option.count("."), len(option)))
     last = {option.rpartition(".")[2]: option for option in reversed(by_depth)}
-    begun = [option for option in by_depth if option.startswith(path) and "." not in option.removeprefix(path)]
+    begun = [option for option in by_depth if path and option.startswith(path) and "." not in option.removeprefix(path)]
     if "." not in path:
         begun += [last[each] for each in last if len(name) > 1 and each.startswith(name)]
     alike = get_close_matches(path, options, n=1, cutoff=0.75)

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dynamicblocks.tasks.colours import IGNORED_COLOUR, colours_of
+from dynamicblocks.training.storage import write_picture
+from dynamicblocks.visible import in_a_picture
 
 # Classes in a legend at most, and entries beside each other.
 NAMED, BESIDE = 20, 5
@@ -48,11 +50,11 @@ def draw_masks(images: Tensor, masks: Tensor, predicted: Tensor, classes: Sequen
             each.set_yticks([])
     for axes, title in zip(drawn[0], ("input", "truth", "prediction"), strict=True):
         axes.set_title(title, fontsize=10)
-    patches = [Patch(facecolor=palette(place), label=name) for place, name in enumerate(classes[:NAMED])]
+    patches = [Patch(facecolor=palette(place), label=in_a_picture(name)) for place, name in enumerate(classes[:NAMED])]
     if bool((masks >= last).any()):
         patches.append(Patch(facecolor=IGNORED_COLOUR, edgecolor="black", label="ignored"))
     figure.legend(handles=patches, loc="outside lower center", ncols=BESIDE, frameon=False, fontsize=9)
-    figure.savefig(path, dpi=110)
+    write_picture(path, figure.savefig, dpi=110)
 
 
 def _shown(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

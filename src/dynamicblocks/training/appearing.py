@@ -14,6 +14,8 @@ from dynamicblocks.training.lock import NAME, HeldError, Lock
 
 # What may lie in a folder that was begun here; any other is somebody else's.
 OURS = (NAME, "config.yaml", "run.json", "checkpoint.safetensors", "model.safetensors", "result.json")
+# How the name of a folder begins that is made to see whether one can be, and removed at once.
+TRIED = ".."
 # A folder without a lock may be of a process that has not come to it yet.
 SECONDS_TO_LOCK = 60
 
@@ -76,9 +78,10 @@ def check_place(path: Path) -> None:
             if len(os.fsencode(f".{folder.name}{PART}")) > longest:
                 raise StorageError(f"{path.parent}/{folder.name:.20}... cannot be made: File name too long")
         # Rights alone do not tell: there are file systems in which nobody makes folders.
-        tried = above / f".{os.getpid()}{PART}"
+        tried = above / f"{TRIED}{os.getpid()}{PART}"
         tried.mkdir(exist_ok=True)
-        tried.rmdir()
+        with suppress(FileNotFoundError):  # somebody took it for one that a killed process left
+            tried.rmdir()
 
 
 def remove_leftovers(parent: Path) -> None:
@@ -86,6 +89,9 @@ def remove_leftovers(parent: Path) -> None:
     for part in parent.glob(f".*{PART}"):
         with suppress(OSError, StorageError):
             names = {entry.name for entry in part.iterdir()}
+            if part.name.startswith(TRIED) and not names:
+                part.rmdir()
+                continue
             ours = all(name in OURS or name.endswith(PART) for name in names)
             waited = NAME in names or time.time() - part.stat().st_mtime > SECONDS_TO_LOCK
             if ours and waited:

@@ -68,12 +68,24 @@ def go_on(stored: Mapping[str, Any], engine: Engine) -> TrainingState:
     """
     check_optimizer(engine.bare_optimizer, stored["optimizer"])
     engine.optimizer.load_state_dict(stored["optimizer"])
+    _lie_alike(engine.bare_optimizer)
     if engine.average is not None:
         check_fits(engine.average.net, stored["average"]["weights"])
         engine.average.load_state_dict(stored["average"])
     if stored.get("scaler"):  # of 16-mixed; earlier versions did not store it
         engine.fabric.strategy.precision.load_state_dict(stored["scaler"])
     return TrainingState(**stored["position"])
+
+
+def _lie_alike(optimizer: torch.optim.Optimizer) -> None:
+    """Lay the state of each parameter in memory as the parameter lies: files keep no strides.
+
+    Where the two differ, sums are taken along another path, which rounds half precision otherwise.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
 def named_sums(stored: Mapping[str, float] | Tensor, names: Sequence[str]) -> Tensor:

@@ -53,7 +53,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def append(path: Path, data: bytes) -> None:
-    """Add a line to a file, which ends in whole lines then: in all of the new one, or none of it."""
+    """Add lines to a file, which ends in whole lines then: in all of the new ones, or none of them."""
     with writing(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:

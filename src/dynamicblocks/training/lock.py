@@ -22,7 +22,7 @@ NAME = "lock"
 # What a file system says that knows no locks.
 UNKNOWN = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
 # Whoever only looks whether a folder is held holds it for a moment.
-TRIES, PAUSE = 5, 0.05
+TRIES, PAUSE = 3, 0.05
 
 
 class HeldError(StorageError):
@@ -69,8 +69,7 @@ class Lock:
                     os.pwrite(descriptor, f"{socket.gethostname()} {os.getpid()}\n".encode(), 0)
             except BlockingIOError:
                 os.close(descriptor)
-                _forget_unused()
-                time.sleep(PAUSE)
+                _wait(path)
                 continue
             except BaseException:
                 os.close(descriptor)
@@ -123,8 +122,7 @@ def check_unheld(folder: Path) -> None:
             _flock(descriptor, exclusive=False)
             return
         except BlockingIOError:
-            _forget_unused()
-            time.sleep(PAUSE)
+            _wait(path)
         finally:
             os.close(descriptor)
     raise HeldError(_refusal(path))
@@ -153,18 +151,26 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _refusal(path: Path) -> str:
+def _holder(path: Path) -> tuple[str, int] | None:
+    """Host and process that a lock names, which may have only just taken it."""
     try:
         host, process = path.read_text(encoding="utf-8").split()
-        holder = f"process {int(process)} on {host}"
-    except (OSError, ValueError):  # it has only just taken it
-        holder = "another process"
+        return host, int(process)
+    except (OSError, ValueError):
+        return None
+
+
+def _refusal(path: Path) -> str:
+    found = _holder(path)
+    holder = "another process" if found is None else f"process {found[1]} on {found[0]}"
     return f"{path.parent} is in the hands of {holder}, which trains there; wait until it has ended, or end it"
 
 
-def _forget_unused() -> None:
-    """Of a training that nobody refers to any more, the lock goes with it."""
-    gc.collect()
+def _wait(path: Path) -> None:
+    if _holder(path) == (socket.gethostname(), os.getpid()):
+        gc.collect()  # of a training here that nobody refers to any more, the lock goes with it
+    else:
+        time.sleep(PAUSE)
 
 
 _locks: "weakref.WeakSet[Lock]" = weakref.WeakSet()

@@ -113,17 +113,17 @@ class Loggers:
         self._loggers: list[Logger] = []
         self._losses: list[tuple[int, Tensor]] = []
 
-    def begin(self, step: int) -> None:
-        """Log from this step on; what was logged of later ones is of a time that did not last."""
+    def begin(self, done: int) -> None:
+        """Go on after so many steps; what was logged of later ones is of a time that did not last."""
         self.finish()
         with self._writing():
-            self._loggers = [self._logger(name, step) for name in dict.fromkeys(self._names)]
+            self._loggers = [self._logger(name, done) for name in dict.fromkeys(self._names)]
 
-    def loss(self, step: int, loss: Tensor) -> None:
-        """Keep some of the losses, which are read later: reading one waits for the device."""
-        if self._loggers and step % EVERY == 0:
+    def loss(self, done: int, loss: Tensor) -> None:
+        """Keep some of the losses, after ``done`` other steps; they are read later, for that waits for the device."""
+        if self._loggers and done % EVERY == 0:
             # A compiled step writes its next loss to the same place.
-            self._losses.append((step, loss.detach().clone()))
+            self._losses.append((done + 1, loss.detach().clone()))
 
     def write_losses(self) -> None:
         """Log the losses that were kept, where the device is waited for in any case."""
@@ -148,12 +148,12 @@ class Loggers:
                 logger.finalize(status)
         self._loggers = []
 
-    def _logger(self, name: str, step: int) -> Logger:
+    def _logger(self, name: str, done: int) -> Logger:
         if name == "tensorboard":
-            return TensorBoardLogger(self._folder, name=name, version="", purge_step=step if step else None)
+            return TensorBoardLogger(self._folder, name=name, version="", purge_step=done + 1 if done else None)
         if name == "wandb":
             return WandbLogger(self._folder, self._begun, self._config)
-        return _continued_csv(self._folder, name, step)
+        return _continued_csv(self._folder, name, done)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -170,13 +170,13 @@ def begun_loggers(folder: Path) -> list[str]:
     return [name for name in NEEDED if (folder / name).is_dir() and _installed(name)]
 
 
-def _continued_csv(folder: Path, name: str, step: int) -> CSVLogger:
+def _continued_csv(folder: Path, name: str, done: int) -> CSVLogger:
     """A file that goes on with the rows of before; Fabric's logger would begin it anew."""
     path = folder / name / "metrics.csv"
     rows: list[dict[str, str]] = []
     if path.is_file():
         with path.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if int(row["step"]) < step]
+            rows = [row for row in csv.DictReader(file) if int(row["step"]) <= done]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Experiment logs directory", UserWarning)
         logger = CSVLogger(folder, name=name, version="")

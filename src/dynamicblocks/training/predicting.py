@@ -12,6 +12,8 @@ from dynamicblocks.times import check_count
 
 # Samples in a batch, where a task does not say.
 ROWS = 64
+# torch counts no further everywhere.
+MOST_ROWS = 2**31 - 1
 
 
 def tensor_of(x: Any, expected: str) -> Tensor:
@@ -24,8 +26,10 @@ def tensor_of(x: Any, expected: str) -> Tensor:
         kind, size = x.dtype.kind, x.dtype.itemsize
         if kind not in "fiub" or size > 8 or (kind == "u" and size > 1):
             raise ArgumentTypeError(f"x must be {expected}, got an array of {x.dtype}")
-        # torch knows the byte order of this machine alone, and warns of arrays that may not be written to.
-        return torch.from_numpy(np.require(x, x.dtype.newbyteorder("="), ["C", "W"]))
+        # torch knows the byte order of this machine alone, warns of arrays that may not be written to, and takes none
+        # with a stride below zero, be it along a single entry.
+        backwards = any(stride < 0 for stride in x.strides)
+        return torch.from_numpy(np.require(x.copy() if backwards else x, x.dtype.newbyteorder("="), ["C", "W"]))
     if isinstance(x, Tensor):
         if x.layout is not torch.strided or x.is_quantized or x.is_complex() or x.device.type == "meta":
             raise ArgumentTypeError(f"x must be {expected}, got a tensor of {x.dtype}, {x.layout}, on {x.device}")
@@ -45,7 +49,7 @@ def check_rows(batch_size: int | None, usual: int | None = None) -> int:
     Raises:
         ConfigurationError: what was asked for is no such number.
     """
-    return (usual or ROWS) if batch_size is None else check_count(batch_size, "batch_size")
+    return (usual or ROWS) if batch_size is None else min(check_count(batch_size, "batch_size"), MOST_ROWS)
 
 
 def answer_of(net: nn.Module, inputs: Any) -> Any:

@@ -1,5 +1,6 @@
 """What a training shows while it runs."""
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from torch import Tensor
 
-from dynamicblocks.training.bars import Bar, Bars, say
+from dynamicblocks.bars import Bar, Bars, say
 from dynamicblocks.training.evaluation import Score
 from dynamicblocks.training.loggers import Loggers
 from dynamicblocks.training.task import Batches, Task
@@ -103,6 +104,14 @@ class Report:
 
     def _figures(self, found: Mapping[str, float]) -> str:
         return "  ".join(f"{each.heading} {each.shown(found[each.name])}" for each in self._task.figures)
+
+
+@contextmanager
+def reading(task: Task[Any], console: Console | None) -> Iterator[None]:
+    """A bar while the data of a task are read, which is before a process of several knows of the others."""
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    with Bars((console or Console()) if first else Console(quiet=True)).bar(f"reading data: {task.title}", said=False):
+        yield
 
 
 def duration(seconds: float) -> str:

@@ -15,7 +15,6 @@ from dynamicblocks.errors import ConfigurationError, DynamicBlocksError, raised_
 from dynamicblocks.network import named_blocks
 from dynamicblocks.training.box import Box
 from dynamicblocks.training.config import OptimizerConfig, TrainConfig
-from dynamicblocks.training.creatable import check_creatable
 from dynamicblocks.training.engine import Engine
 from dynamicblocks.training.evaluation import evaluating
 from dynamicblocks.training.hardware import make_fabric, random_state, set_random_state
@@ -34,9 +33,7 @@ def check_plan(task: Task[Any], config: TrainConfig) -> None:
         ConfigurationError: it says what.
         StorageError: the folder cannot be made.
     """
-    folder = run_path(config.output, run_name(task, config))
-    RunFolder.check_free(folder)
-    check_creatable(folder)
+    RunFolder.check_free(run_path(config.output, run_name(task, config)))
     task.check()
     hardware = config.hardware
     make_fabric(replace(hardware, precision="32-true" if hardware.precision == "auto" else hardware.precision))

@@ -12,10 +12,10 @@ from dynamicblocks.errors import ConfigurationError, StorageError
 from dynamicblocks.options.bounded_yaml import read_yaml
 from dynamicblocks.training.appearing import appearing, check_place
 from dynamicblocks.training.bounded_json import LARGEST, as_object, parsed, read_bytes, read_object, written
-from dynamicblocks.training.config import HardwareConfig
+from dynamicblocks.training.config import HardwareConfig, TrainConfig
 from dynamicblocks.training.disk import append, remove_parts, writing
 from dynamicblocks.training.lock import Lock
-from dynamicblocks.training.run_checks import Expected, check_same, tensors_in
+from dynamicblocks.training.run_checks import Expected, check_position, check_same, tensors_in
 from dynamicblocks.training.storage import (
     FORMAT,
     READ,
@@ -107,6 +107,7 @@ class RunFolder:
 
         Raises:
             StorageError: it is missing, damaged, no run folder, or of another version.
+            ConfigurationError: it holds a run for each of several seeds.
         """
         folder = cls(path)
         try:
@@ -115,6 +116,9 @@ class RunFolder:
             raise StorageError(f"{path} cannot be read: {error.strerror}") from error
         if not there:
             raise StorageError(f"there is no run folder {path}")
+        seeds = sorted(each.name for each in path.glob("seed-*/"))
+        if seeds and not (path / "run.json").exists():
+            raise ConfigurationError(f"{path} is a folder of seeds; give one of them, such as {path / seeds[0]}")
         record = folder.record()
         if record.get("format") not in READ:
             raise StorageError(
@@ -154,10 +158,10 @@ class RunFolder:
         except (TypeError, KeyError, ValueError) as error:
             raise StorageError(f"{path} does not say on what hardware the run was: {error}") from error
 
-    def append(self, name: str, entry: Mapping[str, Any]) -> None:
-        """Add a line to a .jsonl file: all of it, or nothing."""
+    def append(self, name: str, *entries: Mapping[str, Any]) -> None:
+        """Add lines to a .jsonl file: all of them, or nothing."""
         path = self.path / name
-        append(path, (written(entry, str(path)) + "\n").encode("utf-8"))
+        append(path, "".join(written(entry, str(path)) + "\n" for entry in entries).encode("utf-8"))
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a last one that a crash cut short is left out.
@@ -173,22 +177,29 @@ class RunFolder:
         for number, line in enumerate(lines, start=1):
             where = f"{path}, line {number},"
             entry = as_object(parsed(line, where, "an epoch", infinite=True), where)
-            epoch = entry.get("epoch")
-            if type(epoch) is not int or epoch < 0:
-                raise StorageError(f"{where} does not say which epoch it is of, got {epoch!r:.40}")
+            epoch, seconds = entry.get("epoch"), entry.get("seconds", 0.0)
+            if type(epoch) is not int or epoch < 0 or type(seconds) not in (int, float):
+                raise StorageError(
+                    f"{where} does not say which epoch it is of and how long that took, got {epoch!r:.40} and "
+                    f"{seconds!r:.40}"
+                )
             entries.append(entry)
         try:  # of earlier versions, which may have ended behind the last line and before its end
             return [*entries, as_object(parsed(rest, "", infinite=True), "")] if rest else entries
         except StorageError:
             return entries
 
-    def forget_epochs(self, first: int) -> None:
-        """Drop the metrics of epoch ``first`` and later, which a resumed run will write again."""
+    def forget_epochs(self, first: int) -> list[int]:
+        """Drop the metrics of epoch ``first`` and later, which a resumed run will write again; those that are missing.
+
+        Without damage none is: an epoch is written down before the checkpoint behind it.
+        """
         path, entries = self.path / "metrics.jsonl", self.metrics()
         kept = [entry for entry in entries if entry["epoch"] < first]
         text = "".join(written(entry, str(path)) + "\n" for entry in kept)
         if path.exists() and path.read_bytes() != text.encode("utf-8"):
             write_text(path, text)
+        return sorted(set(range(first)) - {entry["epoch"] for entry in kept})
 
     def remove_parts(self) -> None:
         """Remove what a killed process had begun to write."""
@@ -242,6 +253,29 @@ class RunFolder:
         if expected is not None and not of_before:
             check_same(expected, config, path, self.configuration())
         return weights, form
+
+    def lacking(self, error: Exception) -> StorageError:
+        """The error for a checkpoint without something that belongs to it."""
+        return StorageError(
+            f"the checkpoint in {self.path} is damaged: it has no {error}, so it does not fit its configuration"
+        )
+
+    def finished(self, expected: Expected, config: TrainConfig, told: Told = log) -> dict[str, Any] | None:
+        """The result of a run that is through; None of one that is not. Arguments as in :meth:`read_checkpoint`.
+
+        Raises:
+            StorageError: a file is damaged, or of another configuration.
+        """
+        path = self.path / "result.json"
+        if not path.exists():
+            return None
+        result, stored = read_object(path), self.read_checkpoint(expected, told)
+        try:
+            check_position(stored["position"], config.epochs)
+        except (KeyError, TypeError) as error:
+            raise self.lacking(error) from error
+        through = config.max_steps is not None or stored["position"]["epoch"] == config.epochs
+        return result if through else None
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write the result."""

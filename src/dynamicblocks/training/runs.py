@@ -102,6 +102,7 @@ def begin_run(
         **environment(),
         "started": f"{datetime.now():%Y-%m-%d %H:%M:%S}",
         "weights": num_weights(net),
+        "headline": {"name": task.headline.name, "form": task.headline.form},
         "data": note,
         **facts_of(task),
         "device": str(fabric.device),

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -43,18 +43,10 @@ def write_json(path: Path, value: Any, indent: int = 2) -> None:
     write_text(path, written(value, str(path), indent) + "\n")
 
 
-class Drawn(Protocol):
-    """A figure of matplotlib."""
-
-    def savefig(self, file: Any, /, **options: Any) -> None:
-        """Write it."""
-        ...
-
-
-def write_picture(path: Path, figure: Drawn, dpi: int) -> None:
-    """Write a picture atomically, of the kind that its name ends with."""
+def write_picture(path: Path, save: Callable[..., object], dpi: int) -> None:
+    """Write a picture atomically, of the kind that its name ends with; ``save`` is ``savefig`` of matplotlib's."""
     buffer = BytesIO()
-    figure.savefig(buffer, dpi=dpi, format=path.suffix.removeprefix(".") or "png")
+    save(buffer, dpi=dpi, format=path.suffix.removeprefix(".") or "png")
     write_atomically(path, buffer.getvalue())
 
 

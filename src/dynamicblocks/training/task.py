@@ -52,7 +52,8 @@ HERE = Place()
 class Batches(Protocol[Yielded]):
     """Batches of a split, where they are needed.
 
-    What a training sees is to be decided by (seed, epoch, step) alone: a resumed run sees what it would have seen.
+    What a training sees is to be decided by (seed, epoch, step) alone: a resumed run sees what it would have seen. With
+    an attribute ``evaluation_steps`` as well, the number of batches in an evaluation, bars say how much of it is done.
     """
 
     @property
@@ -213,20 +214,21 @@ class Task(ABC, Generic[Batch]):
     def facts(self) -> dict[str, Any] | None:
         """What :meth:`build` and :meth:`predict` need to know of the data, as JSON holds it; None: they read them.
 
-        It is stored with a run, which is then read without its data. ``classes``, names in the order of the labels,
-        and ``mean`` and ``std`` of the network's inputs are shown by :class:`~dynamicblocks.tasks.Run`.
+        It is stored with a run, which is then read without its data. ``classes``, names in the order of their
+        numbers, and ``mean`` and ``std`` of the network's inputs are shown by :class:`~dynamicblocks.tasks.Run`.
         """
         return None
 
     def recall(self, facts: Mapping[str, Any]) -> None:
-        """Take the facts of a run in the place of data that are not read; by default the data are read after all.
+        """Take the facts of a run in the place of data that are not read; by default those are read if there are any.
 
         Called in the place of :meth:`load`. What stands in a file may be anything, so it is to be checked.
 
         Raises:
             ConfigurationError: these are no facts of such data.
         """
-        self.load()
+        if facts:
+            self.load()
 
     def sketch(self) -> nn.Module | None:
         """A network like that of :meth:`build`, before data are read, so that what cannot be is said at once."""

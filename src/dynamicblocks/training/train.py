@@ -24,6 +24,7 @@ from dynamicblocks.training.engine import Engine
 from dynamicblocks.training.environment import differences, environment
 from dynamicblocks.training.evaluation import Score, Seen, evaluate, score_from
 from dynamicblocks.training.first_process import by_the_first
+from dynamicblocks.training.free_cores import Watch, advice
 from dynamicblocks.training.hardware import (
     make_fabric,
     make_place,
@@ -37,7 +38,7 @@ from dynamicblocks.training.loggers import Loggers, begun_loggers, check_loggers
 from dynamicblocks.training.network_changes import NetworkChange, changes_before
 from dynamicblocks.training.optimizer import set_learning_rate
 from dynamicblocks.training.outcome import Outcome, TableSize, check_table, conclude
-from dynamicblocks.training.progress import Report, evaluation_steps
+from dynamicblocks.training.progress import Report, evaluation_steps, reading
 from dynamicblocks.training.rehearsal import check_plan, idle_choices, rehearse
 from dynamicblocks.training.reports import change_entry, change_line, epoch_entry
 from dynamicblocks.training.run_checks import check_position, deciding, tensors_in
@@ -82,6 +83,7 @@ class Training:
         table: TableSize = "few",
         loggers: Sequence[str] = (),
     ) -> None:
+        watch = Watch()
         self.task = task
         check_table(table)
         check_loggers(loggers)
@@ -95,7 +97,8 @@ class Training:
             config = replace(config, hardware=replace(chosen, workers=config.hardware.workers))
         else:
             check_plan(task, config)
-        self.note = task.load()
+        with reading(task, console):
+            self.note = task.load()
         check()
         torch.manual_seed(config.seed)
         net = build(task, config)
@@ -110,30 +113,46 @@ class Training:
         self.timetable = Timetable(self.config, self.batches.steps)
         self.state = TrainingState()
         self.steps_stored = 0
+        self.begun = 0.0  # when the present epoch was, in seconds of training
         self.sums = make_sums(len(task.sums), self.fabric.device)
-        if resume is not None:
-            self.folder = RunFolder.open(resume)
-            self._hold()
-            try:
-                self._restore(net)
-            except BaseException:
-                self.lock.release()
-                raise
-            for other in differences(self.folder.record(), environment()):
-                self.report.note(f"Note: {other}")
-        else:
-            rehearse(net, task, self.config, self.batches, self.fabric)
-            if choices.chosen:
-                self.report.note(f"{choices}")
-            for idle in idle_choices(net, config):
-                self.report.note(f"Note: {idle}")
-            self._set_up(net)
-            fill = partial(self._write_checkpoint, sums=self.sums)
-            self.folder = begin_run(task, self.config, net, self.note, self.fabric, choices, fill, self.lock)
+        try:
+            if resume is not None:
+                self._go_on(net, resume)
+            else:
+                for idle in idle_choices(net, config):
+                    self.report.note(f"Note: {idle}")
+                self._begin(net, choices)
+            self._log(loggers)
+            crowded = advice(watch, self.fabric.device, self.fabric.world_size)
+            if crowded:
+                self.report.note(f"Note: {crowded}")
+        except BaseException:
+            self.lock.release()
+            raise
+
+    def _go_on(self, net: nn.Module, run: Path) -> None:
+        """Go on where a run stands."""
+        self.folder = RunFolder.open(run)
+        self._hold()
+        self._restore(net)
+        for other in differences(self.folder.record(), environment()):
+            self.report.note(f"Note: {other}")
+
+    def _begin(self, net: nn.Module, choices: Choices) -> None:
+        """Make the folder of a run, when all is known to work that is needed for its first checkpoint."""
+        rehearse(net, self.task, self.config, self.batches, self.fabric)
+        if choices.chosen:
+            self.report.note(f"{choices}")
+        self._set_up(net)
+        fill = partial(self._write_checkpoint, sums=self.sums)
+        self.folder = begin_run(self.task, self.config, net, self.note, self.fabric, choices, fill, self.lock)
+
+    def _log(self, names: Sequence[str]) -> None:
+        """Log figures with these loggers, and with those of before."""
         if self.fabric.global_rank == 0:
-            names = [*loggers, *begun_loggers(self.folder.path)]
             begun = str(self.folder.record().get("started", ""))
-            self.report.loggers = Loggers(names, self.folder.path, begun, recorded(task, self.config))
+            names = [*names, *begun_loggers(self.folder.path)]
+            self.report.loggers = Loggers(names, self.folder.path, begun, recorded(self.task, self.config))
 
     def _set_up(self, net: nn.Module) -> None:
         """Go on with this network."""
@@ -176,7 +195,7 @@ class Training:
             sums = named_sums(stored["sums"], self.task.sums)
             set_random_state(stored["random"])
         except KeyError as error:
-            raise StorageError(f"the checkpoint in {self.folder.path} is damaged: it has no {error}") from error
+            raise self.folder.lacking(error) from error
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
             said = " ".join(str(error).split())
             raise StorageError(
@@ -186,7 +205,16 @@ class Training:
         self.sums.zero_()
         if self.fabric.global_rank == 0:
             self.sums.copy_(sums)
-        by_the_first(self.fabric, lambda: self.folder.forget_epochs(self.state.epoch))
+        by_the_first(self.fabric, self._forget_epochs)
+        epochs = self.folder.metrics()
+        self.begun = float(epochs[-1].get("seconds", 0.0)) if epochs else 0.0
+
+    def _forget_epochs(self) -> None:
+        """What was written of epochs that come again; what was lost of others is said, for the weights are there."""
+        missing = self.folder.forget_epochs(self.state.epoch)
+        if missing:
+            numbers = ", ".join(str(epoch + 1) for epoch in missing)
+            self.report.note(f"Note: metrics.jsonl is damaged: it lacks epoch {numbers}")
 
     def _use_precision(self, precision: str) -> None:
         if precision != self.config.hardware.precision:
@@ -249,10 +277,11 @@ class Training:
         return outcome
 
     def _how_to_go_on(self) -> str:
-        task, run = type(self.task), shlex.quote(str(self.folder.path))
-        if task.asked_as is not None:
-            return f"go on with: dynamicblocks train --resume {run} --task {shlex.quote(task.asked_as)}"
-        return f"go on with: dynamicblocks train --resume {run}"
+        command = f"dynamicblocks train --resume {shlex.quote(str(self.folder.path))}"
+        if type(self.task).asked_as is not None:
+            command += f" --task {shlex.quote(str(type(self.task).asked_as))}"
+        # What is asked of the end of a run stands in the result, and not in its configuration.
+        return f"go on with: {command}{'' if self.table == 'few' else f' --table {self.table}'}"
 
     def _epoch(self) -> None:
         """The rest of the present epoch, its validation and its checkpoint."""
@@ -260,6 +289,7 @@ class Training:
         begin = time.perf_counter()
         before = self.state.seconds
         if first == 0:
+            self.begun = before
             for change in changes_before(self.config, epoch):
                 self._change_network(change)
         self.net.train()
@@ -284,7 +314,7 @@ class Training:
             )
         sums = self._finite_sums()  # waits for what the device has still to do
         self.state.seconds = before + time.perf_counter() - begin
-        length = self.state.seconds - self._seconds_before(epoch)
+        length = self.state.seconds - self.begun
         trained = score_from(self.task, sums, length)
         drawn = random_state()
         try:
@@ -302,10 +332,6 @@ class Training:
         asked = self._asked()
         if asked:
             raise Interrupted(asked)
-
-    def _seconds_before(self, epoch: int) -> float:
-        """How long the epochs before took, of which some may have been trained before the run was resumed."""
-        return next((float(entry["seconds"]) for entry in self.folder.metrics() if entry["epoch"] == epoch - 1), 0.0)
 
     def _batches(self, epoch: int, first: int, last: int) -> Iterator[tuple[int, Any]]:
         """The batches of an epoch that are left, with their numbers; none are read where the epoch is through."""

@@ -4,11 +4,13 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from dynamicblocks.training.task import Task
+
+SHAPES_ALONE = "meta"
 
 
 @dataclass(frozen=True)
@@ -46,16 +48,29 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def count_work(task: Task[Any], net: nn.Module, batch: Any) -> Work | None:
-    """The work of a step on ``batch``, by running one on a copy of ``net``; None where it cannot be run.
+    """The work of a step on ``batch``, by a step of a copy of ``net``; None where there can be none.
 
-    Why it cannot be is for the rehearsal to say.
+    It is taken on tensors that have shapes and no numbers, which takes no time for large ones and no free cores; where
+    something reads numbers, on the batch as it is. Why a step cannot be taken is for the rehearsal to say.
     """
-    trial = copy.deepcopy(net).train()
-    counter = _Counter()
-    try:
-        with counter:
-            loss, _ = task.loss(trial, batch)
-            loss.backward()  # type: ignore[no-untyped-call]
-    except Exception:  # whatever a network, a task or a subclass of tensors may raise
-        return None
-    return Work(counter.operations, counter.flops)
+    for device in (SHAPES_ALONE, None):
+        counter = _Counter()
+        try:
+            trial = copy.deepcopy(net).to(device).train()
+            with counter:
+                loss, _ = task.loss(trial, batch if device is None else _moved(batch, device))
+                loss.backward()  # type: ignore[no-untyped-call]
+        except Exception:  # whatever a network, a task or a subclass of tensors may raise
+            continue
+        return Work(counter.operations, counter.flops)
+    return None
+
+
+def _moved(batch: Any, device: str) -> Any:
+    """A batch on another device, where it is a tensor or a tuple or list of such."""
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    if not isinstance(batch, (tuple, list)):
+        return batch
+    entries = [_moved(each, device) for each in batch]
+    return type(batch)(*entries) if hasattr(batch, "_fields") else type(batch)(entries)

@@ -1,21 +1,24 @@
 """The data sets by name, as they are distributed."""
 
+import gzip
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
+from numpy.typing import NDArray
 
 from dynamicblocks.data.images.augmentation import Augmentation
 from dynamicblocks.data.images.decoding import check_side
 from dynamicblocks.data.images.files import shown
-from dynamicblocks.data.images.folder import read_folder
+from dynamicblocks.data.images.folder import check_layout, read_folder
 from dynamicblocks.data.images.formats import read_cifar, read_idx_split, read_names, read_stl10
 from dynamicblocks.data.images.sources import CIFAR10, CIFAR100, FASHION_MNIST, MNIST, STL10, Source
 from dynamicblocks.data.images.splits import MemorySplit, Split, stratified
 from dynamicblocks.errors import ConfigurationError, StorageError, unknown_name
+from dynamicblocks.extras import needed_for
 from dynamicblocks.registry import Registry
 
 
@@ -67,17 +70,26 @@ FOLDER_SIZE = 128
 @datasets.register("digits")
 def digits(where: Where) -> Raw:
     """1,797 handwritten digits of 8 x 8 pixels with 17 grey levels, shipped with scikit-learn."""
-    bunch = load_digits()
-    images = torch.from_numpy(bunch.images.astype(np.uint8))[:, None]
-    labels = torch.from_numpy(bunch.target.astype(np.int64))
+    rows = torch.from_numpy(_digit_rows())  # 64 pixels and the label
+    images, labels = rows[:, :-1].reshape(-1, 1, 8, 8), rows[:, -1].long()
     train, test = (
         torch.from_numpy(part) for part in stratified(labels.numpy(), DIGITS_TEST_FRACTION, DIGITS_TEST_SEED)
     )
     note = "scikit-learn's digits (1,797 images, 8 x 8), 20 % test images by a fixed stratified split"
     whole = MemorySplit(images, labels)
     usual = Augmentation(shift=1, turn=10.0, scale=0.1)
-    names = tuple(str(name) for name in bunch.target_names)
+    names = tuple("0123456789")
     return Raw(whole.select(train), whole.select(test), names, note, usual, white=DIGITS_WHITE)
+
+
+def _digit_rows() -> NDArray[np.uint8]:
+    """The file of scikit-learn, which is not imported for it: that takes nearly as long as importing torch."""
+    with needed_for("the data set digits"):
+        home = find_spec("sklearn")
+        if home is None or home.origin is None:
+            raise ModuleNotFoundError("No module named 'sklearn'", name="sklearn")
+    with gzip.open(Path(home.origin).parent / "datasets" / "data" / "digits.csv.gz", "rt") as file:
+        return np.loadtxt(file, delimiter=",", dtype=np.uint8)
 
 
 FASHION_CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
@@ -154,22 +166,22 @@ def check_named(name: str, where: Where) -> int | None:
 
     Raises:
         ConfigurationError: there are no images of that name, or they are read from no such place.
-        StorageError: a folder is missing.
+        StorageError: a folder is missing, or has another layout.
     """
     kind, _, path = name.partition(":")
     if kind.lower() == FOLDER:
         check_folder_named(path, where)
-        folder: str | None = path
-    else:
-        plain = plain_name(name, where)
-        if where.data_dir is not None and plain in BROUGHT:
-            raise ConfigurationError(
-                f"{plain} come with {BROUGHT[plain]} and are read from no folder; leave out data.data_dir"
-            )
-        folder = where.data_dir
-    if folder is not None and not Path(folder).is_dir():
-        raise StorageError(f"there is no folder {folder}")
-    return (where.size or FOLDER_SIZE) if kind.lower() == FOLDER else SIDES.get(plain)
+        side = FOLDER_SIZE if where.size is None else check_side(where.size)
+        check_layout(Path(path))
+        return side
+    plain = plain_name(name, where)
+    if where.data_dir is not None and plain in BROUGHT:
+        raise ConfigurationError(
+            f"{plain} come with {BROUGHT[plain]} and are read from no folder; leave out data.data_dir"
+        )
+    if where.data_dir is not None and not Path(where.data_dir).is_dir():
+        raise StorageError(f"there is no folder {where.data_dir}")
+    return SIDES.get(plain)
 
 
 def check_folder_named(path: str, where: Where) -> None:

@@ -1,6 +1,7 @@
 """What files hold, read in batches by this process or by others."""
 
 import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from dynamicblocks.processes import READER_LOST
 # How PyTorch's errors begin where a process or thread that reads is gone.
 OF_WORKERS = ("DataLoader worker", "Pin memory thread")
 SIGNAL_HANDLING = "torch.utils.data._utils.signal_handling"
+_streams = 0
 
 
 class _Read(Dataset[Tensor | StorageError]):
@@ -47,16 +49,30 @@ def loaded(
         StorageError: ``read`` raised it.
         ProcessError: a process was killed, or could not be started.
     """
-    with _told(workers):
-        stream = iter(_loader(read, batches, workers, device))
-    while True:
-        with _told(workers):
-            images = next(stream, None)
-        if images is None:
-            return
-        if isinstance(images, StorageError):
-            raise images
-        yield images.to(device, non_blocking=True)
+    with _read_by(workers):
+        with _told():
+            stream = iter(_loader(read, batches, workers, device))
+        if workers:
+            _type_errors_of_the_signal()
+        while True:
+            with _told():
+                images = next(stream, None)
+            if images is None:
+                return
+            if isinstance(images, StorageError):
+                raise images
+            yield images.to(device, non_blocking=True)
+
+
+@contextmanager
+def _read_by(workers: int) -> Iterator[None]:
+    """Know how many streams depend on others: where one has failed, that its processes are gone is no news."""
+    global _streams
+    _streams += bool(workers)
+    try:
+        yield
+    finally:
+        _streams -= bool(workers)
 
 
 def _loader(
@@ -78,12 +94,10 @@ def _loader(
 
 
 @contextmanager
-def _told(workers: int) -> Iterator[None]:
+def _told() -> Iterator[None]:
     """What happens where processes that read are killed or cannot be started, as the error for it."""
     try:
         yield
-        if workers:
-            _type_errors_of_the_signal()
     except (OSError, EOFError) as error:
         raise _lost(error) from error
     except RuntimeError as error:
@@ -101,6 +115,9 @@ def _lost(error: BaseException) -> ProcessError:
 
 def _type_errors_of_the_signal() -> None:
     """PyTorch raises a RuntimeError wherever the program is when a worker is killed: make it one of ours."""
+    # Only the main thread may handle signals.
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        return
     handler = signal.getsignal(signal.SIGCHLD)
     if not callable(handler) or getattr(handler, "__module__", "") != SIGNAL_HANDLING:
         return
@@ -109,6 +126,7 @@ def _type_errors_of_the_signal() -> None:
         try:
             handler(number, frame)
         except RuntimeError as error:
-            raise _lost(error) from error
+            if _streams:
+                raise _lost(error) from error
 
     signal.signal(signal.SIGCHLD, tell)

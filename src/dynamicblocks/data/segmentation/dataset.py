@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from dynamicblocks.data.images.datasets import FOLDER_SAMPLE, moments_of, some_of
 from dynamicblocks.data.images.decoding import check_side
 from dynamicblocks.data.images.files import LeftOut, fingerprint, shown
+from dynamicblocks.data.images.folder import parts_of
 from dynamicblocks.data.segmentation.augmentation import PairAugmentation
 from dynamicblocks.data.segmentation.masks import (
     IGNORED,
+    LAYOUT,
     Pair,
     check_indices,
     check_pair,
@@ -64,14 +66,14 @@ def check_named(name: str, size: int | None = None) -> int | None:
     """Raise unless there may be images of that name; the side of those that are made, or made squares.
 
     Raises:
-        ConfigurationError: an unknown name.
-        StorageError: the folder is missing.
+        ConfigurationError: an unknown name, or too small a side.
+        StorageError: the folder is missing, or lacks parts.
     """
     kind, colon, where = name.partition(":")
     if kind.lower() == FOLDER and where:
-        if not Path(where).is_dir():
-            raise StorageError(f"there is no folder {where}")
-        return size
+        side = None if size is None else check_side(size)
+        parts_of(Path(where), LAYOUT)
+        return side
     if name.lower().replace("-", "") == QTIPS:
         return SIZE if size is None else size
     if kind.lower() == FOLDER or colon:
@@ -131,8 +133,6 @@ def _qtips(seed: int, size: int, training: int) -> PairDataset:
 
 
 def _folder(root: Path, share: float, seed: int, size: int | None, train_images: int | None) -> PairDataset:
-    if size is not None:
-        check_side(size)
     left_out = LeftOut(root)
     pairs = find_pairs(root, left_out)
     extent, grey, of_images = _common(pairs, size)

@@ -1,4 +1,8 @@
-"""Bars on a terminal, and lines."""
+"""Bars on a terminal, and lines.
+
+Whatever takes long far below a command, such as a download, is shown on the same terminal as what the command shows
+meanwhile: :func:`bars_in_use`.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,11 +76,20 @@ class Bars:
             done: how much of it is done.
             said: whether a line says so where nothing moves.
         """
-        if not self.moving:
-            if said:
-                say(self.console, f"{text} ...")
-            yield Bar()
-            return
+        _in_use.append(self)
+        try:
+            if self.moving:
+                with self._moving(text, total, done) as bar:
+                    yield bar
+            else:
+                if said:
+                    say(self.console, f"{text} ...")
+                yield Bar()
+        finally:
+            _in_use.pop()
+
+    @contextmanager
+    def _moving(self, text: str, total: int | None, done: int) -> Iterator[Bar]:
         first = self._progress is None
         progress = self._progress = self._progress or self._begun()
         place = progress.add_task(visible(text), total=total, completed=done)
@@ -97,3 +110,11 @@ class Bars:
         )
         progress.start()
         return progress
+
+
+_in_use: list[Bars] = []
+
+
+def bars_in_use() -> Bars:
+    """Those on which something is shown just now; where there are none, others on the standard error."""
+    return _in_use[-1] if _in_use else Bars(Console(stderr=True))
