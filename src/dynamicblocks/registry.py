@@ -81,11 +81,11 @@ class Registry(Generic[T]):
         >>> pairs.takes("twice(3)", "left"), pairs.takes("twice", "right")
         (True, False)
         """
-        return option in inspect.signature(self[parse_call(text)[0]]).parameters
+        return option in inspect.signature(self[self._parsed(text)[0]]).parameters
 
     def create(self, text: str, *arguments: Any, **defaults: Any) -> T:
         """Build what ``text`` names; ``arguments`` come first, ``defaults`` yield to keywords in the text."""
-        name, written, keywords = parse_call(text)
+        name, written, keywords = self._parsed(text)
         factory = self[name]
         signature = inspect.signature(factory)
         try:
@@ -95,6 +95,12 @@ class Registry(Generic[T]):
         if written or keywords:
             self._check(name, [*signature.parameters][len(arguments) :], written, keywords)
         return factory(*call.args, **call.kwargs)
+
+    def _parsed(self, text: str) -> tuple[str, list[Any], dict[str, Any]]:
+        try:
+            return parse_call(text)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{self.kind}: {error}") from None
 
     def _check(self, name: str, places: list[str], written: list[Any], keywords: dict[str, Any]) -> None:
         """Raise for values of another kind than their parameters are annotated with, before anything is made of them.

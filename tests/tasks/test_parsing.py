@@ -240,3 +240,12 @@ def test_a_network_is_made_of_it():
     assert isinstance(
         parsed(Classify, "--model.name", "dynamicnet", "--model.widths", "4")[0].model.create(1, 2), nn.Module
     )
+
+
+@pytest.mark.parametrize("task", ["classify", "segment"])
+def test_images_of_a_size_that_no_memory_holds_are_refused_before_they_are_read(task):
+    made, _ = parsed(
+        tasks[task], "--data.size", "1000000", "--data.name", "qtips" if task == "segment" else "imagefolder:x"
+    )
+    with pytest.raises(db.ConfigurationError, match=r"1,000,000 x 1,000,000 pixels \(data.size\) needs 96,000 GB"):
+        made.check()

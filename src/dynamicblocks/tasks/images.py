@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, replace
 from dynamicblocks.data import Augmentation, ImageDataset, load_dataset
 from dynamicblocks.data.images.catalogue import FOLDER, Where, check_named
 from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.memory import check_memory
 from dynamicblocks.times import check_count, check_seed
 
 
@@ -15,6 +16,16 @@ def is_folder(name: str) -> bool:
     (True, False)
     """
     return name.partition(":")[0].lower() == FOLDER
+
+
+FEW = 8  # images of the smallest batch that anybody would train with
+FLOAT = 4  # bytes of a number
+
+
+def check_side(side: int) -> None:
+    """Raise unless there is memory for a batch of images of this side, a small one."""
+    numbers = FEW * 3 * side**2
+    check_memory(numbers * FLOAT, f"a batch of {FEW} images of {side:,} x {side:,} pixels (data.size)")
 
 
 @dataclass(frozen=True)
@@ -68,6 +79,8 @@ class DataConfig:
 
     def check(self) -> None:
         """Raise for what cannot be, as far as it is known before images are read."""
+        if self.size is not None:
+            check_side(self.size)
         side = check_named(self.name, Where(self.data_dir, self.size))
         if side is not None:
             self.check_changes(side)
@@ -78,6 +91,12 @@ class DataConfig:
             raise ConfigurationError(f"data.shift must be below the side of the images, {side}, got {self.shift}")
         if self.cutout is not None and self.cutout > side:
             raise ConfigurationError(f"data.cutout must be at most the side of the images, {side}, got {self.cutout}")
+
+        for _, pixels in self.progressive:
+            if pixels > side:
+                raise ConfigurationError(
+                    f"the sides of data.progressive must be at most that of the images, {side}, got {pixels}"
+                )
 
     def load(self) -> ImageDataset:
         """The data set, split."""

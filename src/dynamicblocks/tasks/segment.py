@@ -17,6 +17,7 @@ from dynamicblocks.data.segmentation.dataset import check_named
 from dynamicblocks.errors import ConfigurationError, unknown_name
 from dynamicblocks.tasks.facts import ImageFacts, check_same_images, facts_of_images
 from dynamicblocks.tasks.given import given_images
+from dynamicblocks.tasks.images import check_side
 from dynamicblocks.tasks.model import ModelConfig
 from dynamicblocks.tasks.prediction import Prediction, predicted
 from dynamicblocks.tasks.registry import tasks
@@ -76,6 +77,8 @@ class MaskConfig:
 
     def check(self) -> None:
         """Raise for what cannot be, as far as it is known before images are read."""
+        if self.size is not None:
+            check_side(self.size)
         side = check_named(self.name, self.size)
         if side is not None:
             self.check_changes(side)
