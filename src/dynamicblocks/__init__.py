@@ -21,6 +21,7 @@ from dynamicblocks.lazy import lazy_names
 
 __version__ = "0.1.0"
 
+# Without load_run, which needs the extra `train`: a star import is to work without it.
 __all__ = [
     "Adaptive",
     "AdditiveCoupling",
@@ -74,7 +75,6 @@ __all__ = [
     "layers",
     "list_integrators",
     "list_models",
-    "load_run",
     "model_options",
     "momentum_steps",
     "odeint",
@@ -144,7 +144,7 @@ if TYPE_CHECKING:
         with_gradient,
         with_integrator,
     )
-    from dynamicblocks.tasks.files import load_run
+    from dynamicblocks.tasks.files import load_run as load_run
     from dynamicblocks.times import Grid, graded, uniform
     from dynamicblocks.twisting import twist, twists, untwist
 else:

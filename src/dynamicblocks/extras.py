@@ -31,8 +31,9 @@ def needed_for(purpose: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         package = PACKAGES.get((error.name or "").partition(".")[0])
-        if package is None or isinstance(error, MissingPackageError):
+        if package is None:
             raise
+        # Of several purposes, each within the other, the outermost is what somebody asked for.
         missing = MissingPackageError(
             f'{purpose} needs {package}, which is not installed; get it with: pip install "dynamicblocks[train]"'
         )

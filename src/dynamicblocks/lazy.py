@@ -34,6 +34,6 @@ def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], 
         return found
 
     def names() -> list[str]:
-        return sorted({*vars(module), *module.__all__})
+        return sorted({*vars(module), *home_of, *module.__all__})
 
     return get, names
