@@ -259,7 +259,8 @@ class Training:
         at_once = f"interrupted at once; {self._how_to_go_on()}"
         training = self.report.training(self.total_steps, self.steps_done, self.config.epochs)
         with deferred(lambda: at_once), training:
-            while self.steps_done < self.total_steps:
+            # The last step may be done where the validation behind it is not.
+            while self.state.step or self.steps_done < self.total_steps:
                 try:
                     self._epoch()
                 except NotFiniteError:
