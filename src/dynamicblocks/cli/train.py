@@ -2,7 +2,7 @@
 
 import shlex
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import fill
@@ -270,28 +270,28 @@ def command_for(arguments: Sequence[str]) -> tuple[TrainCommand, Namespace]:
 
 
 def _files(arguments: Sequence[str]) -> list[str]:
-    """The files that --config names, which may come several times."""
-    found = []
-    for place, token in enumerate(arguments):
-        if token.partition("=")[0] == "--config":
-            # What stands behind its text is the next flag, or nothing that it could take.
-            behind = next((end for end in range(place + 1, len(arguments)) if arguments[end].startswith("--")), None)
-            found.append(_value(dict(written_as_flags(arguments[place:behind]).options), "config"))
+    """The files that --config names."""
+    found = [_value({"config": texts}, "config") for texts in _each(arguments, "config")]
     return [file for file in found if file is not None]
 
 
 def _loggers(arguments: Sequence[str]) -> list[str]:
-    """The names behind --logger, which may come several times."""
+    """The names behind --logger."""
     names: list[str] = []
-    for place, token in enumerate(arguments):
-        if token.partition("=")[0] == "--logger":
-            behind = next((end for end in range(place + 1, len(arguments)) if arguments[end].startswith("--")), None)
-            texts = dict(written_as_flags(arguments[place:behind]).options)["logger"]
-            found = ",".join(texts).strip("[]").replace(" ", ",").split(",")
-            names += [name for name in found if name]
-            if not any(found):
-                raise ConfigurationError("--logger expects one or several names, got nothing")
+    for texts in _each(arguments, "logger"):
+        found = [name for name in ",".join(texts).strip("[]").replace(" ", ",").split(",") if name]
+        if not found:
+            raise ConfigurationError("--logger expects one or several names, got nothing")
+        names += found
     return names
+
+
+def _each(arguments: Sequence[str], name: str) -> Iterator[Sequence[str]]:
+    """The texts behind a flag, each time that it comes: as far as the next one."""
+    for place, token in enumerate(arguments):
+        if token.partition("=")[0] == f"--{name}":
+            behind = next((end for end in range(place + 1, len(arguments)) if arguments[end].startswith("--")), None)
+            yield dict(written_as_flags(arguments[place:behind]).options)[name]
 
 
 def _value(flags: dict[str, Any], name: str) -> str | None:
