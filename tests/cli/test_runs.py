@@ -1,6 +1,7 @@
 """The list of runs: read from small files, without torch; damaged folders are named."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -106,7 +107,7 @@ def test_damage_is_named_and_not_fatal(folder, file, content, capsys):
 def test_a_missing_file_is_damage(folder, capsys):
     (folder / "b10" / "run.json").unlink()
     assert main(["runs", str(folder)]) == 0
-    assert f"damaged: {folder / 'b10' / 'run.json'} is missing" in capsys.readouterr().out
+    assert f"damaged: {folder / 'b10' / 'run.json'} does not exist" in capsys.readouterr().out
 
 
 def test_json(folder, capsys):
@@ -139,3 +140,30 @@ def test_without_torch(folder):
 
 def test_options_that_differ():
     assert differences([{"a": 1, "b": [1]}, {"a": 1, "b": [1], "c": None}]) == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("run.json", b'{"format": 3, "versions": {}, "weights": "many", "started": null}'),
+        ("run.json", b'{"format": 3, "versions": {}, "headline": {"name": "accuracy", "form": "999999999.2%"}}'),
+        ("result.json", b'{"test_accuracy": null, "validation_accuracy": 1' + b"0" * 400 + b"}"),
+        ("result.json", b'{"test_accuracy": 1e400}'),
+        ("metrics.jsonl", b'{"epoch": true}\n' + b"[" * 100_000),
+    ],
+)
+def test_what_is_no_figure_is_none(folder, file, content, capsys):
+    (folder / "b10" / file).write_bytes(content)
+    for flags in ((), ("--json",)):
+        assert main(["runs", str(folder), *flags]) == 0
+        said = capsys.readouterr().out
+        assert "b9" in said
+        assert len(said) < 10_000
+
+
+@pytest.mark.parametrize("file", ["run.json", "config.yaml", "metrics.jsonl", "result.json"])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(folder, file, capsys):
+    (folder / "b10" / file).unlink(missing_ok=True)
+    os.mkfifo(folder / "b10" / file)
+    assert main(["runs", str(folder)]) == 0
+    assert f"damaged: {folder / 'b10' / file} is" in capsys.readouterr().out

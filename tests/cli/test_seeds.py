@@ -1,5 +1,6 @@
 """Trainings with several seeds: each is the training of its seed alone, and what is not through goes on."""
 
+import errno
 import json
 import shutil
 from statistics import mean, stdev
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from dynamicblocks.cli.main import main
+from dynamicblocks.cli.seeds import SeedFolder
 from dynamicblocks.interruption import ASKED_TO_END, Interrupted
 from dynamicblocks.training import Training
 
@@ -142,3 +144,27 @@ def test_they_are_listed_together(made, capsys, monkeypatch):
     assert "2 of 2 seeds" in lines[4]
     assert "±" in lines[4]
     assert lines[2].split()[-1] == "seed"  # the one option that differs
+
+
+def test_a_figure_that_came_to_nothing_is_left_out_of_the_mean(copied, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    path = copied / "seed-0" / "result.json"
+    other = json.loads((copied / "seed-1" / "result.json").read_text())["test_loss"]
+    path.write_text(json.dumps({**json.loads(path.read_text()), "test_loss": None}))
+    assert main(["train", "--resume", str(copied)]) == 0
+    found = json.loads((copied / "result.json").read_text())["figures"]
+    assert found["test_loss"] == {"mean": other, "standard_deviation": None, "values": [None, other]}
+    assert len(found["test_accuracy"]["values"]) == 2
+    assert main(["runs", str(copied.parent)]) == 0
+    capsys.readouterr()
+
+
+def test_the_folder_appears_whole_or_not_at_all(tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SeedFolder, "_write_seeds", full)
+        assert main(["train", *FLAGS, "--output", str(tmp_path / "runs"), "--run", "many", "--seeds", "0"]) == 1
+    assert capsys.readouterr().err == f"error: {tmp_path / 'runs' / 'many'} cannot be made: No space left on device\n"
+    assert not (tmp_path / "runs").exists()

@@ -1,16 +1,18 @@
 """``dynamicblocks runs``: read from the small files of runs alone, without torch."""
 
 import json
-import math
 import re
+import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 from textwrap import wrap
 from typing import Any
 
+from dynamicblocks.bounded_json import as_object, parsed, read_end, read_object
 from dynamicblocks.cli.arguments import Arguments
 from dynamicblocks.cli.table import table, terminal_width
 from dynamicblocks.errors import DynamicBlocksError, StorageError
@@ -33,7 +35,8 @@ SEED = "seed-"
 PLACES = ("output", "run")
 # Folders of runs in folders of runs.
 DEEPEST = 3
-MOST_BYTES = 16_000_000
+# Bytes of metrics.jsonl in which the last line stands.
+END = 1_600_000
 # Lines get no narrower than this.
 NARROW = 30
 # Stands for a space at which no line ends: wrap knows it for no space.
@@ -146,11 +149,12 @@ def listed(path: Path) -> Listed:
 
 def _listed(path: Path) -> Listed:
     record, options = read_object(path / "run.json"), flat(read_yaml(path / "config.yaml"))
-    result = read_object(path / "result.json") if (path / "result.json").exists() else None
+    result = read_object(path / "result.json", infinite=True) if (path / "result.json").exists() else None
     epochs, newest = _newest(path / "metrics.jsonl")
-    figures = {name: value for name, value in (newest if result is None else result).items() if _is_number(value)}
+    figures = _figures(newest if result is None else result)
     if not isinstance(record.get("versions"), Mapping):
         raise StorageError(f"{path / 'run.json'} is of no run")
+    counts = (record.get("weights"), (result or {}).get("weights"))
     return Listed(
         path,
         finished=result is not None,
@@ -158,54 +162,37 @@ def _listed(path: Path) -> Listed:
         epochs=options.get("epochs"),
         figures={name: value for name, value in figures.items() if name.partition("_")[0] in ("test", "validation")},
         headline=_headline(record, options, figures),
-        weights=record.get("weights") or (result or {}).get("weights"),
-        started=str(record.get("started", "")),
+        weights=next((each for each in counts if type(each) is int), None),
+        started=f"{record.get('started', '')!s:.40}",
         options={name: value for name, value in options.items() if name not in PLACES},
     )
+
+
+def _figures(measured: Mapping[str, Any]) -> dict[str, float]:
+    """What was measured; what came to nothing is null, or was NaN in files of before."""
+    numbers = {name: value for name, value in measured.items() if type(value) in (int, float)}
+    return {name: value for name, value in numbers.items() if abs(value) <= sys.float_info.max}
 
 
 def _headline(record: Mapping[str, Any], options: Mapping[str, Any], figures: Mapping[str, float]) -> tuple[str, str]:
     said = record.get("headline")
     if isinstance(said, Mapping) and isinstance(said.get("name"), str) and isinstance(said.get("form"), str):
-        return said["name"], said["form"]
+        # A form can ask for more digits than any memory holds.
+        return said["name"], UNKNOWN[1] if re.search(r"\d{3}", said["form"]) else said["form"]
     # A run of the version that knew one task does not name it.
     name, form = HEADLINES.get(str(options.get("task", "classify")), UNKNOWN)
     return (name, form) if not figures or f"validation_{name}" in figures else UNKNOWN
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """An object in a JSON file.
-
-    Raises:
-        StorageError: the file is missing, too large, or holds something else.
-    """
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise StorageError(f"{path} is larger than {MOST_BYTES:,} bytes")
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise StorageError(f"{path} is missing") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise StorageError(f"{path} cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise StorageError(f"{path} must hold an object, got {type(found).__name__}")
-    return found
 
 
 def _newest(path: Path) -> tuple[int, dict[str, Any]]:
     """How many epochs there were, and what was measured in the last of them; a line that a crash cut short is none."""
     if not path.exists():
         return 0, {}
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - MOST_BYTES // 10))
-        lines = file.read().decode("utf-8", errors="replace").splitlines()
-    for line in reversed(lines):
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(entry, dict) and isinstance(entry.get("epoch"), int):
-            return entry["epoch"] + 1, entry
+    for line in reversed(read_end(path, END).split(b"\n")):
+        with suppress(StorageError):
+            entry = as_object(parsed(line, f"{path}", infinite=True), f"{path}")
+            if type(entry.get("epoch")) is int:
+                return entry["epoch"] + 1, entry
     return 0, {}
 
 
@@ -349,7 +336,7 @@ def _as_json(each: Listed) -> dict[str, Any]:
         "problem": each.problem or None,
         "epochs_done": each.done,
         "epochs": each.epochs,
-        "figures": {name: value if math.isfinite(value) else None for name, value in each.figures.items()},
+        "figures": each.figures,
         "headline": each.headline[0],
         "weights": each.weights,
         "started": each.started or None,
@@ -359,10 +346,6 @@ def _as_json(each: Listed) -> dict[str, Any]:
 
 def _name(path: Path, folder: Path) -> str:
     return str(path) if path == folder else str(path.relative_to(folder))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -11,17 +11,20 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from dynamicblocks.bounded_json import read_object
 from dynamicblocks.cli.console import say
-from dynamicblocks.cli.runs import SEED, flat, read_object, shown
+from dynamicblocks.cli.runs import SEED, flat, shown
 from dynamicblocks.cli.table import table
 from dynamicblocks.errors import ConfigurationError, SolverError, StorageError, UsageError
 from dynamicblocks.interruption import Interrupted
 from dynamicblocks.options.bounded_yaml import read_yaml
 from dynamicblocks.tasks import load_config
 from dynamicblocks.training import Figure, Task, TrainConfig
+from dynamicblocks.training.appearing import appearing
+from dynamicblocks.training.lock import Lock
 from dynamicblocks.training.run_folder import RunFolder
 from dynamicblocks.training.runs import recorded, run_name, run_path
-from dynamicblocks.training.storage import write_text
+from dynamicblocks.training.storage import write_json, write_text
 
 NAMED = "seeds.json"
 # What does not make two trainings different ones.
@@ -60,13 +63,12 @@ class SeedFolder:
             folder._check_same(shared)
             folder._write_seeds([*folder.seeds(), *(seed for seed in seeds if seed not in folder.seeds())])
             return folder
-        if folder.path.is_dir() and {each.name for each in folder.path.iterdir()} == {"config.yaml"}:
-            (folder.path / "config.yaml").unlink()  # of a command that was killed before it named its seeds
         RunFolder.check_free(folder.path)
-        folder.path.mkdir(parents=True, exist_ok=True)
-        write_text(folder.path / "config.yaml", yaml.safe_dump(shared, sort_keys=False))
-        # Last, for its presence says that the folder is whole.
-        folder._write_seeds(seeds)
+        lock = Lock()
+        with appearing(folder.path, lock) as part:
+            write_text(part / "config.yaml", yaml.safe_dump(shared, sort_keys=False))
+            cls(part)._write_seeds(seeds)
+        lock.release()
         return folder
 
     @staticmethod
@@ -99,20 +101,22 @@ class SeedFolder:
         return read_object(path) if path.exists() else None
 
     def write_result(self, results: Mapping[int, Mapping[str, Any]], unit: str) -> dict[str, Any]:
-        """Write, and return, what the runs came to together."""
-        first = next(iter(results.values()))
-        names = [
+        """Write, and return, what the runs came to together; of a figure that is no number in one, those that are."""
+        names = dict.fromkeys(
             name
-            for name, value in first.items()
+            for result in results.values()
+            for name, value in result.items()
             if name.startswith(("test_", "validation_")) and name != f"test_{unit}" and isinstance(value, float)
-        ]
+        )
         figures = {}
         for name in names:
-            values = [result[name] for result in results.values() if name in result]
-            spread = stdev(values) if len(values) > 1 else None
-            figures[name] = {"mean": mean(values), "standard_deviation": spread, "values": values}
+            values = [value if isinstance(value := each.get(name), float) else None for each in results.values()]
+            numbers = [value for value in values if value is not None]
+            spread = stdev(numbers) if len(numbers) > 1 else None
+            figures[name] = {"mean": mean(numbers), "standard_deviation": spread, "values": values}
+        first = next(iter(results.values()))
         found = {"seeds": list(results), "figures": figures, "weights": first.get("weights")}
-        write_text(self.path / "result.json", json.dumps(found, indent=2) + "\n")
+        write_json(self.path / "result.json", found)
         return found
 
     def _write_seeds(self, seeds: Sequence[int]) -> None:
@@ -216,13 +220,16 @@ def _table(folder: SeedFolder, found: Mapping[str, Any], task: Task[Any]) -> str
         for figure in task.figures
         if f"{split}_{figure.name}" in found["figures"]
     ]
+    figures = [(found["figures"][name], figure.form) for name, _, figure in columns]
     rows = [
-        [str(seed), *(shown(found["figures"][name]["values"][place], figure.form) for name, _, figure in columns)]
+        [str(seed), *(_cell(figure["values"][place], form) for figure, form in figures)]
         for place, seed in enumerate(found["seeds"])
     ]
-    rows.append(["mean", *(shown(found["figures"][name]["mean"], figure.form) for name, _, figure in columns)])
+    rows.append(["mean", *(_cell(figure["mean"], form) for figure, form in figures)])
     if len(found["seeds"]) > 1:
-        spreads = (found["figures"][name]["standard_deviation"] for name, _, _ in columns)
-        forms = (figure.form for _, _, figure in columns)
-        rows.append(["standard deviation", *(shown(value, form) for value, form in zip(spreads, forms, strict=True))])
+        rows.append(["standard deviation", *(_cell(figure["standard_deviation"], form) for figure, form in figures)])
     return table(f"{folder.path}, by seed", ["seed", *(heading for _, heading, _ in columns)], rows, text=1)
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "-" if value is None else shown(value, form)

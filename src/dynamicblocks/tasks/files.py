@@ -79,7 +79,9 @@ def load_run(
     weights, described = folder.read_weights(expected(task, config), told)
     _know_data(task, described, folder.path)
     try:
-        net = filled(build(task, config), described, weights)
+        # The weights drawn at first are replaced at once: whoever reads a run keeps their own random numbers.
+        with torch.random.fork_rng(devices=[]):
+            net = filled(build(task, config), described, weights)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
         said = " ".join(str(error).split())
         raise StorageError(f"the weights in {path} do not fit the network of its configuration: {said:.300}") from error

@@ -13,7 +13,7 @@ from dynamicblocks.training.disk import PART, flush_folder, make_folder, writing
 from dynamicblocks.training.lock import NAME, HeldError, Lock
 
 # What may lie in a folder that was begun here; any other is somebody else's.
-OURS = (NAME, "config.yaml", "run.json", "checkpoint.safetensors", "model.safetensors", "result.json")
+OURS = (NAME, "config.yaml", "run.json", "checkpoint.safetensors", "model.safetensors", "result.json", "seeds.json")
 # How the name of a folder begins that is made to see whether one can be, and removed at once.
 TRIED = ".."
 # A folder without a lock may be of a process that has not come to it yet.
@@ -28,7 +28,7 @@ def appearing(path: Path, lock: Lock) -> Iterator[Path]:
         ConfigurationError: there is something at its place.
         StorageError: it cannot be made, or another process is making it.
     """
-    part = path.with_name(f".{path.name}{PART}")
+    part = beside = path.with_name(f".{path.name}{PART}")
     made: list[Path] = []
     try:
         _make_parents(path.parent, made)
@@ -57,6 +57,9 @@ def appearing(path: Path, lock: Lock) -> Iterator[Path]:
         for folder in reversed(made):
             with suppress(OSError):
                 folder.rmdir()
+        if isinstance(error, StorageError):
+            # Whoever asked for the one name knows nothing of the other.
+            raise type(error)(str(error).replace(str(beside), str(path))) from error
         raise
 
 

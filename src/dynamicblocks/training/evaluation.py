@@ -10,8 +10,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from dynamicblocks.bounded_json import recordable
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.training.bounded_json import recordable
 from dynamicblocks.training.hardware import make_sums, over_processes
 from dynamicblocks.training.task import Batches, Task
 

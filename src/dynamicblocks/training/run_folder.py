@@ -8,10 +8,10 @@ from typing import Any
 import yaml
 from torch import Tensor
 
+from dynamicblocks.bounded_json import LARGEST, as_object, parsed, read_bytes, read_object, written
 from dynamicblocks.errors import ConfigurationError, StorageError
 from dynamicblocks.options.bounded_yaml import read_yaml
 from dynamicblocks.training.appearing import appearing, check_place
-from dynamicblocks.training.bounded_json import LARGEST, as_object, parsed, read_bytes, read_object, written
 from dynamicblocks.training.config import HardwareConfig, TrainConfig
 from dynamicblocks.training.disk import append, remove_parts, writing
 from dynamicblocks.training.lock import Lock
@@ -269,13 +269,15 @@ class RunFolder:
         path = self.path / "result.json"
         if not path.exists():
             return None
-        result, stored = read_object(path), self.read_checkpoint(expected, told)
+        result, stored = read_object(path, infinite=True), self.read_checkpoint(expected, told)
         try:
             check_position(stored["position"], config.epochs)
         except (KeyError, TypeError) as error:
             raise self.lacking(error) from error
-        through = config.max_steps is not None or stored["position"]["epoch"] == config.epochs
-        return result if through else None
+        if config.max_steps is None and stored["position"]["epoch"] != config.epochs:
+            return None
+        self.read_weights(expected, told)  # a run whose network is lost is not through
+        return result
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write the result."""

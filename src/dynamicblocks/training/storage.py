@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from dynamicblocks.bounded_json import LARGEST, as_object, parsed, written
 from dynamicblocks.errors import StorageError
-from dynamicblocks.training.bounded_json import LARGEST, as_object, parsed, written
 from dynamicblocks.training.checksums import checksum
 from dynamicblocks.training.disk import write_atomically
 

@@ -4,8 +4,10 @@ import json
 import math
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from dynamicblocks.errors import StorageError
 
@@ -19,6 +21,22 @@ def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
     Raises:
         StorageError: it is missing, no regular file, too large or cannot be read.
     """
+    with _opened(path) as (file, size):
+        if size > largest:
+            raise StorageError(f"{path} holds {size:,} bytes; files of its kind have at most {largest:,}")
+        return file.read(largest)
+
+
+def read_end(path: Path, most: int) -> bytes:
+    """The last bytes of a file that is one, ``most`` of them at most, or an error as in :func:`read_bytes`."""
+    with _opened(path) as (file, size):
+        file.seek(max(0, size - most))
+        return file.read(most)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+    """A regular file and its size."""
     try:
         # Opening a pipe would wait for somebody who writes into it.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
@@ -26,27 +44,25 @@ def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
                 raise StorageError(f"{path} is no regular file")
-            if found.st_size > largest:
-                raise StorageError(f"{path} holds {found.st_size:,} bytes; files of its kind have at most {largest:,}")
-            return file.read(largest + 1)
+            yield file, found.st_size
     except FileNotFoundError as error:
         raise StorageError(f"{path} does not exist") from error
     except OSError as error:
         raise StorageError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def read_json(path: Path, what: str = "a value") -> Any:
-    """The JSON in a file; ``what`` it is, for what is said where it is not.
+def read_json(path: Path, what: str = "a value", *, infinite: bool = False) -> Any:
+    """The JSON in a file; ``what`` it is, for what is said where it is not; ``infinite`` as in :func:`parsed`.
 
     Raises:
         StorageError: it is missing or damaged.
     """
-    return parsed(read_bytes(path), f"{path} cannot be read; it", what)
+    return parsed(read_bytes(path), f"{path} cannot be read; it", what, infinite=infinite)
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path, *, infinite: bool = False) -> dict[str, Any]:
     """The object in a JSON file, or an error as in :func:`read_json`."""
-    return as_object(read_json(path, "an object"), f"{path}")
+    return as_object(read_json(path, "an object", infinite=infinite), f"{path}")
 
 
 def as_object(value: Any, where: str) -> dict[str, Any]:
