@@ -44,7 +44,7 @@ SHOWN = (
     (
         "Several seeds",
         "Each seed has a run of its own, `NAME/seed-0` and so on; seeds that are finished are not trained again.",
-        "train --model.name dynamicnet --model.widths 4 --epochs 2 --run twice --seeds 0 1 --table none",
+        "train --model.name dynamicnet --model.widths [4] --epochs 2 --run twice --seeds 0 1 --table none",
     ),
     (
         "Evaluate",

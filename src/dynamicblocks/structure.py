@@ -72,7 +72,7 @@ def with_discretisation(net: Net, described: Discretisation) -> Net:
     def change(name: str, block: DynamicBlock) -> DynamicBlock:
         if name not in described:
             raise _mismatch(net, described)
-        choice = _checked(name, described[name])
+        choice = described[name]
         basis = _basis(name, choice)
         controls = block.controls
         if basis != controls.basis:
@@ -81,8 +81,7 @@ def with_discretisation(net: Net, described: Discretisation) -> Net:
             controls = Controls(_copies(controls, basis.count), basis)
         return block.replaced(controls=controls, times=choice["times"], integrator=choice["integrator"])
 
-    if not isinstance(described, Mapping):
-        raise ConfigurationError(f"blocks are described by name, got {brief(described)}")
+    check_discretisation(described)
     other = map_blocks(net, change)
     # Compared afterwards: a block with more controls has more of the blocks inside its layers.
     if named_blocks(other).keys() != described.keys():
@@ -90,23 +89,29 @@ def with_discretisation(net: Net, described: Discretisation) -> Net:
     return other
 
 
-def _checked(name: str, choice: Any) -> Mapping[str, Any]:
-    """What is described of a block, or a ConfigurationError that names the entry: it may come from a damaged file."""
-    if not isinstance(choice, Mapping):
-        raise ConfigurationError(f"block {name!r} must be described by {', '.join(ENTRIES)}, got {brief(choice)}")
-    for entry, kind in ENTRIES.items():
-        if entry not in choice:
-            raise ConfigurationError(f"block {name!r} is described without its {entry}")
-        Option(entry, kind).take(choice[entry], f"{entry} of block {name!r}")
-    return choice
+def check_discretisation(described: Any) -> None:
+    """Raise unless each block is described by the entries that belong to it: they may come from a damaged file.
+
+    Raises:
+        ConfigurationError: it names the block and the entry.
+    """
+    if not isinstance(described, Mapping):
+        raise ConfigurationError(f"blocks are described by name, got {brief(described)}")
+    for name, choice in described.items():
+        if not isinstance(choice, Mapping):
+            raise ConfigurationError(f"block {name!r} must be described by {', '.join(ENTRIES)}, got {brief(choice)}")
+        for entry, kind in ENTRIES.items():
+            if entry not in choice:
+                raise ConfigurationError(f"block {name!r} is described without its {entry}")
+            Option(entry, kind).take(choice[entry], f"{entry} of block {name!r}")
+        options = choice.get("options", {})
+        if not isinstance(options, Mapping):
+            raise ConfigurationError(f"options of the basis of block {name!r} must have names, got {brief(options)}")
 
 
 def _basis(name: str, choice: Mapping[str, Any]) -> Basis:
-    options = choice.get("options", {})
-    if not isinstance(options, Mapping):
-        raise ConfigurationError(f"options of the basis of block {name!r} must have names, got {brief(options)}")
     try:
-        return bases[choice["basis"]](size=choice["size"], knots=tuple(choice["knots"]), **options)
+        return bases[choice["basis"]](size=choice["size"], knots=tuple(choice["knots"]), **choice.get("options", {}))
     except TypeError as error:
         raise ConfigurationError(f"the basis of block {name!r} cannot be made as described: {error}") from error
 

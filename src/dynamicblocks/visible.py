@@ -28,6 +28,15 @@ def on_one_line(text: str) -> str:
     return visible(" ".join(line.strip() for line in text.split("\n") if line.strip()))
 
 
+def legible(name: object) -> str:
+    r"""A path or name on a single line, an end of line in it visible as well.
+
+    >>> print(legible("a\nb"))
+    a\nb
+    """
+    return visible(str(name)).replace("\n", "\\n")
+
+
 def in_a_picture(text: str) -> str:
     """The same for matplotlib, which reads what stands between dollars as a formula."""
     return visible(text).replace("$", r"\$")

@@ -26,7 +26,7 @@ from tests.training.small_task import Small, plan
 INTEGRATOR = "dopri5(rtol=0.001, atol=0.0001)"
 # Markup of rich that closes nothing, a name of an emoji, and what turns a terminal red.
 ODD = "a[bold]b[-b] :smile: \x1b[31mc"
-SHORT = ["--model.name", "dynamicnet", "--model.widths", "2", "--model.units", "1", "--data.batch_size", "400"]
+SHORT = ["--model.name", "dynamicnet", "--model.widths", "[2]", "--model.units", "1", "--data.batch_size", "400"]
 
 
 def terminal(width=80):

@@ -23,7 +23,7 @@ def run(tmp_path_factory):
         "--data.name",
         f"fields:{folder / 'fields.npz'}",
         "--model.widths",
-        "2",
+        "[2]",
         "--epochs",
         "1",
     ]
@@ -61,12 +61,12 @@ def test_a_compressed_run_keeps_its_type(run):
 @pytest.mark.parametrize("precision", ["bf16-true", pytest.param("16-true", marks=pytest.mark.slow)])
 def test_a_run_in_half_precision_is_stopped_resumed_and_evaluated(precision, tmp_path, monkeypatch, capsys):
     model = ["--model.name", "dynamicnet", "--model.widths", "[2]", "--model.units", "1"]
-    training = ["--epochs", "2", "--data.train_images", "100", "--optimizer.warmup", "0", "--table", "none"]
+    training = ["--epochs", "[2]", "--data.train_images", "100", "--optimizer.warmup", "0", "--table", "none"]
     place = ["--hardware.precision", precision, "--hardware.accelerator", "cpu", "--output", str(tmp_path)]
     assert main(["train", *model, *training, *place, "--run", "whole"]) == 0
     calls = iter(range(9))
     with monkeypatch.context() as stopped:
-        stopped.setattr("dynamicblocks.training.train.requested", lambda: 15 if next(calls) == 1 else None)
+        stopped.setattr("dynamicblocks.training.stopping.requested", lambda: 15 if next(calls) == 1 else None)
         assert main(["train", *model, *training, *place, "--run", "parts"]) == 143
     assert main(["train", "--resume", str(tmp_path / "parts"), "--table", "none"]) == 0
     whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))

@@ -238,7 +238,7 @@ def test_no_class_that_a_file_names_is_imported(tmp_path):
 
 def test_a_network_is_made_of_it():
     assert isinstance(
-        parsed(Classify, "--model.name", "dynamicnet", "--model.widths", "4")[0].model.create(1, 2), nn.Module
+        parsed(Classify, "--model.name", "dynamicnet", "--model.widths", "[4]")[0].model.create(1, 2), nn.Module
     )
 
 

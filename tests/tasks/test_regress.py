@@ -265,7 +265,7 @@ def test_a_training_in_float64_computes_in_it(tmp_path):
 def test_the_command_line_trains_resumes_and_measures(tmp_path, capsys):
     smoothing(tmp_path)
     flags = ["--data.name", f"fields:{tmp_path / 'smooth.npz'}", "--data.batch_size", "8", "--criterion", "relative"]
-    model = ["--model.name", "imexnet", "--model.widths", "4", "--model.norm", "none", "--model.integrator", "imex"]
+    model = ["--model.name", "imexnet", "--model.widths", "[4]", "--model.norm", "none", "--model.integrator", "imex"]
     run = ["--output", str(tmp_path), "--run", "run", "--epochs", "2", "--optimizer.lr", "0.05"]
     assert main(["train", "--task", "regress", *flags, *model, *run]) == 0
     out = capsys.readouterr().out

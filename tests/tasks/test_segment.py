@@ -19,6 +19,7 @@ from dynamicblocks.training.evaluation import answered, evaluate, score_of
 from dynamicblocks.training.hardware import make_fabric
 from dynamicblocks.training.task import Place
 from tests.mask_files import write_mask, write_pairs
+from tests.training.small_task import stopped
 
 PLAIN = HardwareConfig(accelerator="cpu", precision="32-true", compile=False, channels_last=False)
 SMALL = ModelConfig("imexnet", widths=(4,), units=1, integrator="imex")
@@ -181,21 +182,10 @@ def test_a_training_writes_figures_and_pictures(tmp_path):
     assert evaluate(task, outcome.net, test, fabric).figures == outcome.test.figures
 
 
-def test_a_resumed_training_is_the_same_training(tmp_path):
+def test_a_resumed_training_is_the_same_training(tmp_path, monkeypatch):
     write_pairs(tmp_path, count=10)
-
-    class StoppedError(Exception):
-        pass
-
-    class Stopping(Training):
-        def _step(self, batch):
-            if self.steps_done == 3:
-                raise StoppedError
-            super()._step(batch)
-
     whole = Training(*plan(tmp_path, "whole")).run()
-    with pytest.raises(StoppedError):
-        Stopping(*plan(tmp_path, "parted")).run()
+    stopped(*plan(tmp_path, "parted"), 3, monkeypatch)
     parted = Training(*plan(tmp_path, "parted"), resume=tmp_path / "parted").run()
     for one, other in zip(whole.net.state_dict().values(), parted.net.state_dict().values(), strict=True):
         assert torch.equal(one, other)

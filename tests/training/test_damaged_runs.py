@@ -113,10 +113,10 @@ def changed(tree, path, value):
         (["weights", "other"], torch.ones(3), "unknown: other"),
         (["random", "cpu"], torch.ones(3), "does not fit"),
         (["form", "discretisation"], {"body.7": {}}, "body.7"),
-        (["form", "discretisation", "body.0", "times"], 100_000_000, "times of block 'body.0' are no list"),
-        (["form", "discretisation", "body.0", "size"], 100_000_000, "has 100000000 controls"),
-        (["form", "discretisation", "body.0", "knots"], [0.0, "1"], "knots of block 'body.0' are no list"),
-        (["form", "discretisation", "body.0", "integrator"], 7, "integrator of block 'body.0' is no text"),
+        (["form", "discretisation", "body.0", "times"], 100_000_000, "times of block 'body.0' expects numbers"),
+        (["form", "discretisation", "body.0", "size"], 100_000_000, "has 100,000,000 controls"),
+        (["form", "discretisation", "body.0", "knots"], [0.0, "1"], "knots of block 'body.0' expects numbers"),
+        (["form", "discretisation", "body.0", "integrator"], 7, "integrator of block 'body.0' expects a text"),
         (["sums"], {}, "it has no 'images'"),
         (["config", "optimizer", "lr"], 0.2, "optimizer.lr was 0.2, and"),
         (["config"], {}, "does not say how its run was configured"),
@@ -134,7 +134,7 @@ def test_times_in_a_header_of_weights_are_no_order_for_memory(run):
     weights, content = read_tensors(run / "model.safetensors")
     content["discretisation"]["body.0"]["times"] = 1e8
     write_tensors(run / "model.safetensors", weights, content)
-    assert "times of block 'body.0' are no list of numbers: 100000000.0" in refusal(load_run, run)
+    assert "times of block 'body.0' expects numbers such as [0.5, 1], got 100000000.0" in refusal(load_run, run)
 
 
 def test_files_of_another_run(run, tmp_path):

@@ -1,5 +1,6 @@
 """Signals at any instant, SIGKILL among them: what remains goes on, and ends bit for bit as if nothing had happened."""
 
+import os
 import random
 import re
 import shlex
@@ -8,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from dynamicblocks.interruption import Interrupted
 from tests.killed_runs import Commands, assert_same_runs
+from tests.training.small_task import Small, plan, quiet
 
 TASK = f"{Path(__file__).with_name('small_task.py')}:Small"
 # Checkpoints at ends of epochs and within them; a refinement of the network, its optimiser and its average.
@@ -97,6 +100,25 @@ def test_a_second_keystroke_ends_at_once(command, whole, tmp_path):
     assert_same_runs(run, tmp_path / "run")
 
 
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_signal_in_a_validation_stores_the_steps_before_it(epoch, tmp_path, monkeypatch):
+    task, score = Small(), Small.score
+    quiet(task, plan(tmp_path, "whole")).run()
+    training = quiet(task, plan(tmp_path))
+
+    def struck(self, net, batch):
+        if training.steps_done == epoch * 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return score(self, net, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Small, "score", struck)
+        with pytest.raises(Interrupted, match=f"; {epoch * 6} of 12 steps are done and stored; go on with: "):
+            training.run()
+    quiet(task, plan(tmp_path), resume=tmp_path / "run").run()
+    assert_same_runs(tmp_path / "whole", tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("asked", "rank", "code", "said"),
     [
@@ -127,6 +149,6 @@ def test_at_random_instants(asked, options, command, whole, tmp_path):
         if draw.random() < 0.3 or rank == 1:  # the second process writes nothing
             when = {"steps": draw.randint(1, STEPS)}
         else:
-            when = {"number": draw.randint(1, events), "half": draw.random() < 0.5}
+            when = {"number": draw.randint(1, events), "half": draw.random() < 0.5 and asked == signal.SIGKILL}
         struck(command, folder, asked, *options, rank=rank, **when)
         assert_same_runs(run, folder / "run")

@@ -382,7 +382,7 @@ def test_sequences_are_written_one_after_the_other_or_as_lists(tmp_path):
         "--rediscretise.controls=[4,8]",
         "--optimizer.box_scale=[step]",
     ]
-    small = ["--model.name", "dynamicnet", "--model.widths", "4", "--model.layer", "preact_single"]
+    small = ["--model.name", "dynamicnet", "--model.widths", "[4]", "--model.layer", "preact_single"]
     small += ["--data.batch_size", "600", "--epochs", "3", "--output", str(tmp_path), "--run", "run"]
     flags = ["--rediscretise.epochs", "1", "2", "--rediscretise.controls", "4", "2", "--rediscretise.restart", "true"]
     flags += ["--optimizer.box", "1", "--optimizer.box_scale", "step", "pixels"]

@@ -22,6 +22,7 @@ from dynamicblocks.training import OptimizerConfig, Training
 from dynamicblocks.training.optimizer import learning_rate, make_optimizer
 from dynamicblocks.training.storage import read_tensors, read_tree, write_tensors, write_tree
 from dynamicblocks.training.training_state import TrainingState
+from tests.training.small_task import StopError
 from tests.trainings import classification
 
 MODEL = ["--model.units", "1", "--model.layer", "preact_single"]
@@ -163,9 +164,6 @@ def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(controls, tmp_path
 
 
 def test_dropout_is_resumed_with_the_same_draws(tmp_path):
-    class StopError(Exception):
-        pass
-
     def build(self):
         layer = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3, padding=1), torch.nn.Dropout(0.5))
         block = db.DynamicBlock(layer, 2)

@@ -25,6 +25,7 @@ from dynamicblocks.training.config import TwistConfig
 from dynamicblocks.training.network_changes import Refined, Twisted, changes_before
 from dynamicblocks.training.optimizer import learning_rate, make_optimizer, set_learning_rate
 from dynamicblocks.training.storage import read_tree
+from tests.training.small_task import stopped
 from tests.training.test_training import kill_in_an_epoch, train, weights_equal
 from tests.trainings import classification
 
@@ -288,10 +289,6 @@ def test_weights_that_never_moved_have_no_momentum_to_carry():
     assert carried == {}
 
 
-class StopError(Exception):
-    """In the place of a power cut."""
-
-
 @pytest.mark.parametrize("optimizer", ["sgd", "muon"])
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_a_run_stopped_after_its_twist_goes_on_to_the_same_weights(optimizer, epoch, tmp_path, monkeypatch):
@@ -302,20 +299,7 @@ def test_a_run_stopped_after_its_twist_goes_on_to_the_same_weights(optimizer, ep
     }
     whole = Training(*config(tmp_path, "whole", **choices))
     whole.run()
-    broken = Training(*config(tmp_path, "broken", checkpoint_steps=4, **choices))
-    steps = broken.batches.steps + 6
-    step, done = Training._step, []
-
-    def stopping(self, batch):
-        if len(done) == steps:
-            raise StopError
-        done.append(1)
-        step(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "_step", stopping)
-        with pytest.raises(StopError):
-            broken.run()
+    stopped(*config(tmp_path, "broken", checkpoint_steps=4, **choices), whole.batches.steps + 6, monkeypatch)
     resumed = Training(*config(tmp_path, "broken", checkpoint_steps=4, **choices), resume=tmp_path / "broken")
     assert (resumed.state.epoch, resumed.state.step) == (1, 4)
     assert ("twisted" in resumed.state.grown) == (epoch == 1)

@@ -2,7 +2,7 @@
 
 import shlex
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import fill
@@ -24,7 +24,6 @@ from dynamicblocks.tasks.own import asked_task, changed_since, task_of_run
 from dynamicblocks.tasks.parsing import (
     USUAL_TASK,
     Written,
-    lists_of_one,
     table_of,
     task_and_config,
     written_as_flags,
@@ -131,8 +130,6 @@ class TrainCommand:
             print(yaml.safe_dump(recorded(task, config), sort_keys=False), end="")
             return
         shown = {"console": make_console(options), "table": options.table, "loggers": options.logger}
-        for note in lists_of_one(self.table, self.sources):
-            say(shown["console"], f"Note: {note}")
         again = f" --task {shlex.quote(options.task)}" if options.task and self.table.task.source_hash else ""
         begun = None if options.resume is None else Path(options.resume)
         several = options.seeds is not None or (begun is not None and SeedFolder.is_one(begun))
@@ -191,9 +188,13 @@ class TrainCommand:
         result = folder.finished(expected(task, config), config, told=str)
         if result is None:
             return ""
+        change = self._change(folder)
+        if change:
+            position = folder.read_checkpoint(told=str)["position"]
+            self._record(folder, task, position["epoch"], position["step"])
         figure, reached = task.headline, result.get(f"test_{task.headline.name}")
         value = f", test {figure.heading} {figure.shown(reached)}" if isinstance(reached, int | float) else ""
-        return (
+        return change + (
             f"{run} is finished{value}; there is nothing to resume. To train longer or otherwise, start a new run: "
             f"dynamicblocks train --config {shlex.quote(str(folder.configuration()))} --run NAME"
         )
@@ -202,14 +203,24 @@ class TrainCommand:
         folder = RunFolder.open(run)
         own = self.table.task if self.asked else None
         training = Training(*load_config(folder.configuration(), own), resume=folder.path, **shown)
-        reference, _ = written_in_file(folder.configuration())
-        note = changed_since(reference, own)
-        if note:
-            say(training.console, f"Note: {note}")
+        change = self._change(folder)
+        if change:
+            say(training.console, change.rstrip("\n"))
             if training.fabric.global_rank == 0:
-                event = {"event": "task", "from": reference, "to": training.task.reference}
-                folder.append("events.jsonl", {**event, "epoch": training.state.epoch, "step": training.state.step})
+                self._record(folder, training.task, training.state.epoch, training.state.step)
         return training
+
+    def _change(self, folder: RunFolder) -> str:
+        """A line of what is said where the file of the task is another one than the run's, and else nothing."""
+        reference, _ = written_in_file(folder.configuration())
+        note = changed_since(reference, self.table.task if self.asked else None)
+        return note and f"Note: {note}\n"
+
+    def _record(self, folder: RunFolder, task: Task[Any], epoch: int, step: int) -> None:
+        """Write down that the file of the task is another one from here on."""
+        reference, _ = written_in_file(folder.configuration())
+        event = {"event": "task", "from": reference, "to": task.reference}
+        folder.append("events.jsonl", {**event, "epoch": epoch, "step": step})
 
 
 def _escaped(text: str) -> str:
@@ -259,28 +270,28 @@ def command_for(arguments: Sequence[str]) -> tuple[TrainCommand, Namespace]:
 
 
 def _files(arguments: Sequence[str]) -> list[str]:
-    """The files that --config names, which may come several times."""
-    found = []
-    for place, token in enumerate(arguments):
-        if token.partition("=")[0] == "--config":
-            # What stands behind its text is the next flag, or nothing that it could take.
-            behind = next((end for end in range(place + 1, len(arguments)) if arguments[end].startswith("--")), None)
-            found.append(_value(dict(written_as_flags(arguments[place:behind]).options), "config"))
+    """The files that --config names."""
+    found = [_value({"config": texts}, "config") for texts in _each(arguments, "config")]
     return [file for file in found if file is not None]
 
 
 def _loggers(arguments: Sequence[str]) -> list[str]:
-    """The names behind --logger, which may come several times."""
+    """The names behind --logger."""
     names: list[str] = []
-    for place, token in enumerate(arguments):
-        if token.partition("=")[0] == "--logger":
-            behind = next((end for end in range(place + 1, len(arguments)) if arguments[end].startswith("--")), None)
-            texts = dict(written_as_flags(arguments[place:behind]).options)["logger"]
-            found = ",".join(texts).strip("[]").replace(" ", ",").split(",")
-            names += [name for name in found if name]
-            if not any(found):
-                raise ConfigurationError("--logger expects one or several names, got nothing")
+    for texts in _each(arguments, "logger"):
+        found = [name for name in ",".join(texts).strip("[]").replace(" ", ",").split(",") if name]
+        if not found:
+            raise ConfigurationError("--logger expects one or several names, got nothing")
+        names += found
     return names
+
+
+def _each(arguments: Sequence[str], name: str) -> Iterator[Sequence[str]]:
+    """The texts behind a flag, each time that it comes: as far as the next one."""
+    for place, token in enumerate(arguments):
+        if token.partition("=")[0] == f"--{name}":
+            behind = next((end for end in range(place + 1, len(arguments)) if arguments[end].startswith("--")), None)
+            yield dict(written_as_flags(arguments[place:behind]).options)[name]
 
 
 def _value(flags: dict[str, Any], name: str) -> str | None:

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from dynamicblocks.data.fields.files import read_inputs
 from dynamicblocks.data.images.decoding import read_image
-from dynamicblocks.data.images.files import IMAGE_ENDINGS, LeftOut, find_files, shown
+from dynamicblocks.data.images.files import IMAGE_ENDINGS, LeftOut, find_files
 from dynamicblocks.errors import ArgumentTypeError, ConfigurationError, StorageError
 from dynamicblocks.tasks.facts import BYTE, FieldFacts, ImageFacts
 from dynamicblocks.training.predicting import tensor_of, together
+from dynamicblocks.visible import legible
 
 PATHS = (str, bytes, os.PathLike)
 FIELD_ENDINGS = (".npz",)
@@ -45,7 +46,7 @@ def files_of(x: Any, endings: Sequence[str]) -> list[Path] | None:
         else:
             # A pipe would be waited for.
             there = os.path.exists(name)  # noqa: PTH110
-            raise StorageError(f"{shown(name)!r} is no file" if there else f"there is no file {shown(name)!r}")
+            raise StorageError(f"{legible(name)!r} is no file" if there else f"there is no file {legible(name)!r}")
     if not files:
         raise ConfigurationError("x must name at least one file, got an empty list")
     return files
@@ -59,7 +60,7 @@ def files_in(folder: Path, endings: Sequence[str]) -> tuple[Path, ...]:
     """
     found = find_files(folder, LeftOut(folder), endings)
     if not found:
-        raise StorageError(f"the folder {shown(folder)} holds no file that could be read ({', '.join(endings)})")
+        raise StorageError(f"the folder {legible(folder)} holds no file that could be read ({', '.join(endings)})")
     return found
 
 
@@ -95,9 +96,9 @@ class GivenImages:
                 first = first or (path, image.shape)
                 if image.shape != first[1]:
                     raise ConfigurationError(
-                        f"images of one call must have one size, but {shown(first[0])} has {_extent(first[1])} pixels "
-                        f"and {shown(path)} {_extent(image.shape)}; give them one after the other, or resize=True "
-                        f"({FLAG})"
+                        f"images of one call must have one size, but {legible(first[0])} has {_extent(first[1])} "
+                        f"pixels and {legible(path)} {_extent(image.shape)}; give them one after the other, or "
+                        f"resize=True ({FLAG})"
                     )
                 images.append(torch.from_numpy(np.array(image)))  # of Pillow's pixels torch warns: they are read-only
             yield pixels_of(torch.stack(images), self.known.white)
@@ -111,7 +112,7 @@ class GivenImages:
         if self.resize:
             return fitted(image, known.size)
         if not self.any_size and image.shape[1:] != known.size:
-            raise wrong_size(shown(path), image.shape, known)
+            raise wrong_size(legible(path), image.shape, known)
         return image
 
     def _fitted(self, images: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 from dynamicblocks.errors import ConfigurationError, StorageError, UsageError, brief, unknown_name
 from dynamicblocks.options import Option
 from dynamicblocks.options.bounded_yaml import read_yaml, yaml_value
-from dynamicblocks.options.option import shown
+from dynamicblocks.options.kind import NOTHING
 from dynamicblocks.tasks.model import no_such_option
 from dynamicblocks.tasks.option_table import OptionTable
 from dynamicblocks.tasks.registry import tasks
@@ -18,6 +18,7 @@ from dynamicblocks.training.task import Task
 
 USUAL_TASK = "classify"
 
+EXAMPLES_OF_LISTS: Mapping[tuple[type, ...], str] = {(int,): "[16,32]", (float,): "[0.5,1]", (str,): "[one,two]"}
 
 Texts = tuple[str, ...]
 """What stands behind a flag."""
@@ -152,6 +153,8 @@ def _values(table: OptionTable, source: Written, options: Mapping[str, Any], ins
             continue
         if option is not None:
             yield path, _taken(option, value, what)
+            if path.rpartition(".")[0] in table.models:
+                _check_list(option, value, what)
         elif not any(other.startswith(f"{path}.") for other in table.options):
             raise _unknown(table, path, what)
         elif isinstance(value, Mapping):
@@ -174,16 +177,17 @@ def _taken(option: Option, value: Any, what: str) -> Any:
         raise UsageError(str(error)) from None
 
 
-def lists_of_one(table: OptionTable, sources: Sequence[Written]) -> Iterator[str]:
-    """A note for each flag whose list was written as a single entry, where it usually has several."""
-    for source in sources:
-        for path, value in source.options.items() if source.file is None else ():
-            option = table.options.get(path)
-            if option is None or not isinstance(option.default, list | tuple) or len(option.default) < 2:
-                continue
-            if isinstance(value, tuple) and len(value) == 1 and not set("[(,").intersection(value[0]):
-                example = "[16,32]" if type(option.default[0]) is int else shown(option.default)
-                yield f"--{path} is a list such as {example}; {value[0]} alone is read as [{value[0]}]"
+def _check_list(option: Option, value: Any, what: str) -> None:
+    """Raise where a list was written as a bare entry, which may be meant for every stage or for one."""
+    kind = option.kind
+    alone = kind.scalars or kind.choices or kind.free  # then an entry may be meant by itself
+    if isinstance(value, tuple) and len(value) == 1 and kind.several and not alone:
+        text = value[0].strip()
+        if text and not set("[(,").intersection(text) and not (kind.none and text in NOTHING):
+            example = EXAMPLES_OF_LISTS.get(kind.entries[0].scalars, "[a,b]")
+            raise UsageError(
+                f"{what} expects a list such as {example}, got {text!r:.80}; one alone is written [{text:.80}]"
+            )
 
 
 def _left_out(table: OptionTable, path: str, option: Option | None) -> bool:

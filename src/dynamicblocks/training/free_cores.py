@@ -1,7 +1,6 @@
 """Whether a processor has as many free cores as PyTorch has threads.
 
-Threads wait for one another in every operation, so one that has no core holds up all: a training with two threads
-beside programs that keep both cores busy is several times slower than with one.
+Threads wait for one another in every operation, so one that has no core holds up all.
 """
 
 import os
@@ -57,7 +56,7 @@ class Cores:
         fitting = max(1, round(self.free))
         return (
             f"{threads} threads of PyTorch share {self.free:.2g} free cores ({', '.join(filter(None, causes))}), and "
-            f"wait for one another, which can take several times as long; {_cores(fitting)}: "
+            f"wait for one another in every operation; {_cores(fitting)}: "
             f"OMP_NUM_THREADS={fitting} dynamicblocks train ..."
         )
 

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynamicblocks.errors import StorageError
+from dynamicblocks.errors import ConfigurationError, StorageError
+from dynamicblocks.structure import check_discretisation
 
 # Options that decide neither the network nor its training: where things lie, and how often a checkpoint is written.
 ELSEWHERE = ("output", "run", "hardware", "checkpoint_steps", "data_dir", "sha256")
-# Controls without weights, of which a file of weights has no trace.
-MOST_CONTROLS = 10_000
 NAMED = 5
 
 
@@ -83,34 +82,23 @@ def _flat(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]
 
 
 def check_form(form: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
-    """Raise unless the form of a network is one, and as large as the weights beside it.
+    """Raise unless the blocks of a network are described in full, with as many controls as there are weights of.
+
+    Before a network is made of it, which takes as much memory as is described.
 
     Raises:
         StorageError: it says what is wrong.
     """
-    blocks, twists = form.get("discretisation"), form.get("twists", {})
-    for title, described in (("blocks", blocks), ("twists", twists)):
-        if not isinstance(described, Mapping) or not all(isinstance(each, Mapping) for each in described.values()):
-            raise StorageError(f"its {title} are not described by name")
-    for name, block in blocks.items():  # type: ignore[union-attr]
-        for key in ("knots", "times"):
-            if not isinstance(block.get(key), list) or not all(map(_is_number, block[key])):
-                raise StorageError(f"the {key} of block {name!r} are no list of numbers: {block.get(key)!r:.40}")
-        for key in ("basis", "integrator"):
-            if not isinstance(block.get(key), str):
-                raise StorageError(f"the {key} of block {name!r} is no text: {block.get(key)!r:.40}")
-        if not isinstance(block.get("options", {}), Mapping):
-            raise StorageError(f"the options of the basis of block {name!r} have no names")
+    blocks: Any = form.get("discretisation")
+    try:
+        check_discretisation(blocks)
+    except ConfigurationError as error:
+        raise StorageError(str(error)) from error
+    for name, block in blocks.items():
         prefix = f"{name}.controls.layers." if name else "controls.layers."
         there = {key.removeprefix(prefix).partition(".")[0] for key in weights if key.startswith(prefix)}
-        size = block.get("size")
-        fits = type(size) is int and 1 <= size <= MOST_CONTROLS and len(there) in (0, size)
-        if not fits:
-            raise StorageError(f"block {name!r} has {size!r:.40} controls, and there are weights of {len(there)}")
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+        if len(there) not in (0, block["size"]):
+            raise StorageError(f"block {name!r} has {block['size']:,} controls, and there are weights of {len(there)}")
 
 
 def check_fits(net: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -14,6 +14,7 @@ from dynamicblocks.network import num_weights
 from dynamicblocks.structure import structure
 from dynamicblocks.training.choices import Choices
 from dynamicblocks.training.config import TrainConfig
+from dynamicblocks.training.config.tree import check_run_name
 from dynamicblocks.training.environment import environment
 from dynamicblocks.training.first_process import by_the_first
 from dynamicblocks.training.lock import Lock
@@ -45,15 +46,9 @@ def run_path(output: str, name: str) -> Path:
     """The folder of a run.
 
     Raises:
-        ConfigurationError: the name leads out of ``output``.
+        ConfigurationError: the name, which may be made of a task's title, leads out of ``output``.
     """
-    parts = Path(name).parts
-    if not parts or Path(name).is_absolute() or ".." in parts or "\0" in name:
-        raise ConfigurationError(
-            f"run must be a name, or a path within --output such as tests/first, got {name!r}; another place is "
-            "given by --output"
-        )
-    return Path(output) / name
+    return Path(output) / check_run_name(name)
 
 
 def facts_of(task: Task[Any]) -> dict[str, Any]:

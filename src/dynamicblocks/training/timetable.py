@@ -50,6 +50,12 @@ class Timetable:
         place = step % size
         return place, min(size, self.of(epoch) - (step - place))
 
+    def checkpoint_due(self, epoch: int, step: int) -> bool:
+        """Whether one is due after a batch: only between groups, for gradients are not stored."""
+        every = self.config.checkpoint_steps
+        place, size = self.group(epoch, step)
+        return every is not None and place + 1 == size and (step + 1) // every > (step - place) // every
+
     def rate(self, epoch: int, step: int) -> float:
         """The learning rate of the step of the optimiser that a batch belongs to, in the schedule of its level."""
         level = self.config.level(epoch)

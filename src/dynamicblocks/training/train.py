@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError, SolverError, StorageError
-from dynamicblocks.interruption import Interrupted, check, deferred, listening, requested
+from dynamicblocks.interruption import Interrupted, check, deferred, listening
 from dynamicblocks.network import evaluations_of
 from dynamicblocks.training.checkpoint import checkpoint_of, filled, go_on, named_sums, stored_network
 from dynamicblocks.training.choices import Choices, settled
@@ -44,14 +44,13 @@ from dynamicblocks.training.reports import change_entry, change_line, epoch_entr
 from dynamicblocks.training.run_checks import check_position, deciding, tensors_in
 from dynamicblocks.training.run_folder import RunFolder
 from dynamicblocks.training.runs import begin_run, expected, form_of, recorded
+from dynamicblocks.training.stopping import asked_after, asked_to_end, check_alone
 from dynamicblocks.training.storage import unsound
 from dynamicblocks.training.task import Task, batches_of
 from dynamicblocks.training.timetable import Timetable
 from dynamicblocks.training.together import launch, telling_losses
 from dynamicblocks.training.training_state import TrainingState
 
-# Between two of these, where processes that wait for no device are many steps ahead of it, none asks the others.
-STEPS_TO_AGREE = 8
 HALF_PRECISIONS = ("bf16-mixed", "16-mixed", "bf16-true", "16-true")
 
 
@@ -259,7 +258,8 @@ class Training:
         at_once = f"interrupted at once; {self._how_to_go_on()}"
         training = self.report.training(self.total_steps, self.steps_done, self.config.epochs)
         with deferred(lambda: at_once), training:
-            while self.steps_done < self.total_steps:
+            # The last step may be done where the validation behind it is not.
+            while self.state.step or self.steps_done < self.total_steps:
                 try:
                     self._epoch()
                 except NotFiniteError:
@@ -301,8 +301,8 @@ class Training:
             seen = (step + 1 - first) * self.batches.batch_size
             self.report.step(self.steps_done + 1, epoch, self.sums, seen / elapsed)
             self.state.step = step + 1
-            asked = self._asked_to_end(step)
-            if asked or (step + 1 < last and self._checkpoint_due(epoch, step)):
+            asked = asked_after(self.fabric, self.timetable, epoch, step)
+            if asked or (step + 1 < last and self.timetable.checkpoint_due(epoch, step)):
                 self.state.seconds = before + elapsed
                 self._save(self._finite_sums())
             if asked:
@@ -318,7 +318,7 @@ class Training:
         trained = score_from(self.task, sums, length)
         drawn = random_state()
         try:
-            score = self._validated(seen=self._check_alone)
+            score = self._validated(seen=lambda _: check_alone(self.fabric))
         except Interrupted:
             set_random_state(drawn)  # the whole validation comes again
             self._save(sums)
@@ -329,7 +329,7 @@ class Training:
         entry = epoch_entry(self.task, epoch, rate, trained, score, per_second, self.state.seconds)
         self._finish_epoch(score, {**entry, **self.state.grown})
         self.report.epoch(epoch, self.steps_done, trained, score, rate, per_second)
-        asked = self._asked()
+        asked = asked_to_end(self.fabric)
         if asked:
             raise Interrupted(asked)
 
@@ -338,39 +338,6 @@ class Training:
         if first < last:
             batches = self.batches.training(epoch, first, epoch / self.config.epochs)
             yield from islice(enumerate(batches, start=first), last - first)
-
-    def _asked_to_end(self, step: int) -> int:
-        """The signal that asked to end after this step, 0 if none did: the same in all processes.
-
-        Only between groups of batches, for gradients are not stored.
-        """
-        place, size = self.timetable.group(self.state.epoch, step)
-        if place + 1 < size:
-            return 0
-        # What processes say to each other waits for the device; all of them count the same steps.
-        waits = self.fabric.world_size > 1 and self.fabric.device.type != "cpu"
-        if waits and self.timetable.updates(self.steps_done) % STEPS_TO_AGREE:
-            return 0
-        return self._asked()
-
-    def _asked(self) -> int:
-        """The signal that any of the processes, which all call this together, was sent; 0 if there is none."""
-        asked = requested() or 0
-        if self.fabric.world_size == 1:
-            return asked
-        found = torch.tensor(float(asked), device=self.fabric.device)
-        return round(float(torch.as_tensor(self.fabric.all_reduce(found, reduce_op="max"))))
-
-    def _check_alone(self, _: int) -> None:
-        """End here if a signal asked for it; of several processes none ends before the others do."""
-        if self.fabric.world_size == 1:
-            check()
-
-    def _checkpoint_due(self, epoch: int, step: int) -> bool:
-        """Whether one is due after this batch: only between groups, for gradients are not stored."""
-        every = self.config.checkpoint_steps
-        place, size = self.timetable.group(epoch, step)
-        return every is not None and place + 1 == size and (step + 1) // every > (step - place) // every
 
     def _step(self, batch: Any) -> None:
         place, size = self.timetable.group(self.state.epoch, self.state.step)
@@ -443,7 +410,7 @@ class Training:
 
     def _change_network(self, change: NetworkChange) -> None:
         """Change the network, carry its momentum over, and measure it before and after."""
-        before = self._validated(seen=self._check_alone)
+        before = self._validated(seen=lambda _: check_alone(self.fabric))
         old = self.engine
         self._set_up(change.apply(old.net))
         change.carry(old.net, old.bare_optimizer.state, self.net, self.engine.bare_optimizer.state)

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from dynamicblocks.data.images.augmentation import Augmentation
 from dynamicblocks.data.images.decoding import check_side
-from dynamicblocks.data.images.files import shown
 from dynamicblocks.data.images.folder import check_layout, read_folder
 from dynamicblocks.data.images.formats import read_cifar, read_idx_split, read_names, read_stl10
 from dynamicblocks.data.images.sources import CIFAR10, CIFAR100, FASHION_MNIST, MNIST, STL10, Source
@@ -20,6 +19,7 @@ from dynamicblocks.data.images.splits import MemorySplit, Split, stratified
 from dynamicblocks.errors import ConfigurationError, StorageError, unknown_name
 from dynamicblocks.extras import needed_for
 from dynamicblocks.registry import Registry
+from dynamicblocks.visible import legible
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ def _idx(source: Source, classes: tuple[str, ...], title: str, usual: Augmentati
         sizes = [" x ".join(map(str, split.images.shape[2:])) for split in (train, test)]
         if sizes[0] != sizes[1]:
             raise StorageError(
-                f"{shown(files[2])} holds images of {sizes[1]} pixels, {shown(files[0])} of {sizes[0]}; they do not "
-                "belong together: delete them and get them again"
+                f"{legible(files[2])} holds images of {sizes[1]} pixels, {legible(files[0])} of {sizes[0]}; they do "
+                "not belong together: delete them and get them again"
             )
         return Raw(train, test, classes, f"{title}, {origin}", usual)
 
@@ -150,7 +150,7 @@ def image_folder(path: str, where: Where) -> Raw:
     size = FOLDER_SIZE if where.size is None else check_side(where.size)
     folder = read_folder(Path(path), size)
     parts, classes = folder.parts, folder.classes
-    note = f"images of {shown(path)}, {size} x {size}; {folder.note}"
+    note = f"images of {legible(path)}, {size} x {size}; {folder.note}"
     usual = Augmentation(shift=size // 8, flip=True)
     if len(parts) == 3:
         return Raw(parts["train"], parts["test"], classes, note, usual, parts["val"])

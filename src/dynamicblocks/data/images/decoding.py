@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from dynamicblocks.data.images.files import shown
 from dynamicblocks.errors import ConfigurationError, StorageError
 from dynamicblocks.times import check_count
+from dynamicblocks.visible import legible
 
 Pixels = NDArray[np.uint8]
 T = TypeVar("T")
@@ -78,21 +78,21 @@ def opened(path: Path, read: Callable[[Image.Image], T]) -> T:
     """
     if not path.is_file():
         # To open a pipe would be to wait for whoever writes to it.
-        raise StorageError(f"{shown(path)} is no file that can be read as an image")
+        raise StorageError(f"{legible(path)} is no file that can be read as an image")
     try:
         with Image.open(path, formats=FORMATS) as image:
             most = Image.MAX_IMAGE_PIXELS
             if most is not None and image.width * image.height > most:
                 raise StorageError(
-                    f"{shown(path)} cannot be read as an image: it has {image.width:,} x {image.height:,} pixels, more "
-                    f"than {most:,}; make it smaller"
+                    f"{legible(path)} cannot be read as an image: it has {image.width:,} x {image.height:,} pixels, "
+                    f"more than {most:,}; make it smaller"
                 )
             return read(image)
     except StorageError:
         raise
     except Exception as error:  # of damaged files, whatever a step of decoding meets first
         raise StorageError(
-            f"{shown(path)} cannot be read as an image ({_why(path, error)}); remove it or get it again"
+            f"{legible(path)} cannot be read as an image ({_why(path, error)}); remove it or get it again"
         ) from error
 
 
@@ -164,7 +164,7 @@ def _eight_bits(image: Image.Image, raw: str, file: Image.Image) -> Image.Image:
     if image.mode == "F" or (image.mode == "I" and file.format != "PPM" and (raw[:4] != "I;16" or raw[-1] == "S")):
         kind = "floats" if image.mode == "F" else "integers of 32 bits, or with a sign"
         raise StorageError(
-            f"{shown(str(getattr(file, 'filename', 'the image')))} holds {kind}, of which no range is known: "
+            f"{legible(str(getattr(file, 'filename', 'the image')))} holds {kind}, of which no range is known: "
             "convert it to 8 or 16 bits"
         )
     values = np.asarray(image)

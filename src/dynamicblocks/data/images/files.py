@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dynamicblocks.errors import StorageError
-from dynamicblocks.visible import visible
+from dynamicblocks.visible import legible
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
 # Formats without loss, whose numbers arrive as they were written: of others the classes would be others.
@@ -18,15 +18,10 @@ HIDDEN = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin",
 NAMED = 3
 
 
-def shown(path: Path | str) -> str:
-    """A path or name in characters that any terminal and file takes, in one line."""
-    return visible(str(path)).replace("\n", "\\n")
-
-
 def listed(names: Iterable[str], most: int = NAMED) -> str:
     """The first few of several names."""
     names = list(names)
-    return ", ".join(map(shown, names[:most])) + (", ..." if len(names) > most else "")
+    return ", ".join(map(legible, names[:most])) + (", ..." if len(names) > most else "")
 
 
 def is_hidden(name: str) -> bool:
@@ -59,7 +54,7 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as found:
             return sorted(found, key=lambda entry: entry.name)
     except OSError as error:
-        raise StorageError(f"the folder {shown(folder)} cannot be read: {error.strerror}") from error
+        raise StorageError(f"the folder {legible(folder)} cannot be read: {error.strerror}") from error
 
 
 def subfolders(folder: Path) -> list[str]:

@@ -18,12 +18,12 @@ from dynamicblocks.data.images.files import (
     fingerprint,
     is_hidden,
     listed,
-    shown,
     subfolders,
 )
 from dynamicblocks.data.images.loading import loaded
 from dynamicblocks.data.images.splits import Split
 from dynamicblocks.errors import StorageError
+from dynamicblocks.visible import legible
 
 PARTS = ("train", "val", "test")
 LAYOUT = "the layout is PATH/train/CLASS/*.jpg, and PATH/val/CLASS or PATH/test/CLASS, the same classes in each"
@@ -100,7 +100,7 @@ def read_folder(root: Path, size: int) -> Folder:
         note += f"; {several:,} are {', '.join(FRAMES)}, of which the first image counts"
     if left_out.found:
         note += f"; left out: {left_out}"
-    return Folder(found, tuple(map(shown, classes)), note)
+    return Folder(found, tuple(map(legible, classes)), note)
 
 
 def check_layout(root: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -116,8 +116,8 @@ def check_layout(root: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
         odd = sorted(set(classes[part]) ^ set(classes["train"]))
         if odd:
             raise StorageError(
-                f"{shown(root / part)} and {shown(root / 'train')} must hold one folder for each class, the same ones; "
-                f"they differ in {listed(odd)}: {LAYOUT}"
+                f"{legible(root / part)} and {legible(root / 'train')} must hold one folder for each class, the same "
+                f"ones; they differ in {listed(odd)}: {LAYOUT}"
             )
     return parts, classes["train"]
 
@@ -130,16 +130,16 @@ def parts_of(root: Path, layout: str) -> tuple[str, ...]:
     """
     if not root.is_dir():
         what = "is a file, no folder" if root.exists() else "does not exist"
-        raise StorageError(f"{shown(root)} {what}; expected a folder: {layout}")
+        raise StorageError(f"{legible(root)} {what}; expected a folder: {layout}")
     inside = subfolders(root)
     parts = tuple(part for part in PARTS if part in inside)
     if "train" not in parts or len(parts) < 2:
         others = [name for name in inside if name not in parts]
         nested = [name for name in others if (root / name / "train").is_dir()]
         hint = f", {listed(others)}" if others and parts else f" of them, but {listed(others)}" if others else ""
-        hint += f"; did you mean {shown(root / nested[0])}?" if nested else ""
+        hint += f"; did you mean {legible(root / nested[0])}?" if nested else ""
         raise StorageError(
-            f"{shown(root)} must hold the folders train and val or test, found {', '.join(parts) or 'none'}{hint}: "
+            f"{legible(root)} must hold the folders train and val or test, found {', '.join(parts) or 'none'}{hint}: "
             f"{layout}"
         )
     return parts
@@ -154,8 +154,8 @@ def _check_classes(folder: Path, classes: Sequence[str]) -> None:
         if images:
             held += f", and {images:,} images that are in no class"
         if nested:
-            held += f"; did you mean {shown(folder)}?"
-        raise StorageError(f"{shown(folder)} must hold a folder for each of at least two classes, {held}: {LAYOUT}")
+            held += f"; did you mean {legible(folder)}?"
+        raise StorageError(f"{legible(folder)} must hold a folder for each of at least two classes, {held}: {LAYOUT}")
 
 
 def _read_part(folder: Path, classes: Sequence[str], size: int, left_out: LeftOut) -> FolderSplit:
@@ -169,7 +169,7 @@ def _read_part(folder: Path, classes: Sequence[str], size: int, left_out: LeftOu
     for label, name in enumerate(classes):
         mine = find_files(folder / name, left_out)
         if not mine:
-            raise StorageError(f"{shown(folder / name)} holds no image ({', '.join(IMAGE_ENDINGS)})")
+            raise StorageError(f"{legible(folder / name)} holds no image ({', '.join(IMAGE_ENDINGS)})")
         paths += mine
         labels += [label] * len(mine)
     return FolderSplit(tuple(paths), torch.tensor(labels), size)

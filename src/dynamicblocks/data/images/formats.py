@@ -12,9 +12,9 @@ from typing import Any, BinaryIO, cast
 import torch
 from torch import Tensor
 
-from dynamicblocks.data.images.files import shown
 from dynamicblocks.data.images.splits import MemorySplit
 from dynamicblocks.errors import StorageError
+from dynamicblocks.visible import legible
 
 CIFAR_IMAGE = (3, 32, 32)
 STL10_IMAGE = (3, 96, 96)
@@ -59,11 +59,11 @@ def read_idx(path: Path, rank: int) -> Tensor:
         head = file.read(4 + 4 * rank)
         if len(head) < 4 + 4 * rank or head[:4] != bytes((0, 0, IDX_BYTES, rank)):
             raise StorageError(
-                f"{shown(path)} begins with {head[:4].hex(' ') or 'nothing'} where an idx file of {rank}-dimensional "
+                f"{legible(path)} begins with {head[:4].hex(' ') or 'nothing'} where an idx file of {rank}-dimensional "
                 f"bytes has 00 00 {IDX_BYTES:02x} {rank:02x}; it is truncated or something else: {GET_AGAIN}"
             )
         shape = struct.unpack(f">{rank}I", head[4:])
-        claimed = f"{shown(path)} says that it holds {' x '.join(map(str, shape))} = {prod(shape):,} bytes"
+        claimed = f"{legible(path)} says that it holds {' x '.join(map(str, shape))} = {prod(shape):,} bytes"
         if prod(shape) > MOST_IDX_BYTES:
             raise StorageError(f"{claimed}, more than the {MOST_IDX_BYTES:,} that are read; it is damaged: {GET_AGAIN}")
         values = torch.empty(prod(shape), dtype=torch.uint8)
@@ -81,7 +81,7 @@ def read_names(path: Path, classes: int) -> tuple[str, ...]:
     with _opened(path) as file:
         names = tuple(file.read(MOST_NAME_BYTES).decode("utf-8", errors="replace").split())
     if len(names) != classes:
-        raise StorageError(f"{shown(path)} names {len(names)} classes, expected {classes}; {GET_AGAIN}")
+        raise StorageError(f"{legible(path)} names {len(names)} classes, expected {classes}; {GET_AGAIN}")
     return names
 
 
@@ -92,9 +92,9 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             yield cast(BinaryIO, file)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise StorageError(f"{shown(path)} is truncated or no gzip file ({error}); {GET_AGAIN}") from error
+        raise StorageError(f"{legible(path)} is truncated or no gzip file ({error}); {GET_AGAIN}") from error
     except OSError as error:
-        raise StorageError(f"{shown(path)} cannot be read: {error.strerror or error}") from error
+        raise StorageError(f"{legible(path)} cannot be read: {error.strerror or error}") from error
 
 
 def _filled(file: BinaryIO, values: Tensor) -> int:
@@ -113,16 +113,16 @@ def _bytes(path: Path, *, multiple_of: int, what: str) -> Tensor:
         size = path.stat().st_size
         if size % multiple_of or not size:
             raise StorageError(
-                f"{shown(path)} has {size:,} bytes, no whole number of {what} of {multiple_of:,} bytes; it is "
+                f"{legible(path)} has {size:,} bytes, no whole number of {what} of {multiple_of:,} bytes; it is "
                 f"truncated or something else: {GET_AGAIN}"
             )
         if size > MOST_BYTES:
             raise StorageError(
-                f"{shown(path)} has {size:,} bytes, more than the {MOST_BYTES:,} of any official file: {GET_AGAIN}"
+                f"{legible(path)} has {size:,} bytes, more than the {MOST_BYTES:,} of any official file: {GET_AGAIN}"
             )
         values = torch.empty(size, dtype=torch.uint8)
         if _filled(file, values) < size:
-            raise StorageError(f"{shown(path)} became shorter while it was read; {GET_AGAIN}")
+            raise StorageError(f"{legible(path)} became shorter while it was read; {GET_AGAIN}")
     return values
 
 
@@ -131,7 +131,7 @@ def _checked_labels(labels: Tensor, classes: int, path: Path) -> Tensor:
     if len(wrong):
         first = int(wrong[0])
         raise StorageError(
-            f"{shown(path)}: image {first} has class {int(labels[first])} where classes are 0 to {classes - 1}; the "
+            f"{legible(path)}: image {first} has class {int(labels[first])} where classes are 0 to {classes - 1}; the "
             f"file is damaged or of another data set: {GET_AGAIN}"
         )
     return labels
@@ -140,6 +140,6 @@ def _checked_labels(labels: Tensor, classes: int, path: Path) -> Tensor:
 def _check_pair(images: int, images_path: Path, labels: int, labels_path: Path) -> None:
     if images != labels:
         raise StorageError(
-            f"{shown(images_path)} holds {images:,} images but {shown(labels_path)} {labels:,} labels; they do not "
+            f"{legible(images_path)} holds {images:,} images but {legible(labels_path)} {labels:,} labels; they do not "
             f"belong together, or one is truncated: {GET_AGAIN}"
         )

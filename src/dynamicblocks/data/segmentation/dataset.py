@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dynamicblocks.data.images.datasets import FOLDER_SAMPLE, moments_of, some_of
 from dynamicblocks.data.images.decoding import check_side
-from dynamicblocks.data.images.files import LeftOut, fingerprint, shown
+from dynamicblocks.data.images.files import LeftOut, fingerprint
 from dynamicblocks.data.images.folder import parts_of
 from dynamicblocks.data.segmentation.augmentation import PairAugmentation
 from dynamicblocks.data.segmentation.masks import (
@@ -25,6 +25,7 @@ from dynamicblocks.data.segmentation.masks import (
 from dynamicblocks.data.segmentation.pairs import FolderPairs, MemoryPairs, Pairs
 from dynamicblocks.data.segmentation.qtips import CLASSES, SIZE, TRAINING, qtips
 from dynamicblocks.errors import ConfigurationError, StorageError, unknown_name
+from dynamicblocks.visible import legible
 
 QTIPS, FOLDER = "qtips", "folder"
 # Folders whose decoded pixels take no more bytes than this are read once and kept.
@@ -157,7 +158,7 @@ def _folder(root: Path, share: float, seed: int, size: int | None, train_images:
     test = splits["test"] if "test" in splits else splits["val"]
     mean, std = _moments(train)
     note = (
-        f"images of {shown(root)}, {extent[0]} x {extent[1]}; {_files(root, pairs)}{of_images}; "
+        f"images of {legible(root)}, {extent[0]} x {extent[1]}; {_files(root, pairs)}{of_images}; "
         f"{len(train):,} training and {len(test):,} test images, {len(classes)} classes; {how}"
     )
     if left_out.found:
@@ -181,7 +182,7 @@ def _common(pairs: dict[str, tuple[Pair, ...]], size: int | None) -> tuple[tuple
     for path, mine in known:
         if (mine.width, mine.height) != extent and size is None:
             raise StorageError(
-                f"{shown(path)} has {mine.width} x {mine.height} pixels, {shown(first[0])} has {extent[0]} x "
+                f"{legible(path)} has {mine.width} x {mine.height} pixels, {legible(first[0])} has {extent[0]} x "
                 f"{extent[1]}: give images of one size, or make squares of them with data.size"
             )
     turned, several = (sum(getattr(mine, what) for _, mine in known) for what in ("turned", "several"))

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from dynamicblocks.data.images.decoding import DEEP, Pixels, header_of, opened, raw_mode, upright
-from dynamicblocks.data.images.files import IMAGE_ENDINGS, MASK_ENDINGS, LeftOut, find_files, shown
+from dynamicblocks.data.images.files import IMAGE_ENDINGS, MASK_ENDINGS, LeftOut, find_files
 from dynamicblocks.data.images.folder import parts_of
 from dynamicblocks.errors import StorageError
+from dynamicblocks.visible import legible
 
 IGNORED = 255
 """The class index of pixels that count nowhere."""
@@ -62,29 +63,29 @@ def _pairs_of(folder: Path, left_out: LeftOut) -> tuple[Pair, ...]:
     for path in masks.values():
         if path.suffix.lower() not in MASK_ENDINGS:
             endings = ", ".join(MASK_ENDINGS)
-            raise StorageError(f"{shown(path)} is not a mask, stored without loss ({endings}); take it out")
+            raise StorageError(f"{legible(path)} is not a mask, stored without loss ({endings}); take it out")
     for these, others, partner in ((images, masks, "mask"), (masks, images, "image")):
         alone = [name for name in these if name not in others]
         if alone:
             more = f", nor have {len(alone) - 1} others" if len(alone) > 1 else ""
             sought = folder / f"{partner}s" / Path(*alone[0])
-            raise StorageError(f"{shown(these[alone[0]])} has no {partner} {shown(sought)}.*{more}")
+            raise StorageError(f"{legible(these[alone[0]])} has no {partner} {legible(sought)}.*{more}")
     return tuple((images[name], masks[name]) for name in sorted(images))
 
 
 def _by_name(folder: Path, left_out: LeftOut) -> dict[tuple[str, ...], Path]:
     """The image files of a folder and those in it by their paths from there, without endings."""
     if not folder.is_dir():
-        raise StorageError(f"{shown(folder)} is no folder; {LAYOUT}")
+        raise StorageError(f"{legible(folder)} is no folder; {LAYOUT}")
     found: dict[tuple[str, ...], Path] = {}
     for path in find_files(folder, left_out):
         inside = path.relative_to(folder)
         name = (*inside.parts[:-1], inside.stem)
         if name in found:
-            raise StorageError(f"{shown(found[name])} and {shown(path)} have one name; keep one of them")
+            raise StorageError(f"{legible(found[name])} and {legible(path)} have one name; keep one of them")
         found[name] = path
     if not found:
-        raise StorageError(f"{shown(folder)} holds no file ({', '.join(IMAGE_ENDINGS)})")
+        raise StorageError(f"{legible(folder)} holds no file ({', '.join(IMAGE_ENDINGS)})")
     return found
 
 
@@ -99,7 +100,7 @@ def check_pair(image: Path, mask: Path) -> Fit:
                 "the mask as the image is shown"
             )
         raise StorageError(
-            f"{shown(mask)} has {other.width} x {other.height} pixels, {shown(image)} has {mine.width} x "
+            f"{legible(mask)} has {other.width} x {other.height} pixels, {legible(image)} has {mine.width} x "
             f"{mine.height}{turned}"
         )
     return Fit(mine.width, mine.height, mine.grey, mine.orientation != 1, mine.several)
@@ -117,11 +118,11 @@ def read_mask(path: Path, size: int | None = None) -> Pixels:
         spread = SPREAD.get(raw_mode(image), 1)
         if image.mode not in INDICES:
             raise StorageError(
-                f"{shown(path)} must hold class indices, one number a pixel (palette, grey or 16 bits), got mode "
+                f"{legible(path)} must hold class indices, one number a pixel (palette, grey or 16 bits), got mode "
                 f"{image.mode}"
             )
         if getattr(image, "is_animated", False):
-            raise StorageError(f"{shown(path)} holds several images, expected one mask of class indices")
+            raise StorageError(f"{legible(path)} holds several images, expected one mask of class indices")
         indices = np.asarray(upright(image))
         return indices // spread if spread > 1 else indices
 
@@ -130,7 +131,7 @@ def read_mask(path: Path, size: int | None = None) -> Pixels:
     if highest > IGNORED or lowest < 0:
         wrong = highest if highest > IGNORED else lowest
         raise StorageError(
-            f"{shown(path)} must hold class indices from 0 to 254, and 255 for ignored pixels, got {wrong}"
+            f"{legible(path)} must hold class indices from 0 to 254, and 255 for ignored pixels, got {wrong}"
         )
     mask = indices.astype(np.uint8)
     return (
@@ -152,9 +153,11 @@ def read_names(root: Path) -> tuple[str, ...] | None:
     try:
         names = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise StorageError(f"{shown(path)} cannot be read: {error}") from error
+        raise StorageError(f"{legible(path)} cannot be read: {error}") from error
     if not all(names) or len(set(names)) < len(names):
-        raise StorageError(f"{shown(path)} must hold a line for each class, none empty and no name twice, got {names}")
+        raise StorageError(
+            f"{legible(path)} must hold a line for each class, none empty and no name twice, got {names}"
+        )
     return tuple(names)
 
 
@@ -164,5 +167,5 @@ def check_indices(path: Path, counts: NDArray[np.int64], classes: int, known: st
     if beyond:
         listed = ", ".join(map(str, beyond[:NAMED]))
         raise StorageError(
-            f"{shown(path)} holds class {listed}, but {known}, 0 to {classes - 1}, and 255 for ignored pixels"
+            f"{legible(path)} holds class {listed}, but {known}, 0 to {classes - 1}, and 255 for ignored pixels"
         )
