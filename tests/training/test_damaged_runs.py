@@ -105,6 +105,7 @@ def changed(tree, path, value):
         (["optimizer", "state", 99], {}, "weight 99"),
         (["optimizer", "state", 0, "momentum_buffer"], torch.ones(3), "momentum_buffer of weight 0 has shape (3,)"),
         (["optimizer", "param_groups", 0, "momentum"], 0.5, "momentum 0.5 in place of 0.9"),
+        (["optimizer", "param_groups", 0, "weight_decay"], None, "group of weights without weight_decay"),
         (["optimizer", "param_groups"], [], "other groups of weights"),
         (["average"], None, "average"),
         (["average", "weights", "head.linear.bias"], None, "missing: head.linear.bias"),
