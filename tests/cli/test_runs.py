@@ -89,6 +89,7 @@ def test_one_run_and_none(folder, capsys):
         ("run.json", b'{"format": 2, "versions": {}, "headline": {"name": [], "form": 3}}'),
         ("config.yaml", b"["),
         ("config.yaml", b"[1, 2]"),
+        ("config.yaml", b"seed: 0"),
         ("result.json", b'{"test_accuracy": NaN, "validation_accuracy": "much"}'),
         ("result.json", b"{"),
         ("metrics.jsonl", b'{}\n[]\n"a"\n'),

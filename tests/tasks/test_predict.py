@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import threading
 from pathlib import Path
 
@@ -159,6 +160,45 @@ def test_other_data_than_those_of_the_training_are_refused(digits, monkeypatch):
         task.load()
 
 
+def test_nothing_but_its_folder_is_opened_and_nobody_is_called(digits):
+    opened, watched = [], [True]
+
+    def hears(event, given):
+        if watched and (event == "open" or event.startswith("socket.")) and not isinstance(given[0], int):
+            opened.append((event, str(given[0])))
+
+    sys.addaudithook(hears)
+    db.load_run(digits.folder.path).predict(np.zeros((8, 8)))
+    watched.clear()
+    others = {path for _, path in opened if Path(path).parent != digits.folder.path and Path(path).suffix != ".pyc"}
+    assert {event for event, _ in opened} == {"open"}
+    assert not {path for path in others if Path(path).suffix != ".py"}
+
+
+def test_reading_it_leaves_random_numbers_and_the_default_device_as_they_are(digits):
+    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    threads = [threading.Thread(target=db.load_run, args=(digits.folder.path,)) for _ in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert torch.equal(torch.random.get_rng_state(), before)
+    with torch.device("meta"):
+        run = db.load_run(digits.folder.path)
+    assert {weight.device.type for weight in run.net.state_dict().values()} == {"cpu"}
+    assert torch.equal(run.predict(np.ones((8, 8))).labels, digits.predict(np.ones((8, 8))).labels)
+
+
+@pytest.mark.parametrize(
+    ("path", "own", "said"),
+    [(None, None, "path must be"), (b"runs", None, "path must be"), ("runs", "x", "own must be")],
+)
+def test_what_is_no_path_and_no_task(path, own, said):
+    with pytest.raises(ArgumentTypeError, match=said):
+        db.load_run(path, own=own)
+
+
 @pytest.mark.parametrize("device", ["nothing", "meta", None])
 def test_a_device_that_is_not_there(digits, device):
     with pytest.raises(ConfigurationError, match="device must be"):
@@ -250,12 +290,13 @@ NAN = float("nan")
         (np.full((8, 8), np.inf), r"\[0, 1\], got inf"),
         (np.full((8, 8), 1.01), r"\[0, 1\], got 1.01"),
         (np.full((8, 8), -0.5), "not|as they are"),
+        (np.full((8, 8), 1.0000001), r"got 1.0000001 to 1.0000001; clip what was rounded"),
         (np.full((8, 8), 255.0), "divide by 255"),
         (np.full((8, 8), 16.0), "divide by 16"),
         (np.full((8, 8), -1, np.float16), r"\[0, 1\]"),
         (torch.full((8, 8), 2.0, dtype=torch.bfloat16), r"\[0, 1\]"),
     ],
-    ids=range(16),
+    ids=range(17),
 )
 def test_what_is_no_image_is_refused(digits, x, said):
     with pytest.raises(ConfigurationError, match=said):
@@ -275,8 +316,9 @@ def test_what_is_no_image_is_refused(digits, x, said):
         3,
         torch.zeros(8, 8).to_sparse(),
         torch.zeros(8, 8, device="meta"),
+        torch.zeros(8, 8).to(torch.float8_e4m3fn),
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_another_type_is_refused(digits, x):
     with pytest.raises(ArgumentTypeError, match="uint8"):

@@ -105,6 +105,7 @@ def changed(tree, path, value):
         (["optimizer", "state", 99], {}, "weight 99"),
         (["optimizer", "state", 0, "momentum_buffer"], torch.ones(3), "momentum_buffer of weight 0 has shape (3,)"),
         (["optimizer", "param_groups", 0, "momentum"], 0.5, "momentum 0.5 in place of 0.9"),
+        (["optimizer", "param_groups", 0, "weight_decay"], None, "group of weights without weight_decay"),
         (["optimizer", "param_groups"], [], "other groups of weights"),
         (["average"], None, "average"),
         (["average", "weights", "head.linear.bias"], None, "missing: head.linear.bias"),
@@ -287,3 +288,33 @@ def test_figures_that_are_not_finite_are_null(run):
         "seconds": 1.0,
     }
     assert "cannot be written as JSON" in refusal(RunFolder(run).append, "events.jsonl", {"loss": float("inf")})
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "checkpoint.safetensors"])
+def test_a_run_is_not_called_through_whose_network_is_lost(name, run, capsys):
+    (run / name).write_bytes((run / name).read_bytes()[:-1])
+    assert main(["train", "--resume", str(run)]) == 1
+    assert f"{run / name} is truncated" in capsys.readouterr().err
+
+
+NAMES = ("model.safetensors", "config.yaml", "run.json")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["pipe", "folder", "loop", "endless", "sparse"])
+def test_something_else_in_the_place_of_a_file(name, kind, run, capsys):
+    path = run / name
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "sparse":
+        with path.open("wb") as file:
+            file.truncate(10 * 2**30)
+    else:
+        path.symlink_to(path if kind == "loop" else "/dev/zero")
+    assert str(run) in refusal(load_run, run)
+    assert main(["train", "--resume", str(run)]) == 1
+    assert main(["runs", str(run)]) == 0
+    capsys.readouterr()

@@ -154,6 +154,8 @@ def _listed(path: Path) -> Listed:
     figures = _figures(newest if result is None else result)
     if not isinstance(record.get("versions"), Mapping):
         raise StorageError(f"{path / 'run.json'} is of no run")
+    if type(options.get("epochs")) is not int:
+        raise StorageError(f"{path / 'config.yaml'} does not say for how many epochs")
     counts = (record.get("weights"), (result or {}).get("weights"))
     return Listed(
         path,

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
 
-from dynamicblocks.errors import ConfigurationError, DynamicBlocksError, StorageError
+from dynamicblocks.errors import ArgumentTypeError, ConfigurationError, DynamicBlocksError, StorageError
 from dynamicblocks.tasks.own import task_of_run
 from dynamicblocks.tasks.parsing import USUAL_TASK, table_of, values_of, written_in_file
 from dynamicblocks.tasks.task_run import Run
@@ -17,8 +18,11 @@ from dynamicblocks.training.config import TrainConfig
 from dynamicblocks.training.run_folder import RunFolder
 from dynamicblocks.training.runs import expected
 from dynamicblocks.training.storage import Told, log
-from dynamicblocks.training.task import Task
+from dynamicblocks.training.task import CPU, Task
 from dynamicblocks.training.train import build
+
+# Of several threads each would put back what another has drawn.
+_building = Lock()
 
 
 def load_config(path: Path, own: type[Task[Any]] | None = None) -> tuple[Task[Any], TrainConfig]:
@@ -72,6 +76,12 @@ def load_run(
         ConfigurationError: it is of a task of its own, which is not given; or there is no such device.
     """
     place = as_device(device)
+    if own is not None and not (isinstance(own, type) and issubclass(own, Task)):
+        raise ArgumentTypeError(
+            f'own must be a class of tasks, such as own_task("FILE.py:Name") gives, got {own!r:.80}'
+        )
+    if not isinstance(path, (str, PathLike)):
+        raise ArgumentTypeError(f"path must be that of a run's folder, got {path!r:.80}")
     folder = RunFolder.open(Path(path))
     task, config = load_config(folder.configuration(), own)
     if data_dir is not None:
@@ -80,7 +90,7 @@ def load_run(
     _know_data(task, described, folder.path)
     try:
         # The weights drawn at first are replaced at once: whoever reads a run keeps their own random numbers.
-        with torch.random.fork_rng(devices=[]):
+        with _building, torch.random.fork_rng(devices=[]), CPU:
             net = filled(build(task, config), described, weights)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
         said = " ".join(str(error).split())

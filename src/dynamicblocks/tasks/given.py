@@ -123,6 +123,9 @@ class GivenImages:
 
 
 FLAG = "--resize on the command line"
+# So far beyond 0 and 1 may be what was resized or filtered.
+ROUNDED = 0.01
+DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 IMAGES = "a path, a list of paths, or images as uint8 or as floats in [0, 1] that are not normalised"
 
 
@@ -143,7 +146,7 @@ def given_images(x: Any, known: ImageFacts, *, resize: bool, any_size: bool = Fa
     channels = known.channels
     shapes = f"(C, H, W) or (B, C, H, W) with C = {channels}" + (", or (H, W)" if channels == 1 else "")
     images = tensor_of(x, f"{IMAGES}: {shapes}")
-    if images.dtype != torch.uint8 and not images.is_floating_point():
+    if images.dtype not in DTYPES:
         raise ArgumentTypeError(f"images must be uint8, or floats in [0, 1], got {images.dtype}")
     images = _with_batch(images, channels, shapes)
     size = tuple(images.shape[2:])
@@ -199,10 +202,12 @@ def _check_range(images: Tensor, known: ImageFacts) -> None:
     if least != least or most != most:
         raise ConfigurationError("images that are floats must be in [0, 1], got NaN")
     hint = "images are given as they are, the network's normalisation is done here"
-    if least >= 0 and most <= BYTE:
+    if least >= -ROUNDED and most <= 1 + ROUNDED:
+        hint = "clip what was rounded: x.clip(0, 1)"
+    elif least >= 0 and most <= BYTE:
         divisor = known.white if most <= known.white else BYTE
         hint = f"divide by {divisor}, or give uint8"
-    raise ConfigurationError(f"images that are floats must be in [0, 1], got {least:.4g} to {most:.4g}; {hint}")
+    raise ConfigurationError(f"images that are floats must be in [0, 1], got {least:.9g} to {most:.9g}; {hint}")
 
 
 def pixels_of(images: Tensor, white: int) -> Tensor:

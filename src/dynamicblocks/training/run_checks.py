@@ -14,6 +14,8 @@ from dynamicblocks.structure import check_discretisation
 # Options that decide neither the network nor its training: where things lie, and how often a checkpoint is written.
 ELSEWHERE = ("output", "run", "hardware", "checkpoint_steps", "data_dir", "sha256")
 NAMED = 5
+# What every group of weights has; others are newer than some versions of torch, which fill them in.
+NEEDED = ("params", "lr", "momentum", "betas", "eps", "weight_decay")
 
 
 def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,6 +133,9 @@ def check_optimizer(optimizer: torch.optim.Optimizer, stored: Any) -> None:
     if len(groups) != len(mine) or any(len(a["params"]) != len(b["params"]) for a, b in zip(groups, mine, strict=True)):
         raise StorageError("its optimiser has other groups of weights")
     for group, own in zip(groups, mine, strict=True):
+        lost = [name for name in NEEDED if name in own and name not in group]
+        if lost:
+            raise StorageError(f"its optimiser has a group of weights without {', '.join(lost)}")
         for name in (own.keys() & group.keys()) - {"params", "lr", "initial_lr"}:
             if _plain(own[name]) != _plain(group[name]):
                 raise StorageError(f"its optimiser has {name} {group[name]!r:.40} in place of {own[name]!r:.40}")
