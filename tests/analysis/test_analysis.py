@@ -280,7 +280,7 @@ def test_tolerances(text, value):
 
 @pytest.mark.parametrize("text", ["two", "-1%", "100%", "2", "1e-3%"])
 def test_wrong_tolerances(text):
-    with pytest.raises(db.ConfigurationError, match="a tolerance (must be|of a share must lie between)"):
+    with pytest.raises(db.ConfigurationError, match=r"a tolerance (must be|of a share must lie between)"):
         share(text)
 
 
