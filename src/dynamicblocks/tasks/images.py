@@ -71,6 +71,9 @@ class DataConfig:
         for name in ("size", "train_images", "test_batch_size"):
             if getattr(self, name) is not None:
                 check_count(getattr(self, name), f"data.{name}")
+        for name in ("shift", "cutout"):
+            if getattr(self, name) is not None:
+                check_count(getattr(self, name), f"data.{name}", least=0)
         shares = [share for share, _ in self.progressive]
         if shares and (shares[0] != 0 or shares != sorted(set(shares)) or shares[-1] >= 1):
             raise ConfigurationError(f"the shares of data.progressive must rise from 0 to below 1, got {shares}")
