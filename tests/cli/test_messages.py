@@ -132,6 +132,7 @@ MESSAGES = [
     ("train --optimizer.lr nan", 2, "optimizer.lr must be zero or more and finite, got nan; a learning rate is a pos"),
     ("train --optimizer.lr 0", 2, "a positive number"),
     ("train --epochs 1 --refine.epochs [50]", 2, "refine.epochs must lie in the training"),
+    ("train --data.turn -1", 2, "data.turn must be zero or more and finite, got -1.0"),
     ("train --data.cutout -1", 2, "data.cutout must be a whole number of at least 0, got -1"),
     ("train --data.shift -1", 2, "data.shift must be a whole number of at least 0, got -1"),
     ("train --task segment --data.shift -1", 2, "data.shift must be a whole number of at least 0, got -1"),
