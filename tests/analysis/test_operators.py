@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -260,7 +261,8 @@ def test_the_command_on_plain_networks(tmp_path, capsys):
 
 def test_the_command_on_networks_without_such_kernels(monkeypatch, capsys):
     monkeypatch.setattr(command, "read", lambda *_: SimpleNamespace(folder=None, net=nn.Conv2d(1, 1, 5)))
-    assert main(["operators", "runs/one"]) == 2
+    run = Path(__file__).parents[1] / "fixtures" / "run_of_format_3"
+    assert main(["operators", str(run)]) == 2
     assert "expected a network with 3x3 convolutions, but Conv2d has only of 5x5" in capsys.readouterr().err
 
 

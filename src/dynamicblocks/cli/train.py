@@ -205,7 +205,7 @@ class TrainCommand:
         training = Training(*load_config(folder.configuration(), own), resume=folder.path, **shown)
         change = self._change(folder)
         if change:
-            say(training.console, change.rstrip("\n"))
+            say(training.console, change.rstrip())
             if training.fabric.global_rank == 0:
                 self._record(folder, training.task, training.state.epoch, training.state.step)
         return training

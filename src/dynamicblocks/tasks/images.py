@@ -6,7 +6,7 @@ from dynamicblocks.data import Augmentation, ImageDataset, load_dataset
 from dynamicblocks.data.images.catalogue import FOLDER, Where, check_named
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.memory import check_memory
-from dynamicblocks.times import check_count, check_seed
+from dynamicblocks.times import check_amount, check_count, check_seed
 
 
 def is_folder(name: str) -> bool:
@@ -71,6 +71,12 @@ class DataConfig:
         for name in ("size", "train_images", "test_batch_size"):
             if getattr(self, name) is not None:
                 check_count(getattr(self, name), f"data.{name}")
+        for name in ("shift", "cutout"):
+            if getattr(self, name) is not None:
+                check_count(getattr(self, name), f"data.{name}", least=0)
+        for name in ("turn", "scale"):
+            if getattr(self, name) is not None:
+                check_amount(getattr(self, name), f"data.{name}")
         shares = [share for share, _ in self.progressive]
         if shares and (shares[0] != 0 or shares != sorted(set(shares)) or shares[-1] >= 1):
             raise ConfigurationError(f"the shares of data.progressive must rise from 0 to below 1, got {shares}")

@@ -74,6 +74,8 @@ class MaskConfig:
         for option in ("size", "train_images", "test_batch_size"):
             if getattr(self, option) is not None:
                 check_count(getattr(self, option), f"data.{option}")
+        if self.shift is not None:
+            check_count(self.shift, "data.shift", least=0)
 
     def check(self) -> None:
         """Raise for what cannot be, as far as it is known before images are read."""
