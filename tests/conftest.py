@@ -1,5 +1,8 @@
 """Shared by all tests."""
 
+import os
+import signal
+
 import pytest
 import torch
 
@@ -7,6 +10,10 @@ import torch
 def pytest_configure():
     # Two test processes on two cores: more threads would fight each other.
     torch.set_num_threads(1)
+    # Of the terminal that the tests were started from; what commands print is to be the same everywhere.
+    os.environ.pop("COLUMNS", None)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in the background of a shell, where Ctrl-C is ignored
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -93,7 +93,7 @@ def test_the_trainings_in_documents_are_configured(line, monkeypatch):
     """Everything but the training: flags, values, the network."""
     made = []
 
-    def configured(task, config):
+    def configured(task, config, **_):
         made.append(task.model.create(3, 10) if hasattr(task, "model") else task.build())
         raise ConfigurationError("that is enough")
 

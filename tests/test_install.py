@@ -68,7 +68,7 @@ def last(*arguments):
 Engine.step = last
 """
     training = end + run("train", "--output", str(tmp_path), "--run", "quick")
-    names = ("sklearn", "scipy", "matplotlib", "jsonargparse", "pooch", "requests", "torch._inductor.compile_fx")
+    names = ("sklearn", "scipy", "matplotlib", "pooch", "requests", "torch._inductor.compile_fx")
     assert imported(training + "assert code == 'a step was made', code", names) == "[]"
 
 

@@ -197,6 +197,19 @@ def check() -> None:
         raise Interrupted(_listener.asked)
 
 
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Signals that ask to end wait meanwhile; processes that are started inside begin with them held back."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ASKED_TO_END)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def serve(_: int = 0) -> None:
     """In a process that works for another one: only that one decides what a signal means."""
     for asked in ASKED_TO_END:

@@ -21,6 +21,9 @@ MAX_STEPS = 1_000_000
 MAX_CONTROLS = 10_000
 """Most controls of a block: each is a layer, and the deepest networks that anybody has trained have so many."""
 
+MAX_BLOCK_STEPS = 100_000
+"""Most steps of a block of a network that is named, and of one in a training: ten for each of the most controls."""
+
 MAX_WIDTHS = 1_000
 """Most entries of a list of counts, each of which makes a block."""
 
@@ -63,11 +66,11 @@ def check_seed(value: int, what: str) -> int:
     return value
 
 
-def check_steps(value: int, what: str = "steps") -> int:
+def check_steps(value: int, what: str = "steps", most: int = MAX_STEPS) -> int:
     """Return ``value``, or raise: a number of steps that a grid can have."""
-    if check_count(value, what) > MAX_STEPS:
+    if check_count(value, what) > most:
         raise ConfigurationError(
-            f"{what} must be at most {MAX_STEPS:,}, got {value:,}: each step is a time that is held, and an evaluation "
+            f"{what} must be at most {most:,}, got {brief(value)}: each step is a time that is held, and an evaluation "
             "of the field; take fewer and longer steps"
         )
     return value

@@ -61,7 +61,7 @@ def test_a_compressed_run_keeps_its_type(run):
 @pytest.mark.parametrize("precision", ["bf16-true", pytest.param("16-true", marks=pytest.mark.slow)])
 def test_a_run_in_half_precision_is_stopped_resumed_and_evaluated(precision, tmp_path, monkeypatch, capsys):
     model = ["--model.name", "dynamicnet", "--model.widths", "[2]", "--model.units", "1"]
-    training = ["--epochs", "[2]", "--data.train_images", "100", "--optimizer.warmup", "0", "--table", "none"]
+    training = ["--epochs", "2", "--data.train_images", "100", "--optimizer.warmup", "0", "--table", "none"]
     place = ["--hardware.precision", precision, "--hardware.accelerator", "cpu", "--output", str(tmp_path)]
     assert main(["train", *model, *training, *place, "--run", "whole"]) == 0
     calls = iter(range(9))

@@ -144,7 +144,7 @@ def test_after_the_way_back_to_float32_it_goes_on_from_its_checkpoint(tmp_path):
         calls.append(1)
         if len(calls) == 9:
             averages.append(read_tree(tmp_path / "run" / "checkpoint.safetensors")["average"])
-            training._not_finite()
+            training._not_finite("the loss is not finite")
         if len(calls) == 10:
             averages.append(copy.deepcopy(training.engine.average.state_dict()))
         step(batch)

@@ -53,7 +53,7 @@ def rates(tmp_path, monkeypatch, **changes):
     found = []
     monkeypatch.setattr("dynamicblocks.training.train.set_learning_rate", lambda _, rate: found.append(rate))
     monkeypatch.setattr(Training, "_step", lambda self, *_: self.sums.add_(1))
-    monkeypatch.setattr(Training, "_validated", lambda self: Score({"loss": 1.0, "accuracy": 0.0}, 1, 1.0))
+    monkeypatch.setattr(Training, "_validated", lambda self, seen=None: Score({"loss": 1.0, "accuracy": 0.0}, 1, 1.0))
     training = Training(*config(tmp_path, epochs=EPOCHS, data=DataConfig(batch_size=320), **changes))
     assert training.batches.steps == STEPS
     training.run()

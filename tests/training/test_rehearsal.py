@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from dynamicblocks.cli.main import main
+from dynamicblocks.cli.train import command_for
 from dynamicblocks.tasks import DataConfig, ModelConfig
+from dynamicblocks.tasks.parsing import task_and_config
 from dynamicblocks.training import HardwareConfig, Training, rehearsal, train
 from tests.trainings import classification
 
@@ -108,3 +110,33 @@ def test_a_network_is_evaluated_in_the_precision_that_it_has(precision, tmp_path
     flags = ["--epochs", "1", "--max_steps", "2", "--hardware.precision", precision, "--model.widths", "[4]"]
     assert main(["train", "--output", str(tmp_path), "--run", "run", *MODEL, *flags]) == 0
     assert "Test accuracy" in capsys.readouterr().out
+
+
+def test_steps_whose_states_no_memory_holds_are_refused(tmp_path, capsys, monkeypatch):
+    batch, width, side, steps = 10, 4, 8, 1500
+    # Two evaluations a step, each with what PyTorch remembers of its operations and one state of floats.
+    need = 2 * steps * (8192 + batch * width * side * side * 4)
+    flags = f"--model.name dynamicnet --model.widths [4] --model.units 1 --model.steps {steps} --model.norm none"
+    flags += f" --model.integrator midpoint --data.batch_size {batch} --max_steps 1 --output {tmp_path / 'runs'}"
+    monkeypatch.setattr("dynamicblocks.memory.available", lambda: need - 1)
+    assert main(["train", *flags.split()]) == 2
+    assert "the states of 3,000 evaluations of layers needs" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+    # Where it is kept otherwise, or there is room for it, nothing is said of it.
+    monkeypatch.setattr("dynamicblocks.training.choices.count_work", _far_enough)
+    for others, there in (("--model.gradient checkpoint", 2**20), ("", need)):
+        monkeypatch.setattr("dynamicblocks.memory.available", lambda there=there: there)
+        with pytest.raises(KeyboardInterrupt):
+            train.settled(*_asked([*flags.split(), *others.split()]))
+
+
+def _far_enough(*_):
+    raise KeyboardInterrupt
+
+
+def _asked(flags):
+    """The task, the configuration and the network of a command."""
+    command, _ = command_for(flags)
+    task, config = task_and_config(command.table, command.sources)
+    task.load()
+    return task, config, task.build()

@@ -270,7 +270,7 @@ def test_damaged_runs(finished, tmp_path, capsys):
     write_tensors(run / "model.safetensors", tensors, {})
     assert "does not say how its blocks are discretised" in failure("evaluate", str(run))
     write_tree(run / "checkpoint.safetensors", {"weights": {}, "sums": torch.zeros(3)})
-    assert "is damaged: it has no position" in failure("train", "--resume", str(run))
+    assert "is damaged: it has no 'position'" in failure("train", "--resume", str(run))
     (run / "config.yaml").write_text("epochs: many\n")
     assert "no configuration of this version" in failure("evaluate", str(run))
     (run / "run.json").write_text('{"format": 0}')

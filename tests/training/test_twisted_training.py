@@ -168,7 +168,7 @@ def test_a_twist_resnet_is_trained_from_the_command_line(tmp_path):
         ([*VECTOR, "--twist.where", "nothing"], "there is nothing to twist"),
         (["--optimizer.schedule", "xexp", "--optimizer.peak", "0"], "optimizer.peak must lie between 0 and 1, got 0.0"),
         (["--optimizer.peak", "1.5"], "optimizer.peak must lie between 0 and 1, got 1.5"),
-        (["--model.name", "twist_resnet18", "--model.units", "2"], "for each of 1 stages, got 'TTTT'"),
+        (["--model.name", "twist_resnet18", "--model.units", "[2]"], "for each of 1 stages, got 'TTTT'"),
         (["--model.name", "twist_resnet18", "--model.stages", "TT"], "each of 4 stages, got 'TT'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -137,7 +137,7 @@ def _main(written: list[str]) -> int:
         _interrupted_by(error)
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             return FAILURE
-        if "--debug" in written:
+        if "--debug" in written[1:]:
             raise
         _say(f"error: {_line(error)}", colour="31")
         if isinstance(error, UsageError):

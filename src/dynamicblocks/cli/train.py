@@ -42,7 +42,7 @@ from dynamicblocks.visible import visible
 USAGE = "dynamicblocks train [--task TASK] [--config FILE] [--FLAG VALUE ...] [--resume RUN]"
 DESCRIPTION = """Train a network of dynamic blocks, then evaluate the same weights under other integrators.
 
-Without arguments: scikit-learn's digits and a small network, half a minute on two cores.
+Without arguments: scikit-learn's digits and a small network.
 Example: dynamicblocks train --model.name resnet20 --model.unit post --epochs 20
 Example: dynamicblocks train --config runs/OLD/config.yaml --seed 1
 Example: dynamicblocks train --refine.epochs 10 20 --refine.restart true --optimizer.smoothness 2e-4 --optimizer.box 1

@@ -17,7 +17,7 @@ from dynamicblocks.layers.norms import NormSpec
 from dynamicblocks.models.initial import initialised
 from dynamicblocks.models.registry import models
 from dynamicblocks.network import DynamicNet
-from dynamicblocks.times import MAX_CONTROLS, check_amount, check_count, uniform
+from dynamicblocks.times import MAX_BLOCK_STEPS, MAX_CONTROLS, check_amount, check_count, check_steps, uniform
 
 
 @models.register("continuousnet")
@@ -73,11 +73,12 @@ def continuousnet(
     check_count(width, "width")
     check_count(widen, "widen")
     check_count(units, "units", most=MAX_CONTROLS)
-    check_count(steps_per_unit, "steps_per_unit")
+    steps = units * check_count(steps_per_unit, "steps_per_unit")
+    check_steps(steps, "units times steps_per_unit", MAX_BLOCK_STEPS)
     horizon = float(units) if time_epsilon is None else check_amount(time_epsilon, "time_epsilon")
     if horizon == 0:
         raise ConfigurationError("time_epsilon must be positive, got 0: a block takes time")
-    grid = uniform(0.0, horizon, steps=units * steps_per_unit)
+    grid = uniform(0.0, horizon, steps=steps)
     basis = as_basis(controls)
     if basis.size is None:
         basis = replace(basis, size=basis.size_of(units))

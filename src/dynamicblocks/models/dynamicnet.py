@@ -20,7 +20,7 @@ from dynamicblocks.layers.norms import NormSpec
 from dynamicblocks.models.registry import models
 from dynamicblocks.models.units import check_layer
 from dynamicblocks.network import DynamicNet
-from dynamicblocks.times import MAX_CONTROLS, check_count, check_counts, uniform
+from dynamicblocks.times import MAX_BLOCK_STEPS, MAX_CONTROLS, check_count, check_counts, check_steps, uniform
 
 
 @models.register("dynamicnet")
@@ -70,7 +70,7 @@ def dynamicnet(
     widths = check_counts(widths, "widths")
     check_layer(layer)
     check_count(units, "units", most=MAX_CONTROLS)
-    grid = uniform(0, units, steps=units if steps is None else steps)
+    grid = uniform(0, units, steps=units if steps is None else check_steps(steps, "steps", MAX_BLOCK_STEPS))
     basis = as_basis(controls)
     if basis.size is None:
         basis = replace(basis, size=basis.size_of(units))

@@ -20,7 +20,7 @@ from dynamicblocks.models.dense import DenseNet
 from dynamicblocks.models.initial import initialised
 from dynamicblocks.models.registry import models
 from dynamicblocks.network import DynamicNet
-from dynamicblocks.times import MAX_CONTROLS, check_count, check_counts, uniform
+from dynamicblocks.times import MAX_BLOCK_STEPS, MAX_CONTROLS, check_count, check_counts, check_steps, uniform
 
 PUBLISHED = "published"
 # Kernels and classifier of the published network are uniform between 0 and this.
@@ -88,7 +88,7 @@ def imexnet(
     basis = as_basis(controls)
     if basis.size is None:
         basis = replace(basis, size=basis.size_of(units))
-    grid = uniform(0, units, steps=units if steps is None else steps)
+    grid = uniform(0, units, steps=units if steps is None else check_steps(steps, "steps", MAX_BLOCK_STEPS))
     style = Style(norm=norm, activation=activation, boundary=boundary, dims=dims)
     if integrator is None:
         integrator = "euler" if operator is None else "imex(norm=True)"

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from dynamicblocks.network import evaluations_of
 from dynamicblocks.training.config import HardwareConfig, TrainConfig
 from dynamicblocks.training.hardware import make_fabric, make_place, random_state, set_random_state
 from dynamicblocks.training.hardware_rules import PLAIN, Chosen, inputs_of, settle
 from dynamicblocks.training.measured import Measurement, choose
 from dynamicblocks.training.task import Task, batches_of, first_of
-from dynamicblocks.training.work import Work, count_work
+from dynamicblocks.training.work import MANY_EVALUATIONS, Work, check_states, count_work
 
 OPEN = ("precision", "channels_last", "compile")
 
@@ -63,7 +64,8 @@ def settled(task: Task[Any], config: TrainConfig, net: nn.Module) -> tuple[Train
     """
     hardware = config.hardware
     still_open = [name for name in OPEN if getattr(hardware, name) == "auto"]
-    if not still_open:
+    many = evaluations_of(net) > MANY_EVALUATIONS
+    if not still_open and not many:
         return config, Choices({})
     fabric = make_fabric(replace(hardware, precision=PLAIN if hardware.precision == "auto" else hardware.precision))
     place = replace(make_place(config, fabric), rank=0, workers=0)
@@ -73,6 +75,10 @@ def settled(task: Task[Any], config: TrainConfig, net: nn.Module) -> tuple[Train
     state = random_state()
     try:
         batch = first_of(batches)
+        if many and fabric.device.type == "cpu":
+            check_states(task, net, batch)
+        if not still_open:
+            return config, Choices({})
         net.to(fabric.device)
         measured: list[Measurement] = []
         if hardware.fast:

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from dynamicblocks.block import DynamicBlock
 from dynamicblocks.errors import ConfigurationError, DynamicBlocksError, raised_at
+from dynamicblocks.memory import bytes_of, check_weights
 from dynamicblocks.network import named_blocks
+from dynamicblocks.times import MAX_BLOCK_STEPS
 from dynamicblocks.training.box import Box
 from dynamicblocks.training.config import OptimizerConfig, TrainConfig
 from dynamicblocks.training.engine import Engine
@@ -47,10 +49,29 @@ def check_plan(task: Task[Any], config: TrainConfig) -> None:
         return
     net = config.twist.twist(net) if config.twist.turned_on(epoch=0) else net
     check_constraints(net, config.optimizer)
+    check_refinements(net, config)
     for epoch in range(1, config.epochs):
         for change in changes_before(config, epoch):
             net = change.apply(net)
             check_constraints(net, config.optimizer)
+
+
+def check_refinements(net: nn.Module, config: TrainConfig) -> None:
+    """Raise where refinements make more controls than a block may have, or than there is memory for: they multiply."""
+    if config.rediscretise.epochs:  # which may make them few again: they are made one by one
+        return
+    times = sum(epoch < config.epochs for epoch in config.refine.epochs)
+    finer = config.refine.factor**times
+    for name, block in named_blocks(net).items() if times else ():
+        basis = block.controls.basis
+        controls = basis.size_of((len(basis.points) - 1) * finer)
+        for what, number, most in (("controls", controls, basis.most), ("steps", block.steps * finer, MAX_BLOCK_STEPS)):
+            if number > most:
+                raise ConfigurationError(
+                    f"refine.epochs: {times} refinements by refine.factor {config.refine.factor} give the block "
+                    f"{name!r} more than {most:,} {what}; refine less often"
+                )
+        check_weights(controls * bytes_of(block.controls.layers[0]), f"the block {name!r}, refined {times} times")
 
 
 def check_constraints(net: nn.Module, options: OptimizerConfig) -> None:

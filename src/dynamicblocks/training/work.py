@@ -1,6 +1,7 @@
 """The work of a training step, counted: the same on every run, which seconds are not."""
 
 import copy
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +9,19 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from dynamicblocks.block import DynamicBlock
+from dynamicblocks.gradients import Backprop
+from dynamicblocks.memory import check_memory
+from dynamicblocks.network import evaluations_of
 from dynamicblocks.training.task import Task
 
 SHAPES_ALONE = "meta"
+
+MANY_EVALUATIONS = 1000
+"""In a pass, of layers: below it, memory is a matter of samples and pixels rather than of steps."""
+
+A_NODE = 2**13
+"""Bytes that PyTorch needs to remember the operations of one evaluation of a small layer, whatever its tensors."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +75,43 @@ def count_work(task: Task[Any], net: nn.Module, batch: Any) -> Work | None:
             continue
         return Work(counter.operations, counter.flops)
     return None
+
+
+def check_states(task: Task[Any], net: nn.Module, batch: Any) -> None:
+    """Raise where the evaluations of a pass are so many that there is no memory to remember them for the pass back.
+
+    The states' sizes are found on shapes alone, with blocks that take no step, as all their states are of one size.
+
+    Raises:
+        ConfigurationError: it names the memory needed.
+    """
+    need = 0
+    trial = copy.deepcopy(net).to(SHAPES_ALONE)
+    for block in _outermost(trial):
+        if not isinstance(block.gradient, Backprop):
+            continue
+        evaluations = evaluations_of(block)
+
+        def stay(y: Any, *_: Any, evaluations: int = evaluations, **__: Any) -> Any:
+            nonlocal need
+            need += evaluations * (A_NODE + y.numel() * y.element_size())
+            return y
+
+        block.forward = stay  # type: ignore[method-assign]
+    with suppress(Exception):  # whatever a network or a task may raise; why is for the rehearsal to say
+        task.loss(trial, _moved(batch, SHAPES_ALONE))
+    check_memory(
+        need,
+        f"a training step that keeps the states of {evaluations_of(net):,} evaluations of layers",
+        "; take fewer steps, smaller batches, or a gradient that keeps fewer states (checkpoint)",
+    )
+
+
+def _outermost(net: nn.Module) -> list[DynamicBlock]:
+    """The blocks that stand in no block."""
+    if isinstance(net, DynamicBlock):
+        return [net]
+    return [block for child in net.children() for block in _outermost(child)]
 
 
 def _moved(batch: Any, device: str) -> Any:

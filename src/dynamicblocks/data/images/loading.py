@@ -5,7 +5,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import FrameType
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dynamicblocks.errors import DynamicBlocksError, ProcessError, StorageError
-from dynamicblocks.interruption import serve
+from dynamicblocks.interruption import held_back, serve
 from dynamicblocks.processes import READER_LOST
 
 # How PyTorch's errors begin where a process or thread that reads is gone.
@@ -80,7 +80,8 @@ def _stream(
             generator=torch.Generator(),
             worker_init_fn=_serve,
         )
-        return iter(loader)  # which warns, too
+        with held_back() if workers else nullcontext():
+            return iter(loader)  # which warns, too
 
 
 def _serve(number: int) -> None:

@@ -5,6 +5,9 @@ from typing import Literal
 
 from dynamicblocks.times import check_count
 
+MOST_PROCESSES = 1_000
+"""That read files: more than any machine has cores for."""
+
 
 @dataclass(frozen=True)
 class HardwareConfig:
@@ -36,4 +39,4 @@ class HardwareConfig:
 
     def __post_init__(self) -> None:
         check_count(self.devices, "hardware.devices")
-        check_count(self.workers, "hardware.workers", least=0)
+        check_count(self.workers, "hardware.workers", least=0, most=MOST_PROCESSES)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.times import check_count, check_steps
+from dynamicblocks.times import MAX_BLOCK_STEPS, MAX_CONTROLS, check_count, check_steps
 from dynamicblocks.training.config.refine import check_epochs
 
 
@@ -29,9 +29,9 @@ class RediscretiseConfig:
     def __post_init__(self) -> None:
         check_epochs(self.epochs, "rediscretise.epochs")
         for count in self.controls:
-            check_count(count, "rediscretise.controls")
+            check_count(count, "rediscretise.controls", most=MAX_CONTROLS)
         for count in self.steps:
-            check_steps(count, "rediscretise.steps")
+            check_steps(count, "rediscretise.steps", MAX_BLOCK_STEPS)
         for name, values in (("controls", self.controls), ("steps", self.steps)):
             if values and len(values) != len(self.epochs):
                 raise ConfigurationError(
