@@ -44,7 +44,8 @@ def test_its_record_is_read():
     record = RunFolder.open(FIXTURES / NAME).record()
     assert record["format"] == 3
     assert record["format"] in READ
-    assert {"versions", "hardware", "weights", "data", "facts", "started", "device", "processes"} <= record.keys()
+    named = {"versions", "hardware", "weights", "headline", "data", "facts", "started", "device", "processes"}
+    assert named <= record.keys()
 
 
 def test_it_is_evaluated_and_trained_to_its_end_as_before(run):
