@@ -8,6 +8,7 @@ import sys
 from argparse import SUPPRESS, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 from typing import Any
 
 from dynamicblocks.errors import ConfigurationError, MissingPackageError, StorageError, UsageError, nearest
@@ -15,6 +16,20 @@ from dynamicblocks.options import NONE, Option, kind_of
 
 HELP = ("-h", "--help")
 SWITCH = "store_true"
+
+
+class Formatter(RawDescriptionHelpFormatter):
+    """Prose is as wide as the terminal; a line with a command stays whole, to be copied."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines = text.splitlines()
+        whole = ("Example: ", " ")
+        return "\n".join(
+            indent + line
+            if line.startswith(whole)
+            else fill(line, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+            for line in lines
+        )
 
 
 @dataclass(frozen=True)
@@ -172,7 +187,7 @@ class Arguments:
             prog=f"dynamicblocks {self.name}",
             usage=_escaped(self.usage),
             description=_escaped(self.description),
-            formatter_class=RawDescriptionHelpFormatter,
+            formatter_class=Formatter,
         )
         for argument in self._known.values():
             option = argument.option

@@ -1,16 +1,16 @@
 """``dynamicblocks train``."""
 
 import shlex
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from textwrap import fill
 from typing import Any
 
 import yaml
 from rich.console import Console
 
+from dynamicblocks.cli.arguments import Formatter
 from dynamicblocks.cli.console import QUIET, make_console, say
 from dynamicblocks.cli.published import split
 from dynamicblocks.cli.seeds import SeedFolder, seeds_of, train_seeds
@@ -76,9 +76,6 @@ OWN_FLAGS = (
     ),
 )
 
-# Characters in a line of help.
-LINE = 100
-
 
 @dataclass(frozen=True)
 class TrainCommand:
@@ -103,8 +100,7 @@ class TrainCommand:
         for name, metavar, text in OWN_FLAGS:
             parser.add_argument(f"--{name}", metavar=metavar, help=text.format(tasks=", ".join(tasks)))
         for part in self.table.parts:
-            about = fill(part.about, LINE, break_on_hyphens=False)
-            group = parser.add_argument_group(f"options of {part.title}", _escaped(about))
+            group = parser.add_argument_group(f"options of {part.title}", _escaped(part.about))
             for name, option in part.options.items():
                 default = f", default: {option.shown_default}" if option.default is not NONE else ", needed"
                 text = f"{option.help} (type: {option.kind.written}{default})"
@@ -117,7 +113,7 @@ class TrainCommand:
             prog="dynamicblocks train",
             usage=USAGE,
             description=_escaped(DESCRIPTION),
-            formatter_class=RawDescriptionHelpFormatter,
+            formatter_class=Formatter,
         )
         self.add_arguments(parser)
         parser.add_argument("--debug", action="store_true", help="show the traceback of an error")

@@ -95,7 +95,7 @@ class OptionTable:
 
     def _model_part(self, path: str) -> Part:
         name = self.models[path]
-        about = f"{summary_of(models[name])} Options of another model: dynamicblocks train --{path}.name NAME --help"
+        about = f"{summary_of(models[name])}\nOptions of another model: dynamicblocks train --{path}.name NAME --help"
         return Part(path, f"{path} ({name})", about, {"name": replace(NAME, default=name), **options_of_model(name)})
 
     def _models(self, described: type, path: str) -> Iterator[tuple[str, str]]:
