@@ -222,7 +222,8 @@ def accuracy(rows: list[dict]) -> list[str]:
         return ["not measured", ""]
     if len(shares) == 1:
         return [f"{shares[0]:.2f} %, one seed", "-"]
-    return [f"{mean(shares):.2f} % ({min(shares):.2f} to {max(shares):.2f})", f"{stdev(shares):.2f}"]
+    seeds = f"{min(shares):.2f} to {max(shares):.2f}, {len(shares)} seeds"
+    return [f"{mean(shares):.2f} % ({seeds})", f"{stdev(shares):.2f}"]
 
 
 def parse() -> argparse.Namespace:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from dynamicblocks.errors import ConfigurationError
@@ -71,8 +72,8 @@ def check_weights(weights: int, what: str) -> None:
 
 
 def bytes_of(module: torch.nn.Module) -> int:
-    """Bytes of the tensors of a module that are in the memory of the processor."""
-    tensors = (*module.parameters(), *module.buffers())
+    """Bytes of the tensors of a module that are in the memory of the processor; lazy ones have no size yet."""
+    tensors = [each for each in (*module.parameters(), *module.buffers()) if not is_lazy(each)]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor.device.type == "cpu")
 
 

@@ -169,7 +169,7 @@ def test_any_network_is_trained_smoothly_and_read_back(make, tmp_path, monkeypat
         output=str(tmp_path),
         run="run",
     )
-    training = Training(Classify(), config)
+    training = Training(Classify(), config, table="full")
     loss, sums = training.engine.loss(next(training.batches.training(0)))
     penalty = sum(block.controls.smoothness() for block in training.net.blocks)
     torch.testing.assert_close(loss, sums[1] / sums[0] + 1e-2 * penalty, rtol=1e-5, atol=1e-6)

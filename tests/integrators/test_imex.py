@@ -219,7 +219,7 @@ def test_a_layer_without_the_parts_is_refused():
 def test_what_cannot_be():
     for wrong, message in (
         (lambda: as_integrator("imex(balanced=True, norm=True)"), "exclude each other"),
-        (lambda: as_integrator("imex(balanced=1)"), "True or False"),
+        (lambda: as_integrator("imex(balanced=1)"), "true or false"),
         (lambda: SemiImplicit(4, explicit=nn.ReLU()), "explicit must be"),
         (lambda: SemiImplicit(4, explicit=lambda width: nn.ReLU(), norm="tv"), "chooses all options"),
         (lambda: SemiImplicit(4, explicit="residual_unit", groups=2), "groups"),

@@ -137,7 +137,7 @@ def test_options_of_models(name):
         ({"num_classes": 0}, "num_classes must be a whole number of at least 1, got 0"),
         ({"num_classes": 2.5}, "num_classes must be a whole number of at least 1, got 2.5"),
         ({"units": 10**9}, "units must be a whole number from 1 to 10,000, got 1000000000"),
-        ({"steps": 10**9}, "steps must be at most 1,000,000"),
+        ({"steps": 10**9}, "steps must be at most 100,000"),
         ({"controls": "linear(1000000000)"}, "the number of controls of PiecewiseLinear must be a whole number from 2"),
         ({"controls": "linear(-1)"}, "the number of controls of PiecewiseLinear"),
         ({"controls": "bspline(2.5)"}, "size of basis of controls 'bspline' expects a whole number or null, got 2.5"),
