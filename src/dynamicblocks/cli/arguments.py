@@ -8,9 +8,7 @@ import sys
 from argparse import SUPPRESS, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from textwrap import fill
-from textwrap import indent as indented
 from typing import Any
 
 from dynamicblocks.errors import ConfigurationError, MissingPackageError, StorageError, UsageError, nearest
@@ -24,11 +22,14 @@ class Formatter(RawDescriptionHelpFormatter):
     """Prose is as wide as the terminal; a line with a command stays whole, to be copied."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        parts: list[str] = []
-        for whole, group in groupby(text.splitlines(), lambda line: not line or line.startswith(("Example: ", " "))):
-            lines = list(group)
-            parts += lines if whole else [fill(" ".join(lines), width, break_on_hyphens=False)]
-        return indented("\n".join(parts), indent)
+        lines = text.splitlines()
+        whole = ("Example: ", " ")
+        return "\n".join(
+            indent + line
+            if line.startswith(whole)
+            else fill(line, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+            for line in lines
+        )
 
 
 @dataclass(frozen=True)
