@@ -216,7 +216,7 @@ def test_errors_of_a_layer_of_ones_own_are_left_as_they_are():
         (lambda: db.DynamicBlock("preact_double(-4)", 2), "width must be .* got -4"),
         (lambda: db.DynamicBlock("preact_double(None)", 2), "width of .* expects a whole number, got None"),
         (lambda: db.DynamicBlock("symmetric(4, hidden=0)", 2), "hidden must be .* got 0"),
-        (lambda: db.DynamicBlock("symmetric(4, kernel_size='3')", 2), "kernel_size of .* expects a whole number, got '3'"),
+        (lambda: db.DynamicBlock("symmetric(4, kernel_size='3')", 2), "kernel_size of .* a whole number, got '3'"),
         (lambda: db.DynamicBlock("residual_unit(2.5)", 2), "width of .* expects a whole number, got 2.5"),
         (lambda: db.DynamicBlock("symmetric(4, norm='group(groups=0)')", 2), "0 groups do not divide 4 channels"),
         (lambda: Branch("conv", 4, 4, stride=0), "stride must be .* got 0"),
