@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +22,7 @@ from dynamicblocks.cli.main import main
 from dynamicblocks.tasks import Classify, ModelConfig
 from dynamicblocks.training import OptimizerConfig, Training
 from dynamicblocks.training.optimizer import learning_rate, make_optimizer
+from dynamicblocks.training.runs import run_name
 from dynamicblocks.training.storage import read_tensors, read_tree, write_tensors, write_tree
 from dynamicblocks.training.training_state import TrainingState
 from tests.training.small_task import StopError
@@ -227,6 +230,22 @@ def test_strategies_that_split_the_weights_are_refused(monkeypatch, tmp_path, ca
     monkeypatch.setattr("dynamicblocks.training.hardware.Fabric", lambda **_: sharded)
     assert train(tmp_path, "--hardware.strategy", "fsdp") == 2
     assert "strategy 'fsdp' splits the weights among processes" in capsys.readouterr().err
+
+
+def test_runs_that_begin_in_the_same_second_have_names_of_their_own(tmp_path, monkeypatch):
+    class Still(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 1, 2, 3, 4, 5)
+
+    monkeypatch.setattr("dynamicblocks.training.runs.datetime", Still)
+    task, config = classification(output=str(tmp_path))
+    names = []
+    for _ in range(3):
+        names.append(run_name(task, config))
+        (tmp_path / names[-1]).mkdir()
+    assert names == [f"20260102-030405-{task.title}{end}" for end in ("", "-2", "-3")]
+    assert run_name(task, replace(config, output="x" * 5000)) == names[0]
 
 
 @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])

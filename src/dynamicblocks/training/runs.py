@@ -1,8 +1,10 @@
 """Runs begun: what is written down of them."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +40,13 @@ def expected(task: Task[Any], config: TrainConfig) -> Expected:
 
 
 def run_name(task: Task[Any], config: TrainConfig) -> str:
-    """The name of a run that begins now."""
-    return f"{datetime.now():%Y%m%d-%H%M%S}-{task.title}" if config.run is None else config.run
+    """The name of a run that begins now: the one that is asked for, or one that is not taken."""
+    if config.run is not None:
+        return config.run
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-{task.title}"
+    others = (f"{name}-{number}" for number in count(2))
+    # Of a place that cannot be looked at, whoever makes the folder says why.
+    return next(each for each in chain([name], others) if not os.path.exists(f"{config.output}/{each}"))  # noqa: PTH110
 
 
 def run_path(output: str, name: str) -> Path:
