@@ -6,9 +6,11 @@ gets a fixture of its own, by a copy of this program.
     python -m tests.make_run_of_format_3
 """
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from sklearn.datasets import load_digits
@@ -21,7 +23,7 @@ from dynamicblocks.training.config import RefineConfig
 from tests.training.small_task import StopError, quiet
 from tests.trainings import classification
 
-FIXTURES = Path(__file__).with_name("fixtures")
+FIXTURES = Path(__file__).absolute().with_name("fixtures")
 NAME = "run_of_format_3"
 FEW = 8
 
@@ -39,7 +41,7 @@ def configured():
         refine=RefineConfig(epochs=(1,)),
         optimizer=OptimizerConfig(lr=0.2, ema=0.8, accumulate=2),
         hardware=HardwareConfig("cpu", precision="32-true", compile=False, channels_last=False),
-        output=str(FIXTURES),
+        output="runs",
         run=NAME,
     )
 
@@ -98,17 +100,12 @@ def found(run):
 
 
 def written():
-    """Write both."""
+    """Write both. The run is trained in a folder of its own, so that its files tell nothing of this machine's."""
     run = FIXTURES / NAME
     shutil.rmtree(run, ignore_errors=True)
-    interrupted(steps=29)
-    path = run / "config.yaml"
-    path.write_text(path.read_text().replace(f"output: {FIXTURES}", "output: runs"))
-    copy = shutil.copytree(run, FIXTURES / "copy")
-    try:
-        expected = found(copy)
-    finally:
-        shutil.rmtree(copy)
+    with TemporaryDirectory() as place, contextlib.chdir(place):
+        shutil.copytree(interrupted(steps=29), run)
+        expected = found(shutil.copytree(run, Path(place, "copy")))
     (FIXTURES / f"{NAME}.json").write_text(json.dumps(expected, indent=1) + "\n")
 
 
