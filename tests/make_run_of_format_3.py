@@ -12,15 +12,16 @@ import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 import torch
 from sklearn.datasets import load_digits
 
 from dynamicblocks.cli.main import main
 from dynamicblocks.network import num_weights
 from dynamicblocks.tasks import DataConfig, ModelConfig, load_run
-from dynamicblocks.training import HardwareConfig, OptimizerConfig, Training
+from dynamicblocks.training import HardwareConfig, OptimizerConfig
 from dynamicblocks.training.config import RefineConfig
-from tests.training.small_task import StopError, quiet
+from tests.training.small_task import stopped
 from tests.trainings import classification
 
 FIXTURES = Path(__file__).absolute().with_name("fixtures")
@@ -44,28 +45,6 @@ def configured():
         output="runs",
         run=NAME,
     )
-
-
-def interrupted(steps):
-    """Train so many steps and stop there, as at a power cut."""
-    task, config = configured()
-    training = quiet(task, config)
-    step, done = Training._step, []
-
-    def stopping(self, batch):
-        if len(done) == steps:
-            raise StopError
-        done.append(1)
-        step(self, batch)
-
-    Training._step = stopping
-    try:
-        training.run()
-    except StopError:
-        return training.folder.path
-    finally:
-        Training._step = step
-    raise AssertionError("the training came to its end")
 
 
 def images():
@@ -104,7 +83,7 @@ def written():
     run = FIXTURES / NAME
     shutil.rmtree(run, ignore_errors=True)
     with TemporaryDirectory() as place, contextlib.chdir(place):
-        shutil.copytree(interrupted(steps=29), run)
+        shutil.copytree(stopped(*configured(), 29, pytest.MonkeyPatch()).folder.path, run)
         expected = found(shutil.copytree(run, Path(place, "copy")))
     (FIXTURES / f"{NAME}.json").write_text(json.dumps(expected, indent=1) + "\n")
 
