@@ -1,8 +1,8 @@
 """Why discretise-optimise is the default: one ReLU block network under four gradient modes (after ANODE).
 
 Gholami, Keutzer, Biros 2019 (arXiv:1902.10298) train a network whose gradients come from the equation solved back in
-time, and one whose gradients are those of its steps. Here both are trained, and more: the same weights at the start, the
-same 10,000 CIFAR-10 images in the same order, the same recipe, and for the backward pass of the one block
+time, and one whose gradients are those of its steps. Here both are trained, and more: the same weights at the start,
+the same 10,000 CIFAR-10 images in the same order, the same recipe, and for the backward pass of the one block
 
 - ``adjoint``: state and adjoint equation are solved back in time from the end;
 - ``adjoint`` with the interpolant: the adjoint equation alone is, and the state is read from the forward pass;
@@ -10,8 +10,8 @@ same 10,000 CIFAR-10 images in the same order, the same recipe, and for the back
 
 The block is z' = -K^T relu(K z + b1) + b2: in many dimensions what z' = -relu(50 z) is in one. It diffuses, so that
 forward in time it is as tame as the heat equation, and back in time as hopeless. Before each epoch the gradient of the
-mode is compared, on a fixed batch, with that of the steps in double precision. Each training is a process of its own and
-a row of ``results/anode.json``; rows that are there are not trained again, and one that was cut off goes on.
+mode is compared, on a fixed batch, with that of the steps in double precision. Each training is a process of its own
+and a row of ``results/anode.json``; rows that are there are not trained again, and one that was cut off goes on.
 
 Example: python experiments/anode.py --data_dir data --seeds 0 1 2
 Example: python experiments/anode.py --table
@@ -23,7 +23,7 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -40,14 +40,13 @@ from dynamicblocks.analysis import gradient_check
 from dynamicblocks.connectors import Head, Opening
 from dynamicblocks.errors import SolverError
 from dynamicblocks.models.registry import models
-from dynamicblocks.network import DynamicNet, evaluations_of
+from dynamicblocks.network import DynamicNet, evaluations_of, num_weights
 from dynamicblocks.tasks import load_run
 from dynamicblocks.tasks.classify import Classify, DataConfig
 from dynamicblocks.tasks.model import ModelConfig
 from dynamicblocks.training import Training
 from dynamicblocks.training.config import HardwareConfig, OptimizerConfig, TrainConfig
 from dynamicblocks.training.environment import environment
-from dynamicblocks.training.run_folder import RunFolder
 from dynamicblocks.training.task import HERE as ON_CPU
 from dynamicblocks.training.task import Batches, Place, SplitName
 
@@ -175,12 +174,16 @@ def gradient_error(net: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, An
 class Gradients:
     """The errors by epoch, on disk from the first on, for a training may be cut off."""
 
-    def __init__(self, path: Path, training: Training, batch: tuple[Tensor, Tensor]) -> None:
-        self.path, self.training, self.batch = path, training, batch
+    def __init__(self, path: Path, training: Training, batch: tuple[Tensor, Tensor], others: Mapping[str, str]) -> None:
+        self.path, self.training, self.batch, self.others = path, training, batch, others
 
     def __call__(self, epoch: int) -> None:
         found = self.by_epoch()
-        found[epoch] = {"epoch": epoch, **gradient_error(self.training.net, self.batch)}
+        net = self.training.net
+        others = {
+            mode: gradient_error(db.with_gradient(net, written), self.batch) for mode, written in self.others.items()
+        }
+        found[epoch] = {"epoch": epoch, **gradient_error(net, self.batch), "others": others}
         write(self.path, {"gradients": [found[each] for each in sorted(found)]})
 
     def by_epoch(self) -> dict[int, dict[str, Any]]:
@@ -193,7 +196,9 @@ def train(solver: str, mode: str, seed: int, data_dir: str | None, output: str, 
     resume = begun(output, config.run)
     training = Training(task, config, resume=resume)
     batch = next(task.batches("validation", ON_CPU).evaluation())
-    errors = Gradients(Path(output) / f"{config.run}.gradients.json", training, batch)
+    # With the weights that the right gradient leads to, the other modes are seen at their task, too.
+    others = {name: written for name, written in MODES[solver].items() if name != mode} if mode == "backprop" else {}
+    errors = Gradients(Path(output) / f"{config.run}.gradients.json", training, batch, others)
     task.watched_by(errors)
     before, failed, accuracy = process_time(), "", None
     try:
@@ -209,7 +214,7 @@ def train(solver: str, mode: str, seed: int, data_dir: str | None, output: str, 
         "mode": mode,
         "seed": seed,
         "date": f"{date.today()}",
-        "weights": db.num_weights(training.net),
+        "weights": num_weights(training.net),
         "test_accuracy": accuracy,
         "failed": failed,
         "gradients": list(errors.by_epoch().values()),
@@ -263,8 +268,7 @@ def table() -> str:
     found = read(RESULT, "rows")
     lines = [
         "| steps of the block | gradient | test accuracy | published, ResNet-10 blocks, all of CIFAR-10 | error of the "
-        "gradient before training, after 1 epoch, after half, at the end | peak of a training step | seconds of the "
-        "processor |",
+        "gradient before training, after 1 epoch, after half, at the end | peak of a training step | seconds |",
         "|---|---|---|---|---|---|---|",
     ]
     peaks = {(each["solver"], each["mode"]): each for each in found.get("memory", [])}
@@ -279,7 +283,7 @@ def table() -> str:
             "" if published is None else f"{published:.2f} %",
             errors(rows),
             "not measured" if peak is None else f"{peak / 2**20:.0f} MiB",
-            ", ".join(f"{row['processor_seconds']:.0f}" for row in rows) or "not measured",
+            ", ".join(f"{row['epochs'][-1]['seconds']:.0f}" for row in rows if row["epochs"]) or "not measured",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
