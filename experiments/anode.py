@@ -21,7 +21,6 @@ import argparse
 import copy
 import json
 import math
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from time import process_time
 from typing import Any
 
 import torch
-from common import HERE, RESULTS, begun, keep, put_table, read, told, write
+from common import HERE, RESULTS, begun, fresh, keep, put_table, read, told, write
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -307,12 +306,6 @@ def errors(rows: list[dict[str, Any]]) -> str:
     return ", ".join("no number" if each["error"] is None else f"{each['error']:.0e}" for each in chosen)
 
 
-def fresh(*arguments: str) -> Any:
-    """What this script says with these arguments, in a process of its own."""
-    said = subprocess.run([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True, check=True).stdout
-    return json.loads(said.splitlines()[-1])
-
-
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", help="local copy of CIFAR-10; by default it is downloaded")
@@ -350,7 +343,7 @@ def train_all(options: argparse.Namespace) -> None:
                 continue
             where = [] if options.data_dir is None else ["--data_dir", options.data_dir]
             asked = ["--one", str(number), "--seeds", str(seed), "--output", options.output, "--note", options.note]
-            row = fresh(*asked, *where)
+            row = fresh(__file__, *asked, *where)
             keep(RESULT, "rows", lambda found, row=row: found["rows"].append(row))
             print(f"{solver}, {mode}, seed {seed}: {outcome(row)}, {row['processor_seconds']:.0f} s", flush=True)
 

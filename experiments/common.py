@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from time import perf_counter
@@ -53,6 +55,14 @@ def keep(path: Path, kind: str, change: Callable[[dict[str, Any]], object]) -> N
     record = read(path, kind)
     change(record)
     write(path, record)
+
+
+def fresh(script: str, *arguments: str, environ: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """What a script says last with these arguments, in a process of its own."""
+    command = [sys.executable, script, *arguments]
+    environment = {**os.environ, **(environ or {})}
+    said = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return json.loads(said.splitlines()[-1])
 
 
 def put_table(table: str, documents: Iterable[Path], begin: str, end: str) -> None:

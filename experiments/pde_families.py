@@ -10,7 +10,6 @@ Example: python experiments/pde_families.py --data_dir data --seeds 0 1 2
 import argparse
 import gc
 import json
-import os
 import subprocess
 import sys
 from datetime import date
@@ -18,7 +17,7 @@ from pathlib import Path
 from statistics import mean, median, stdev
 from time import process_time
 
-from common import HERE, RESULTS, begun, keep, put_table, read, told, training_step
+from common import HERE, RESULTS, begun, fresh, keep, put_table, read, told, training_step
 from torch import nn
 
 from dynamicblocks.network import num_weights
@@ -38,6 +37,8 @@ BATCH = 128
 OPTIMIZER = OptimizerConfig(lr=0.05, momentum=0.9, weight_decay=5e-4, schedule="cosine", warmup=0.15)
 # Fixed, so that all networks are trained in the same way.
 HARDWARE = HardwareConfig(accelerator="cpu", precision="bf16-mixed", channels_last=True, compile=False)
+# Tensors are mapped one by one and given back when they die: else a peak holds what the heap kept between them.
+MAPPED = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
 PLAIN = "ResNet-20"
 
 # All with batch norm: the tv norm of the first three as published learns slowly, and eight epochs are few.
@@ -160,19 +161,10 @@ def speeds(repeats: int) -> dict[str, dict]:
             "time_over_plain": median(a / b for a, b in zip(taken, seconds[PLAIN], strict=True)),
             "seconds": taken,
             "weights": num_weights(build(name)),
-            **fresh("--memory", name),
+            **fresh(__file__, "--memory", name, environ=MAPPED),
         }
         for name, taken in seconds.items()
     }
-
-
-def fresh(*arguments: str) -> dict:
-    """What this script says with these arguments, in a process of its own."""
-    # Tensors are mapped one by one and given back when they die: else a peak holds what the heap kept between them.
-    environ = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)}
-    command = [sys.executable, __file__, *arguments]
-    said = subprocess.run(command, env=environ, stdout=subprocess.PIPE, text=True, check=True).stdout
-    return json.loads(said.splitlines()[-1])
 
 
 def table() -> str:
@@ -267,7 +259,7 @@ def train_all(options: argparse.Namespace) -> None:
             where = [] if options.data_dir is None else ["--data_dir", options.data_dir]
             asked = ["--one", name, "--seeds", str(seed), "--output", options.output, "--note", options.note, *where]
             try:
-                row = fresh(*asked)
+                row = fresh(__file__, *asked, environ=MAPPED)
             except subprocess.CalledProcessError as error:
                 # It is tried again with the next call; the other rows do not wait for it.
                 print(f"{name}, seed {seed}: ended with {error.returncode}", flush=True)

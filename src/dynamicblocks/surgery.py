@@ -17,7 +17,7 @@ from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients import Gradient, as_gradient
 from dynamicblocks.integrators import Adaptive, Integrator, as_integrator
 from dynamicblocks.network import named_blocks
-from dynamicblocks.times import Times, check_amount
+from dynamicblocks.times import Times, check_positive
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -155,8 +155,7 @@ def with_tolerance(net: Net, rtol: float, atol: float | None = None) -> Net:
     """
     atol = rtol if atol is None else atol
     for name, value in (("rtol", rtol), ("atol", atol)):
-        if check_amount(value, name) == 0:
-            raise ConfigurationError(f"{name} must be positive, got 0")
+        check_positive(value, name)
     if not any(isinstance(block.integrator, Adaptive) for block in named_blocks(net).values()):
         raise ConfigurationError(
             f"no block of {type(net).__name__} chooses its own steps, so a tolerance would change nothing; give the "

@@ -93,6 +93,17 @@ def check_amount(value: float, what: str, most: float = sys.float_info.max) -> f
     return value
 
 
+def check_positive(value: float, what: str, why: str = "") -> float:
+    """Return ``value``, or raise: a finite number above zero; ``why`` is said of zero.
+
+    >>> check_positive(0.5, "step")
+    0.5
+    """
+    if check_amount(value, what) == 0:
+        raise ConfigurationError(f"{what} must be positive, got 0{why}")
+    return value
+
+
 @dataclass(frozen=True)
 class Grid:
     """A strictly increasing sequence of times; step n goes from ``points[n]`` to ``points[n + 1]``.

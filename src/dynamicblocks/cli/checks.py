@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.integrators import as_integrator
-from dynamicblocks.times import check_amount, check_count, check_steps
+from dynamicblocks.times import check_count, check_positive, check_steps
 from dynamicblocks.training import RunFolder
 
 T = TypeVar("T")
@@ -48,8 +48,7 @@ def tolerances(numbers: Sequence[float] | None) -> list[float] | None:
     if numbers is None:
         return None
     for number in numbers:
-        if check_amount(number, "each tolerance") == 0:
-            raise ConfigurationError("each tolerance must be positive, got 0")
+        check_positive(number, "each tolerance")
     return sorted(_each_once(list(numbers), "tolerance"), reverse=True)
 
 

@@ -1,23 +1,18 @@
 """``dynamicblocks converge``."""
 
 from argparse import Namespace
-from collections.abc import Sequence
-from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import Any, Literal
 
 from dynamicblocks.analysis import Panel, draw_manifestations
 from dynamicblocks.cli import checks
 from dynamicblocks.cli.arguments import Arguments
 from dynamicblocks.cli.console import Bars, add_quiet_argument, make_console, say
-from dynamicblocks.cli.loading import ReadyRun, add_device_arguments, load_all, refusal, say_where
+from dynamicblocks.cli.loading import ReadyRun, add_device_arguments, load_all
+from dynamicblocks.cli.run_by_run import Sweep, run_by_run
 from dynamicblocks.cli.table import table
 from dynamicblocks.cli.tolerances import sweep
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.network import num_weights
-from dynamicblocks.training import Figure
-from dynamicblocks.training.environment import environment
 from dynamicblocks.training.manifestations import (
     Manifestation,
     caveat,
@@ -26,7 +21,6 @@ from dynamicblocks.training.manifestations import (
     manifestations,
 )
 from dynamicblocks.training.progress import evaluation_steps
-from dynamicblocks.training.storage import write_json
 
 USAGE = (
     "dynamicblocks converge RUN [--beside RUN ...] [--integrators NAMES --factors NUMBERS | --tolerances NUMBERS] ..."
@@ -84,7 +78,7 @@ def add_arguments(parser: Arguments) -> None:
 
 
 def run(options: Namespace) -> None:
-    """Evaluate run by run; each is printed, written and drawn when it is measured, so that a stop loses only one."""
+    """Evaluate the runs."""
     console = make_console(options)
     bars = Bars(console)
     if options.tolerances is not None:
@@ -96,40 +90,18 @@ def run(options: Namespace) -> None:
         sweep(options, console, bars)
         return
     runs = load_all(options, [options.run, *options.beside], options.split, bars)
-    folder, task = runs[0].folder.path, runs[0].task
-    subject = f"{options.split} {task.unit} of {runs[0].source}"
-    files = (folder / "convergence.json", folder / "convergence.png")
-    panels: list[Panel] = []
-    refused = ""
-    for one in runs:
-        panels.append(Panel(one.title, one.integrator, _manifestations(one, options, bars)))
-        say(console, _table(one, panels[-1].found, options.split))
-        record = {
-            **environment(),
-            "split": options.split,
-            "data": task.load(),
-            "precision": runs[0].precision,
-            "runs": [_record(*pair) for pair in zip(runs, panels, strict=False)],
-        }
-        refused = refused or refusal(partial(_write, record, panels, *files, subject, task.headline))
-    say_where(files, refused)
+    ways = Sweep("convergence", lambda one: _panel(one, options, bars), _table, _record, draw_manifestations)
+    run_by_run(ways, runs, options.split, console)
     if not options.beside:
         say(console, "To see a plain residual network fail the same change, train one and add --beside ITS_RUN.")
 
 
-def _write(record: Any, panels: Sequence[Panel], json: Path, picture: Path, subject: str, figure: Figure) -> None:
-    write_json(json, record, indent=1)
-    draw_manifestations(panels, picture, subject=subject, figure=figure)
+def _panel(one: ReadyRun, options: Namespace, bars: Bars) -> Panel:
+    return Panel(one.title, one.integrator, _manifestations(one, options, bars))
 
 
 def _record(one: ReadyRun, panel: Panel) -> dict[str, Any]:
-    return {
-        "folder": one.folder.path.name,
-        "title": panel.title,
-        "trained_with": panel.trained_with,
-        "weights": num_weights(one.net),
-        "manifestations": [each.as_record(one.task.unit) for each in panel.found],
-    }
+    return {"manifestations": [each.as_record(one.task.unit) for each in panel.found]}
 
 
 def _manifestations(one: ReadyRun, options: Namespace, bars: Bars) -> list[Manifestation]:
@@ -142,7 +114,8 @@ def _manifestations(one: ReadyRun, options: Namespace, bars: Bars) -> list[Manif
         return manifestations(one.task, one.net, one.batches, one.fabric, integrators, factors, seen=bar.advance)
 
 
-def _table(one: ReadyRun, found: Sequence[Manifestation], split: str) -> str:
+def _table(one: ReadyRun, panel: Panel, title: str) -> str:
+    found = panel.found
     headline = one.task.headline
     others = [figure for figure in one.task.figures if figure is not headline]
     figures = (headline.heading, "change", *(figure.heading for figure in others), f"{one.task.unit}/s")
@@ -161,7 +134,6 @@ def _table(one: ReadyRun, found: Sequence[Manifestation], split: str) -> str:
                 f"{each.score.samples_per_second:,.0f}",
             )
         )
-    title = f"{one.title} ({one.folder.path.name}), {one.batches.samples} {split} {one.task.unit}"
     said = caveat(one.net, [each.integrator for each in found])
     shown = table(title, ("integrator", "steps", "evaluations", *figures), rows, text=1)
     return f"\n{shown}\n{said}\n" if said else f"\n{shown}\n"

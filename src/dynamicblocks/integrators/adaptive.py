@@ -14,7 +14,7 @@ from dynamicblocks.integrators.pairs import PAIRS
 from dynamicblocks.integrators.tolerance import Tolerance
 from dynamicblocks.integrators.unsolved import StageError
 from dynamicblocks.layers.parts import FIELD
-from dynamicblocks.times import check_amount, check_count
+from dynamicblocks.times import check_count, check_positive
 
 BEYOND = (
     "reads the field beyond the end of its steps, where theta(t) may be another piece; blocks have kencarp4, kvaerno3"
@@ -76,8 +76,8 @@ class Adaptive(Integrator):
         if self.rtol == self.atol == 0:
             raise ConfigurationError("rtol and atol cannot both be 0: no step would be good enough")
         check_count(self.max_steps, "max_steps")
-        if self.first_step is not None and check_amount(self.first_step, "first_step") == 0:
-            raise ConfigurationError("first_step must be positive, got 0")
+        if self.first_step is not None:
+            check_positive(self.first_step, "first_step")
 
     @property
     def embedded(self) -> Embedded:

@@ -8,7 +8,6 @@ from torch import nn
 from dynamicblocks.block import DynamicBlock
 from dynamicblocks.connectors import Head, Opening, ResidualConnector
 from dynamicblocks.controls import Basis, as_basis
-from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients import Gradient
 from dynamicblocks.integrators import Integrator
 from dynamicblocks.layers import Conv2d, ResidualUnit, Style
@@ -17,7 +16,7 @@ from dynamicblocks.layers.norms import NormSpec
 from dynamicblocks.models.initial import initialised
 from dynamicblocks.models.registry import models
 from dynamicblocks.network import DynamicNet
-from dynamicblocks.times import MAX_BLOCK_STEPS, MAX_CONTROLS, check_amount, check_count, check_steps, uniform
+from dynamicblocks.times import MAX_BLOCK_STEPS, MAX_CONTROLS, check_count, check_positive, check_steps, uniform
 
 
 @models.register("continuousnet")
@@ -75,9 +74,9 @@ def continuousnet(
     check_count(units, "units", most=MAX_CONTROLS)
     steps = units * check_count(steps_per_unit, "steps_per_unit")
     check_steps(steps, "units times steps_per_unit", MAX_BLOCK_STEPS)
-    horizon = float(units) if time_epsilon is None else check_amount(time_epsilon, "time_epsilon")
-    if horizon == 0:
-        raise ConfigurationError("time_epsilon must be positive, got 0: a block takes time")
+    horizon = (
+        float(units) if time_epsilon is None else check_positive(time_epsilon, "time_epsilon", ": a block takes time")
+    )
     grid = uniform(0.0, horizon, steps=steps)
     basis = as_basis(controls)
     if basis.size is None:

@@ -25,37 +25,34 @@ def states_at(solver: Solver, field: Field, begin: Any, elapsed: Tensor, times: 
             its own. ``own``: each series takes steps of its own to times of its own.
     """
     one_way = _on_own_times if times == "own" else _on_union
-    found = one_way(solver, field, begin, elapsed.clamp_min(0))
     before = elapsed < 0
-    if not bool(before.any()):
-        return found
-    earlier = one_way(solver, field, begin, elapsed.clamp_max(0))
-    return _mapped(lambda a, b: torch.where(_wide(before, a), b, a), found, earlier)
+    backwards = bool(before.any())
+    if backwards:
+        earlier = one_way(solver, field, begin, elapsed.clamp_max(0).neg(), -1.0)
+    if bool((elapsed > 0).any()):
+        found = one_way(solver, field, begin, elapsed.clamp_min(0), 1.0)
+    else:
+        found = _mapped(lambda y: y[:, None].expand(-1, elapsed.shape[1], *y.shape[1:]), begin)
+    return _mapped(lambda a, b: torch.where(_wide(before, a), b, a), found, earlier) if backwards else found
 
 
-def _on_union(solver: Solver, field: Field, begin: Any, elapsed: Tensor) -> Any:
-    """One solve to the union of all times, which are of one sign."""
-    forward = bool((elapsed >= 0).all())
-    union, place = torch.unique(torch.cat([elapsed.new_zeros(1), elapsed.abs().reshape(-1)]), return_inverse=True)
-    place = place[1:].reshape(elapsed.shape)
-    if len(union) == 1:
-        return _mapped(lambda y: y[:, None].expand(-1, elapsed.shape[1], *y.shape[1:]), begin)
-    states = solver(field, begin, union if forward else -union).y
+def _on_union(solver: Solver, field: Field, begin: Any, spans: Tensor, sign: float) -> Any:
+    """One solve to the union of all times, ``sign * spans``, some of which are not zero."""
+    union, place = torch.unique(torch.cat([spans.new_zeros(1), spans.reshape(-1)]), return_inverse=True)
+    place = place[1:].reshape(spans.shape)
+    states = solver(field, begin, sign * union).y
     if bool((place == place[:1]).all()):
         return _mapped(lambda y: y[place[0]].transpose(0, 1), states)
     return _mapped(lambda y: _picked(y, place), states)
 
 
-def _on_own_times(solver: Solver, field: Field, begin: Any, elapsed: Tensor) -> Any:
-    """A solve with steps and times of its own for each series."""
-    order = elapsed.abs().argsort(dim=1, stable=True)
-    sorted_times = elapsed.gather(1, order).double()
-    span = max(float(sorted_times.abs().max()), 1e-300)
-    sign = 1.0 if bool((elapsed >= 0).all()) else -1.0
+def _on_own_times(solver: Solver, field: Field, begin: Any, spans: Tensor, sign: float) -> Any:
+    """A solve with steps and times of its own, ``sign * spans``, for each series; some are not zero."""
+    ordered, order = spans.double().sort(dim=1, stable=True)
     # Times must increase: those that repeat, padding among them, are moved by less than any tolerance.
-    apart = torch.arange(elapsed.shape[1] + 1, dtype=torch.float64, device=elapsed.device) * (sign * 1e-12 * span)
-    asked = torch.cat([torch.zeros_like(sorted_times[:, :1]), sorted_times], 1) + apart
-    states = solver(field, begin, asked, batched=True).y
+    apart = torch.arange(spans.shape[1] + 1, dtype=torch.float64, device=spans.device) * (1e-12 * float(spans.max()))
+    asked = torch.cat([torch.zeros_like(ordered[:, :1]), ordered], 1) + apart
+    states = solver(field, begin, sign * asked, batched=True).y
     back = order.argsort(dim=1)
     return _mapped(lambda y: _picked(y[1:], back), states)
 
