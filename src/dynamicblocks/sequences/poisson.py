@@ -1,0 +1,260 @@
+"""Events at a rate that follows from a state: inhomogeneous Poisson processes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.sequences.solver import Solver
+from dynamicblocks.thinning import thinned
+
+State = tuple[Tensor, Tensor]
+
+# Numbers of the states of one solve at all its times: beyond, the sequences are solved in parts.
+ROOM = 2**24
+# Where a rate is looked at to find its bound, and how far above the highest of these the bound lies.
+LOOKED_AT, MARGIN = 500, 1.25
+# How often a bound that turned out to be too low is doubled.
+MOST_BOUNDS = 20
+
+
+class WithIntegral(nn.Module):
+    """A field on (z, integral of the rate), as :func:`with_integral` says."""
+
+    def __init__(self, field: Callable[..., Tensor], log_rate: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.field = field
+        self.log_rate = log_rate
+
+    def forward(self, t: Tensor, state: State, *args: Any) -> State:
+        """The derivatives of both."""
+        z = state[0]
+        return self.field(t, z, *args), log_rate_of(self.log_rate, z).exp()
+
+
+def with_integral(field: Callable[..., Tensor], log_rate: Callable[[Tensor], Tensor]) -> WithIntegral:
+    """The field with the integral of the rate as one more state of the same solve.
+
+    The state is ``(z, integral)`` with z (..., features) and the integral (...), which starts from zero. A tolerance
+    bounds the error of both.
+
+    Args:
+        field: dz/dt = field(t, z).
+        log_rate: the logarithm of the rate, z (..., features) to (...) or (..., 1).
+
+    >>> import torch
+    >>> import dynamicblocks as db
+    >>> both = with_integral(lambda t, z: -z, lambda z: z[..., 0].log())
+    >>> z, integral = db.solve(both, (torch.ones(1, 1), torch.zeros(1)), torch.tensor([0.0, 1.0])).y
+    >>> round(integral[-1].item(), 4)  # 1 - exp(-1)
+    0.6321
+    """
+    return WithIntegral(field, log_rate)
+
+
+def log_rate_of(log_rate: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
+    """The logarithm of the rate, (...), of states (..., features)."""
+    found = log_rate(z)
+    return found.squeeze(-1) if found.ndim == z.ndim else found
+
+
+class PoissonProcess(nn.Module):
+    """Events at the rate lambda(z(t)), where dz/dt = field(t, z).
+
+    The state starts at the time ``origin``: from a vector that is learnt, or from one for each sequence.
+
+    Args:
+        field: dz/dt = field(t, z), z (n, features).
+        log_rate: the logarithm of the rate, z (..., features) to (...) or (..., 1), such as ``nn.Linear(features, 1)``.
+        features: of a first state that is learnt, the same for all sequences; None: ``initial`` is given in each call.
+        start: what makes the first state (n, features) of ``initial`` (n, covariates); by default it is the state.
+        solver: how states and integral are solved for, together.
+        origin: the time at which the state starts.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> _ = torch.manual_seed(0)
+    >>> process = PoissonProcess(lambda t, z: torch.sin(t) - z, nn.Linear(1, 1), features=1)
+    >>> times = torch.tensor([[0.5, 1.5, 1.75], [2.0, 0.0, 0.0]])
+    >>> process.log_likelihood(times, torch.tensor([3, 1]), 0.0, 3.0).shape
+    torch.Size([2])
+    """
+
+    def __init__(
+        self,
+        field: Callable[..., Tensor],
+        log_rate: Callable[[Tensor], Tensor],
+        *,
+        features: int | None = None,
+        start: nn.Module | None = None,
+        solver: Solver | None = None,
+        origin: float = 0.0,
+    ):
+        super().__init__()
+        if features is not None and start is not None:
+            raise ConfigurationError(
+                "features is of a first state that is learnt, and start makes one of what is given: give one of them"
+            )
+        self.equation = with_integral(field, log_rate)
+        self.start = start
+        self.solver = Solver() if solver is None else solver
+        self.origin = origin
+        self.first = None if features is None else nn.Parameter(torch.zeros(features))
+
+    def extra_repr(self) -> str:
+        """How it is solved, and where it starts."""
+        return f"solver={self.solver}, origin={self.origin:g}"
+
+    def log_likelihood(
+        self, times: Tensor, lengths: Tensor, t0: float | Tensor, t1: float | Tensor, initial: Tensor | None = None
+    ) -> Tensor:
+        """The logarithm of the likelihood of sequences of events: (n,), sum of log lambda(t_i) less its integral.
+
+        Args:
+            times: (n, longest), the events of each sequence; what stands behind its length is not looked at.
+            lengths: (n,), how many events each has; none is a sequence, too.
+            t0, t1: the window in which every event would have been seen: numbers, or (n,).
+            initial: (n, ...), where the first state is not learnt.
+
+        Raises:
+            ConfigurationError: sizes do not go together, an event lies outside the window, or that before the origin.
+        """
+        begin, end = (torch.as_tensor(each, dtype=torch.float64, device=times.device) for each in (t0, t1))
+        begin, end = (each.expand(len(times)) for each in (begin, end))
+        if times.ndim != 2 or lengths.shape != times.shape[:1]:
+            raise ConfigurationError(
+                f"expected times (n, longest) and lengths (n,), got {tuple(times.shape)} and {tuple(lengths.shape)}"
+            )
+        there = torch.arange(times.shape[1], device=times.device) < lengths[:, None]
+        outside = there & ~((times >= begin[:, None]) & (times <= end[:, None]))
+        if bool(outside.any()) or bool((end <= begin).any()):
+            row = int((outside.any(1) | (end <= begin)).nonzero()[0])
+            window = f"[{begin[row].item():.9g}, {end[row].item():.9g}]"
+            what = (
+                f"has an event at {times[row][outside[row]][0].item():.9g}, outside its window {window}"
+                if bool(outside[row].any())
+                else f"has the window {window}, of no length"
+            )
+            raise ConfigurationError(f"sequence {row} {what}")
+        asked = torch.cat([begin[:, None], end[:, None], times.double().where(there, begin[:, None])], 1)
+        log_rates, integrals = self._solved(asked, initial)
+        return (log_rates[:, 2:] * there).sum(1) - (integrals[:, 1] - integrals[:, 0])
+
+    def rate(self, t: Tensor, initial: Tensor | None = None) -> Tensor:
+        """The rate, (n, length), at times (length,) or (n, length); with a state that is learnt n may be one."""
+        return self._solved(self._rows(t, initial), initial)[0].exp()
+
+    def integral(self, t0: float, t1: float, initial: Tensor | None = None) -> Tensor:
+        """The integral of the rate from t0 to t1, the expected number of events: (n,), or (1,) of a learnt state."""
+        ends = torch.tensor([t0, t1], dtype=torch.float64, device=self._device(initial))
+        found = self._solved(self._rows(ends, initial), initial)[1]
+        return found[:, 1] - found[:, 0]
+
+    @torch.no_grad()
+    def sample(
+        self,
+        number: int,
+        t0: float,
+        t1: float,
+        initial: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Sequences of events on [t0, t1], drawn by thinning a process of a constant rate above.
+
+        That rate is made from the highest of many times; where it turns out to have been passed in between, it is
+        doubled and all is drawn anew.
+
+        Args:
+            number: how many sequences.
+            t0, t1: the window.
+            initial: (number, ...), where the first state is not learnt.
+            generator: of random numbers, on the CPU.
+
+        Returns:
+            Times (number, longest), float64, on the CPU, ``t0`` behind the last; and how many each has, (number,).
+
+        Raises:
+            SolverError: the rate is not finite.
+        """
+        if not t1 > t0:
+            raise ConfigurationError(f"a window must have a length, got [{t0:g}, {t1:g}]")
+        looked = torch.linspace(t0, t1, LOOKED_AT, dtype=torch.float64, device=self._device(initial))
+        bound = MARGIN * self.rate(looked, initial).max(1).values.double().cpu().expand(number)
+        state = None if generator is None else generator.get_state()
+        passed = False
+
+        def rate(times: Tensor) -> Tensor:
+            nonlocal passed
+            found = self.rate(times.to(looked.device), initial).double().cpu()
+            passed = bool((found > bound[:, None]).any())
+            return found.minimum(bound[:, None])
+
+        for _ in range(MOST_BOUNDS):
+            times, lengths = thinned(rate, bound, t0, t1, generator)
+            if not passed:
+                return times, lengths
+            bound = 2 * bound
+            if generator is not None and state is not None:
+                generator.set_state(state)
+        raise ConfigurationError(
+            f"the rate on [{t0:g}, {t1:g}] has peaks so narrow that no bound was found: draw on shorter windows"
+        )
+
+    def forward(
+        self, times: Tensor, lengths: Tensor, t0: float | Tensor, t1: float | Tensor, initial: Tensor | None = None
+    ) -> Tensor:
+        """:meth:`log_likelihood`."""
+        return self.log_likelihood(times, lengths, t0, t1, initial)
+
+    def _device(self, initial: Tensor | None) -> torch.device:
+        known = self.first if initial is None else initial
+        return torch.device("cpu") if known is None else known.device
+
+    def _rows(self, t: Tensor, initial: Tensor | None) -> Tensor:
+        """Times (n, length)."""
+        return t if t.ndim == 2 else t.expand(1 if initial is None else len(initial), -1)
+
+    def _starts(self, initial: Tensor | None, rows: int) -> Tensor:
+        """The first states: (rows, features), or (1, features) where all have the same."""
+        if self.first is not None:
+            if initial is not None:
+                raise ConfigurationError("the first state is learnt, so initial cannot be given")
+            return self.first[None]
+        if initial is None:
+            raise ConfigurationError(
+                "give initial, the first state of each sequence or what it is made of; or features, to learn one"
+            )
+        if initial.ndim != 2 or len(initial) != rows:
+            raise ConfigurationError(f"initial must be ({rows}, numbers), a row a sequence, got {tuple(initial.shape)}")
+        return initial if self.start is None else self.start(initial)
+
+    def _solved(self, times: Tensor, initial: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The logarithms of the rate, and its integrals from the origin, at times (n, length) of each sequence.
+
+        There is one solve, with an output at each time of any of them.
+        """
+        starts = self._starts(initial, len(times))
+        rows = max(1, int((ROOM / max(1, times.shape[1] * starts.shape[1])) ** 0.5))
+        if len(starts) <= rows or len(starts) == 1:
+            return self._part(times, starts)
+        parts = [self._part(*part) for part in zip(times.split(rows), starts.split(rows), strict=True)]
+        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+    def _part(self, times: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+        # The difference is made in float64: times may be large and their distances small.
+        since = (times.double() - self.origin).to(starts.dtype)
+        grid, place = torch.cat([since.new_zeros(1), since.reshape(-1)]).unique(return_inverse=True)
+        if not bool(grid[0] >= 0):
+            raise ConfigurationError(f"times must be finite and not before the origin {self.origin:g}, where z starts")
+        place = place[1:].reshape(times.shape)
+        zero = starts.new_zeros(len(starts))
+        if len(grid) == 1:
+            z, integral = starts[None], zero[None]
+        else:
+            z, integral = self.solver(self._shifted, (starts, zero), grid).y
+        row = torch.arange(len(starts), device=starts.device)[:, None]
+        chosen = z[place, row]
+        return log_rate_of(self.equation.log_rate, chosen), integral[place, row]
