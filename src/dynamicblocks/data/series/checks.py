@@ -1,0 +1,106 @@
+"""Series from whatever somebody has, checked once."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dynamicblocks.errors import ConfigurationError
+
+
+def padded(
+    times: Sequence[Any] | Tensor,
+    values: Sequence[Any] | Tensor,
+    observed: Sequence[Any] | Tensor | None,
+    labels: Sequence[Any] | Tensor | None,
+    features: Sequence[str] | None,
+    ids: Sequence[str] | None,
+) -> dict[str, Any]:
+    """The fields of a :class:`~dynamicblocks.data.series.SeriesSet`, padded; or an error that names a series."""
+    all_values = [_table(each) for each in values]
+    number = len(all_values)
+    shared = isinstance(times, Tensor) and times.ndim == 1
+    all_times = [_tensor(times)] * number if shared else [_tensor(each) for each in times]
+    names = tuple(str(each) for each in (range(number) if ids is None else ids))
+    if not number or len(all_times) != number or len(names) != number:
+        raise ConfigurationError(
+            f"there must be times, values and an id for each series, and one series at least; got {len(all_times)} "
+            f"times, {number} values and {len(names)} ids"
+        )
+    masks = [~each.isnan() for each in all_values]
+    if observed is not None:
+        masks = [mask & torch.as_tensor(each).reshape(mask.shape) for mask, each in zip(masks, observed, strict=True)]
+    for name, t, y, mask in zip(names, all_times, all_values, masks, strict=True):
+        _check(name, t, y, mask)
+    width = all_values[0].shape[1]
+    columns = tuple(features) if features is not None else tuple(f"x{place}" for place in range(width))
+    if any(each.shape[1] != width for each in all_values) or len(columns) != width:
+        raise ConfigurationError(
+            f"all series must have the same features, {len(columns)} ({', '.join(columns)}), got "
+            f"{', '.join(str(each) for each in sorted({each.shape[1] for each in all_values}))}"
+        )
+    lengths = torch.tensor([len(t) for t in all_times])
+    longest = int(lengths.max())
+    there = torch.arange(longest) < lengths[:, None]
+    classes, numbers = _labels(labels, number)
+    mask = _padded(masks, longest)
+    return {
+        "times": torch.stack([torch.cat([t, t[-1:].expand(longest - len(t))]) for t in all_times]),
+        "values": _padded(all_values, longest).where(mask, 0.0),
+        "observed": mask,
+        "lengths": lengths,
+        "seen": there,
+        "wanted": there,
+        "features": columns,
+        "ids": names,
+        "labels": numbers,
+        "classes": classes,
+    }
+
+
+def _padded(tables: Sequence[Tensor], longest: int) -> Tensor:
+    return torch.stack([torch.cat([each, each.new_zeros(longest - len(each), each.shape[1])]) for each in tables])
+
+
+def _tensor(given: Any) -> Tensor:
+    return torch.as_tensor(given, dtype=torch.float64).detach().cpu()
+
+
+def _table(given: Any) -> Tensor:
+    found = _tensor(given)
+    return found[:, None] if found.ndim == 1 else found
+
+
+def _check(name: str, times: Tensor, values: Tensor, mask: Tensor) -> None:
+    """Raise for a series of which nothing can be learnt."""
+    what = f"series {name}"
+    if times.ndim != 1 or values.ndim != 2 or len(times) != len(values):
+        raise ConfigurationError(
+            f"{what}: expected times (length,) and values (length, features), got {tuple(times.shape)} and "
+            f"{tuple(values.shape)}"
+        )
+    if len(times) < 2:
+        raise ConfigurationError(f"{what} has {len(times)} time; a series needs two at least: leave it out")
+    if not bool(torch.isfinite(times).all()):
+        raise ConfigurationError(f"{what}: times must be finite, got NaN or infinity")
+    gaps = times.diff()
+    if bool((gaps <= 0).any()):
+        place = int((gaps <= 0).nonzero()[0])
+        before, after = times[place].item(), times[place + 1].item()
+        said = "repeats" if after == before else f"comes after {before:.9g}: sort the times"
+        raise ConfigurationError(f"{what}: times must increase, but time {after:.9g} {said}")
+    if not bool(torch.isfinite(values[mask]).all()):
+        raise ConfigurationError(f"{what}: values must be finite, or NaN where they are missing; got infinity")
+    if not bool(mask.any()):
+        raise ConfigurationError(f"{what}: all values are missing; leave it out")
+
+
+def _labels(labels: Sequence[Any] | Tensor | None, number: int) -> tuple[tuple[str, ...], Tensor | None]:
+    if labels is None:
+        return (), None
+    given = labels.tolist() if isinstance(labels, Tensor) else list(labels)
+    if len(given) != number:
+        raise ConfigurationError(f"there must be a label for each of the {number} series, got {len(given)}")
+    known = sorted(set(given))
+    return tuple(map(str, known)), torch.tensor([known.index(each) for each in given])
