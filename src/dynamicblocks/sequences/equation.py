@@ -113,7 +113,7 @@ class Equation(nn.Module):
 
 
 def constants_of(field: nn.Module) -> dict[str, float]:
-    """The constants of every equation in a field, by name: numbers; of a module of somebody's own all single weights.
+    """The constants of every equation in a field, by name.
 
     >>> constants_of(Equation("van_der_pol"))
     {'mu': 1.0}

@@ -1,5 +1,7 @@
 """Right-hand sides that are learnt: networks of the state, and sums of several."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -48,12 +50,12 @@ class MLPField(nn.Module):
         self.features, self.time, self.power = features, time, power
         widths = [features + time, *[hidden] * layers, outputs]
         modules: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             modules += [nn.Linear(before, after), make_activation(activation)]
         self.net = nn.Sequential(*modules[:-1])
         with torch.no_grad():
             for weight in self.net[-1].parameters():
-                weight *= LAST
+                weight.mul_(LAST)
 
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
         if y.shape[-1] != self.features:

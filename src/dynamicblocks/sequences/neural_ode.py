@@ -6,8 +6,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from dynamicblocks.errors import ArgumentError, ArgumentTypeError, ConfigurationError
+from dynamicblocks.errors import ArgumentError, ArgumentTypeError, ConfigurationError, unknown_name
 from dynamicblocks.sequences.solver import Solver
+from dynamicblocks.sequences.union_of_times import Times, states_at
 from dynamicblocks.solving import Solution
 from dynamicblocks.times import check_count
 
@@ -28,8 +29,8 @@ class NeuralODE(nn.Module):
             accelerations alone; of a third-order one, with three parts, the last derivative.
         event_fn: g(t, y) of shape (n,), or (n, events): a trajectory ends where g changes its sign. A module is learnt
             as well.
-        own_times: where each trajectory has times of its own: give each steps of its own, rather than to solve once at
-            the union of all times. It costs more of a small network, and less where few trajectories are stiff.
+        times: of trajectories with times of their own: ``union``, one solve to all times, whose steps they share; or
+            ``own``, steps of their own, with explicit adaptive methods.
 
     Raises:
         ConfigurationError: an option that cannot be.
@@ -48,7 +49,7 @@ class NeuralODE(nn.Module):
         order: int = 1,
         event_fn: Callable[[Tensor, Tensor], Tensor] | None = None,
         *,
-        own_times: bool = False,
+        times: Times = "union",
     ) -> None:
         super().__init__()
         if not callable(field):
@@ -59,7 +60,9 @@ class NeuralODE(nn.Module):
         self.solver = Solver() if solver is None else solver
         if not isinstance(self.solver, Solver):
             raise ArgumentTypeError(f"solver must be a Solver, such as Solver('rk4'), got {self.solver!r:.80}")
-        self.augment, self.order, self.event_fn, self.own_times = augment, order, event_fn, own_times
+        if times not in ("union", "own"):
+            raise unknown_name("kind of times", times, ("union", "own"))
+        self.augment, self.order, self.event_fn, self.times = augment, order, event_fn, times
 
     def forward(self, y0: Tensor, t: Tensor) -> Tensor:
         """The states, (n, length, features), at times (length,), or (n, length) of their own.
@@ -72,12 +75,10 @@ class NeuralODE(nn.Module):
             t: the times.
         """
         self._check(y0, t)
-        if t.ndim == 1 or self.event_fn is not None or self.own_times:
+        if t.ndim == 1 or self.event_fn is not None:
             return self._plain(self.solution(y0, t).y.movedim(0, 1))
-        times, places = _union(t)
-        start = t[:, :1].to(y0.dtype)
-        states = self.solver(partial(self._later, start), self._wide(y0), times.to(y0.dtype)).y
-        return self._plain(states[places, torch.arange(len(t), device=t.device)[:, None]])
+        field = partial(self._later, t[:, :1].to(y0.dtype))
+        return self._plain(states_at(self.solver, field, self._wide(y0), _elapsed(t).to(y0.dtype), self.times))
 
     def events(self, y0: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """When the event of each trajectory is, (n,), and its state there, (n, features); not a number without one.
@@ -105,8 +106,7 @@ class NeuralODE(nn.Module):
         """
         more = {} if self.event_fn is None else {"event_fn": self._event}
         batched = bool(more) or t.ndim == 2
-        times = _spread(t) if t.ndim == 2 else t
-        return self.solver(self._slope, self._wide(y0), times, **({"batched": True, **more} if batched else {}))
+        return self.solver(self._slope, self._wide(y0), t, **({"batched": True, **more} if batched else {}))
 
     def extra_repr(self) -> str:
         return f"solver={self.solver}, augment={self.augment}, order={self.order}"
@@ -117,12 +117,12 @@ class NeuralODE(nn.Module):
         """The initial states with zeros beside each of their parts."""
         if not self.augment:
             return y0
-        parts = y0.unflatten(-1, (self.order, -1))
+        parts = y0.reshape(*y0.shape[:-1], self.order, -1)
         return torch.cat((parts, parts.new_zeros(*parts.shape[:-1], self.augment)), dim=-1).flatten(-2)
 
     def _plain(self, y: Tensor) -> Tensor:
         """States without them."""
-        return y.unflatten(-1, (self.order, -1))[..., : -self.augment].flatten(-2) if self.augment else y
+        return y.reshape(*y.shape[:-1], self.order, -1)[..., : -self.augment].flatten(-2) if self.augment else y
 
     def _slope(self, t: Tensor, y: Tensor) -> Tensor:
         slope = self.field(t, y)
@@ -138,6 +138,12 @@ class NeuralODE(nn.Module):
     def _check(self, y0: Tensor, t: Tensor) -> None:
         if torch.compiler.is_compiling():
             return
+        if (
+            isinstance(t, Tensor)
+            and t.ndim == 2
+            and bool(((t[:, 1:] < t[:, :-1]).any(1) & (t[:, 1:] > t[:, :-1]).any(1)).any())
+        ):
+            raise ArgumentError("the times of each trajectory must increase, or decrease; the last may be repeated")
         if not isinstance(y0, Tensor) or y0.ndim != 2 or y0.shape[1] % self.order:
             came = tuple(y0.shape) if isinstance(y0, Tensor) else type(y0).__name__
             parts = f"features * {self.order}" if self.order > 1 else "features"
@@ -150,30 +156,11 @@ class NeuralODE(nn.Module):
             )
 
 
-def _union(t: Tensor) -> tuple[Tensor, Tensor]:
-    """All times since the begin of each trajectory, increasing, and the place of each among them.
+def _elapsed(t: Tensor) -> Tensor:
+    """The times since the begin of each trajectory; those that differ by their rounding are one.
 
-    Times that differ by their rounding are one: equal gaps at different times seldom give equal differences.
+    Equal gaps at different times seldom give equal differences, and each would be a time of the solve.
     """
-    since = (t - t[:, :1]).detach()
-    if bool((since.diff(dim=1) < 0).any()):
-        down = bool((since.diff(dim=1) <= 0).all())
-        if not down:
-            raise ArgumentError("the times of each trajectory must increase, or decrease; the last may be repeated")
-        times, places = _union(-t)
-        return -times, places
+    since = t - t[:, :1]
     unit = ROUNDINGS * torch.finfo(t.dtype).eps * float(t.detach().abs().max())
-    times, places = torch.unique((since / unit).round() if unit else since, return_inverse=True)
-    if len(times) < 2:
-        raise ArgumentError("the times of each trajectory must increase, got the same time again and again")
-    return times * unit if unit else times, places
-
-
-def _spread(t: Tensor) -> Tensor:
-    """Times whose repeated ends go on a little, since those of a solve are all different."""
-    ends = (t.diff(dim=1) == 0).cumsum(1)
-    if not bool(ends.any()):
-        return t
-    sign = torch.sign(t[:, -1:] - t[:, :1])
-    unit = ROUNDINGS * torch.finfo(t.dtype).eps * t.detach().abs().max()
-    return torch.cat((t[:, :1], t[:, 1:] + sign * unit * ends), dim=1)
+    return since + ((since / unit).round() * unit - since).detach() if unit else since
