@@ -1,6 +1,8 @@
 """Models of what happens in time: neural ODEs on trajectories, latent ODEs on series, point processes."""
 
+from dynamicblocks.sequences.elbo import negative_elbo, squared_error
 from dynamicblocks.sequences.forecast import Forecast, SeriesModel
+from dynamicblocks.sequences.latent_ode import LatentODE
 from dynamicblocks.sequences.solver import Solver
 
-__all__ = ["Forecast", "SeriesModel", "Solver"]
+__all__ = ["Forecast", "LatentODE", "SeriesModel", "Solver", "negative_elbo", "squared_error"]
