@@ -146,3 +146,30 @@ def test_the_heat_equation_is_solved_by_the_fields_of_the_example():
         state = state + heat.TIME / steps * second
     assert np.abs(state - after).max() < 5e-3 * np.abs(after).max()
     assert np.abs(before - after).max() > 0.3 * np.abs(after).max()
+
+
+def test_the_modes_of_the_comparison_begin_alike_and_are_watched_as_each_epoch_begins(tmp_path):
+    script = load_script("anode")
+    planned = [script.config_of(solver, mode, 0, None, "runs") for solver, mode in script.ROWS]
+    assert len({config.run for _, config in planned}) == len(planned)
+    assert all(task.data == planned[0][0].data for task, _ in planned)
+    assert all(config.optimizer == planned[0][1].optimizer for _, config in planned)
+    nets = []
+    for task, _ in planned:
+        torch.manual_seed(0)
+        nets.append(task.sketch())
+    assert all(torch.equal(a, b) for net in nets for a, b in zip(net.parameters(), nets[0].parameters(), strict=True))
+    batch = torch.randn(4, 3, 8, 8), torch.arange(4)
+    errors = {row: script.gradient_error(net, batch)["error"] for row, net in zip(script.ROWS, nets, strict=True)}
+    for (solver, mode), error in errors.items():
+        limit = 1e-4 if mode in ("backprop", "checkpoint") else 0.2 if "interpolant" in mode else None
+        assert limit is None or error < limit, (solver, mode, error)
+    assert errors["Euler", "adjoint"] > 1e-3
+    seen = []
+    told = script.Telling([[1], [2]], seen.append)
+    with pytest.raises(AttributeError):
+        next(told.training(3))
+    assert seen == [3]
+    with pytest.raises(AttributeError):
+        next(told.training(3, first_step=1))
+    assert seen == [3]

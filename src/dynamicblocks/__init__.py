@@ -93,6 +93,7 @@ __all__ = [
     "untwist",
     "with_gradient",
     "with_integrator",
+    "with_tolerance",
 ]
 
 # Everything is imported when it is asked for: the version and the help of the command line need no torch.
@@ -143,6 +144,7 @@ if TYPE_CHECKING:
         refine,
         with_gradient,
         with_integrator,
+        with_tolerance,
     )
     from dynamicblocks.tasks.files import load_run as load_run
     from dynamicblocks.times import Grid, graded, uniform
@@ -166,7 +168,8 @@ else:
             "network": "DynamicNet",
             "solving": "NotConvergedError NotFiniteStateError Solution SolveError Statistics Status StepLimitError "
             "StepUnderflowError",
-            "surgery": "freeze_unused_controls project recalibrate rediscretise refine with_gradient with_integrator",
+            "surgery": "freeze_unused_controls project recalibrate rediscretise refine with_gradient with_integrator "
+            "with_tolerance",
             "tasks.files": "load_run",
             "times": "Grid graded uniform",
             "twisting": "twist twists untwist",

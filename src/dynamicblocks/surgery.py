@@ -3,6 +3,7 @@
 import copy
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import TypeVar
 
@@ -14,9 +15,9 @@ from dynamicblocks.controls import Basis, as_basis
 from dynamicblocks.controls.calibration import measure, meters_of
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients import Gradient, as_gradient
-from dynamicblocks.integrators import Integrator, as_integrator
+from dynamicblocks.integrators import Adaptive, Integrator, as_integrator
 from dynamicblocks.network import named_blocks
-from dynamicblocks.times import Times
+from dynamicblocks.times import Times, check_amount
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -133,6 +134,42 @@ def with_gradient(net: Net, gradient: Gradient | str) -> Net:
     """The same network, differentiated in another way."""
     mode = as_gradient(gradient)
     return _change_blocks(net, lambda _, block: block.replaced(gradient=mode))
+
+
+def with_tolerance(net: Net, rtol: float, atol: float | None = None) -> Net:
+    """The same weights, solved to another tolerance by every block whose integrator chooses its steps.
+
+    Other blocks, and everything else of those integrators, stay as they are.
+
+    Args:
+        net: a network or block.
+        rtol: relative tolerance of a step, positive.
+        atol: absolute tolerance, positive; that number too, if None.
+
+    Raises:
+        ConfigurationError: no block has an adaptive integrator, or a tolerance is not positive.
+
+    >>> import dynamicblocks as db
+    >>> with_tolerance(db.DynamicBlock("symmetric(4)", 2, integrator="bosh3"), 1e-5).integrator.shorthand
+    'bosh3(rtol=1e-05, atol=1e-05)'
+    """
+    atol = rtol if atol is None else atol
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if check_amount(value, name) == 0:
+            raise ConfigurationError(f"{name} must be positive, got 0")
+    if not any(isinstance(block.integrator, Adaptive) for block in named_blocks(net).values()):
+        raise ConfigurationError(
+            f"no block of {type(net).__name__} chooses its own steps, so a tolerance would change nothing; give the "
+            "blocks an adaptive integrator first, such as with_integrator(net, 'dopri5')"
+        )
+
+    def change(_: str, block: DynamicBlock) -> DynamicBlock:
+        method = block.integrator
+        if not isinstance(method, Adaptive):
+            return block
+        return block.replaced(integrator=replace(method, rtol=rtol, atol=atol))
+
+    return map_blocks(net, change)
 
 
 def refine(net: Net, factor: int = 2, *, steps: bool = True) -> Net:

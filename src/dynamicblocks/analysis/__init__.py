@@ -17,6 +17,7 @@ __all__ = [
     "Operators",
     "Panel",
     "StepLimit",
+    "Swept",
     "TwistOperators",
     "candidates",
     "changed",
@@ -24,6 +25,7 @@ __all__ = [
     "draw_fields",
     "draw_manifestations",
     "draw_operators",
+    "draw_tolerances",
     "drift",
     "drifts",
     "gradient_check",
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from dynamicblocks.analysis.compression import Compression, changed, compress
     from dynamicblocks.analysis.figure import Panel, draw_manifestations
     from dynamicblocks.analysis.operator_figure import draw_fields, draw_operators
+    from dynamicblocks.analysis.tolerance_figure import Swept, draw_tolerances
 else:
     __getattr__, __dir__ = lazy_names(
         __name__,
@@ -45,5 +48,6 @@ else:
             "compression": "Compression changed compress",
             "figure": "Panel draw_manifestations",
             "operator_figure": "draw_fields draw_operators",
+            "tolerance_figure": "Swept draw_tolerances",
         },
     )

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.integrators import as_integrator
-from dynamicblocks.times import check_count, check_steps
+from dynamicblocks.times import check_amount, check_count, check_steps
 from dynamicblocks.training import RunFolder
 
 T = TypeVar("T")
@@ -41,6 +41,16 @@ def integrators(names: Sequence[str] | None) -> list[str] | None:
 def factors(numbers: Sequence[int]) -> list[int]:
     """Multiples of steps, each once."""
     return _each_once([check_steps(number, "each factor") for number in numbers], "factor")
+
+
+def tolerances(numbers: Sequence[float] | None) -> list[float] | None:
+    """Tolerances, each once, from the coarsest to the finest."""
+    if numbers is None:
+        return None
+    for number in numbers:
+        if check_amount(number, "each tolerance") == 0:
+            raise ConfigurationError("each tolerance must be positive, got 0")
+    return sorted(_each_once(list(numbers), "tolerance"), reverse=True)
 
 
 def count(least: int = 1) -> Callable[[int], int]:

@@ -13,6 +13,8 @@ from dynamicblocks.cli.arguments import Arguments
 from dynamicblocks.cli.console import Bars, add_quiet_argument, make_console, say
 from dynamicblocks.cli.loading import ReadyRun, add_device_arguments, load_all, refusal, say_where
 from dynamicblocks.cli.table import table
+from dynamicblocks.cli.tolerances import sweep
+from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.network import num_weights
 from dynamicblocks.training import Figure
 from dynamicblocks.training.environment import environment
@@ -26,14 +28,20 @@ from dynamicblocks.training.manifestations import (
 from dynamicblocks.training.progress import evaluation_steps
 from dynamicblocks.training.storage import write_json
 
-USAGE = "dynamicblocks converge RUN [--beside RUN ...] [--integrators NAMES] [--factors NUMBERS] [--split SPLIT] ..."
+USAGE = (
+    "dynamicblocks converge RUN [--beside RUN ...] [--integrators NAMES --factors NUMBERS | --tolerances NUMBERS] ..."
+)
 DESCRIPTION = """Evaluate the weights of a run under several integrators and step counts, without training them further.
 
 A network of continuous depth stays as good; a plain residual network, given with --beside, does not. What is drawn is
 the main figure of the run's task: the accuracy of a classification.
 Writes convergence.json and convergence.png into the folder of the run.
 
-Example: dynamicblocks converge runs/MINE --beside runs/PLAIN --integrators [euler,midpoint,rk4] --factors [1,2,4]"""
+Where the integrator of the training chooses its own steps, --tolerances shows instead what its tolerance is worth:
+figure, evaluations of a pass and time at each, in tolerances.json and tolerances.png.
+
+Example: dynamicblocks converge runs/MINE --beside runs/PLAIN --integrators [euler,midpoint,rk4] --factors [1,2,4]
+Example: dynamicblocks converge runs/ODENET --tolerances 1e-1 1e-2 1e-3 1e-4 1e-5 1e-6"""
 
 INTEGRATORS = ("euler", "midpoint", "rk4", "rk4_classic")
 FACTORS = (1, 2, 4)
@@ -64,6 +72,12 @@ def add_arguments(parser: Arguments) -> None:
         help="multiples of the steps of the training",
         check=checks.factors,
     )
+    parser.add_argument(
+        "--tolerances",
+        type=list[float],
+        help="of blocks that choose their steps, relative and absolute, instead of --integrators and --factors",
+        check=checks.tolerances,
+    )
     parser.add_argument("--split", type=Literal["test", "validation"], default="test", help="which samples")
     add_device_arguments(parser)
     add_quiet_argument(parser, "the files that were written")
@@ -73,6 +87,14 @@ def run(options: Namespace) -> None:
     """Evaluate run by run; each is printed, written and drawn when it is measured, so that a stop loses only one."""
     console = make_console(options)
     bars = Bars(console)
+    if options.tolerances is not None:
+        if options.integrators is not None or options.factors != list(FACTORS):
+            raise ConfigurationError(
+                "--tolerances keeps the integrator of the training, whose steps it decides; leave out --integrators "
+                "and --factors, or --tolerances"
+            )
+        sweep(options, console, bars)
+        return
     runs = load_all(options, [options.run, *options.beside], options.split, bars)
     folder, task = runs[0].folder.path, runs[0].task
     subject = f"{options.split} {task.unit} of {runs[0].source}"

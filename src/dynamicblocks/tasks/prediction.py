@@ -1,6 +1,6 @@
 """What predictions are."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +45,35 @@ class FieldPrediction:
 
     def __len__(self) -> int:
         return len(self.values)
+
+
+@dataclass(frozen=True, eq=False)
+class SeriesPrediction:
+    """Series in the units of the data; on the CPU, in the order of the input.
+
+    Args:
+        times: (n, length), float64; the last is repeated behind the end of a series.
+        values: (n, length, features), float64.
+        lengths: (n,): how many times each has.
+        ids: a name for each series.
+        features: a name for each feature.
+    """
+
+    times: Tensor
+    values: Tensor
+    lengths: Tensor
+    ids: tuple[str, ...]
+    features: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def table(self) -> Iterator[tuple[str, ...]]:
+        """Rows of a table with the columns id, time and a column for each feature, the heading first."""
+        yield ("id", "time", *self.features)
+        for name, times, values, length in zip(self.ids, self.times, self.values, self.lengths.tolist(), strict=True):
+            for time, row in zip(times[:length].tolist(), values[:length].tolist(), strict=True):
+                yield (name, f"{time:.17g}", *(f"{value:.9g}" for value in row))
 
 
 def predicted(net: nn.Module, batches: Iterable[Tensor], place: Place, classes: tuple[str, ...]) -> Prediction:

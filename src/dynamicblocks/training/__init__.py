@@ -17,10 +17,12 @@ with needed_for(__name__):
     from dynamicblocks.training.run_folder import RunFolder
     from dynamicblocks.training.task import LOSS, Batches, Figure, Place, Task
     from dynamicblocks.training.tensor_batches import TensorBatches
+    from dynamicblocks.training.tolerances import AtTolerance, at_tolerances
     from dynamicblocks.training.train import Training
 
 __all__ = [
     "LOSS",
+    "AtTolerance",
     "Batches",
     "Figure",
     "HardwareConfig",
@@ -37,6 +39,7 @@ __all__ = [
     "TrainConfig",
     "Training",
     "TwistConfig",
+    "at_tolerances",
     "evaluate",
     "manifestations",
 ]

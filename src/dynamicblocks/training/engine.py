@@ -95,7 +95,10 @@ class Engine:
         if place + 1 < size:
             return
         if self.options.clip:
-            self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.options.clip)
+            # Gradients that are no numbers make a loss that is none, which is told with what to do; Fabric would raise
+            # here, also where a scaler of losses only skips the step.
+            norm = self.options.clip
+            self.fabric.clip_gradients(self.model, self.optimizer, max_norm=norm, error_if_nonfinite=False)
         self.optimizer.step()
         if self.box is not None:
             self.box.project()
