@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from dynamicblocks.data.series import SeriesDataset, SeriesSet, load_series, split_series
+from dynamicblocks.data.series import SeriesDataset, SeriesSet, load_series
+from dynamicblocks.data.series.splits import FEWEST, split_series
 from dynamicblocks.errors import ConfigurationError, unknown_name
 from dynamicblocks.sequences import Solver, constants_of, first_states
 from dynamicblocks.sequences.shooting import windows_of
@@ -17,7 +18,7 @@ from dynamicblocks.tasks.dynamics_facts import TrajectoryFacts, facts_of_traject
 from dynamicblocks.tasks.dynamics_net import DynamicsNet, Fit, TrajectoryBatch
 from dynamicblocks.tasks.dynamics_options import DynamicsModel, ShootingConfig
 from dynamicblocks.tasks.given_series import given_series
-from dynamicblocks.tasks.own_equation import make_equation, reference_of
+from dynamicblocks.tasks.own_equation import make_equation
 from dynamicblocks.tasks.prediction import SeriesPrediction
 from dynamicblocks.tasks.registry import tasks
 from dynamicblocks.tasks.trajectory_batches import TrajectoryBatches
@@ -51,6 +52,7 @@ class TrajectoryConfig:
         batch_size: trajectories in a training step, over all processes.
         test_batch_size: trajectories in a step of evaluation; by default as in training.
         steps: training steps in an epoch, however few trajectories there are.
+        data_dir: where a relative path of a file begins; by default the working directory.
     """
 
     name: str = "lotka_volterra"
@@ -67,6 +69,7 @@ class TrajectoryConfig:
     batch_size: int = 32
     test_batch_size: int | None = None
     steps: int = 25
+    data_dir: str | None = None
 
     def __post_init__(self) -> None:
         check_seed(self.split_seed, "data.split_seed")
@@ -77,11 +80,35 @@ class TrajectoryConfig:
             check_amount(self.noise, "data.noise")
         for option in ("later", "validation", "test"):
             if not 0 <= check_amount(getattr(self, option), f"data.{option}") < 1:
-                raise ConfigurationError(f"data.{option} must be a share, from 0 to below 1, got {getattr(self, option)}")
+                raise ConfigurationError(
+                    f"data.{option} must be a share, from 0 to below 1, got {getattr(self, option)}"
+                )
 
     def load(self) -> SeriesDataset:
         """The trajectories, split."""
-        raise NotImplementedError
+        columns: dict[str, Any] = (
+            {"id": self.id, "time": self.time, "values": self.values or None} if ":" in self.name else {}
+        )
+        found = load_series(
+            self.name, seed=self.split_seed, points=self.points, series=self.series, noise=self.noise,
+            validation=self.validation, test=self.test, data_dir=self.data_dir, **columns,
+        )  # fmt: skip
+        # Few series are split in time there; here training leaves the end of each out in any case.
+        return the_same(found.test, self.name) if found.test.ids == found.train.ids else found
+
+    def split(self, series: SeriesSet) -> SeriesDataset:
+        """Series from Python, split."""
+        if len(series) < FEWEST:
+            return the_same(series, self.name)
+        return split_series(series, self.name, self.validation, self.test, self.split_seed)
+
+
+def the_same(series: SeriesSet, name: str) -> SeriesDataset:
+    """All three splits of the same series, of which there are too few to hold some out."""
+    there = torch.arange(series.times.shape[1]) < series.lengths[:, None]
+    whole = replace(series, seen=there, wanted=there)
+    what = "one trajectory" if len(series) == 1 else f"{len(series)} trajectories"
+    return SeriesDataset(whole, whole, whole, f"{name}: {what}, trained, validated and tested on the same")
 
 
 @tasks.register("dynamics")
@@ -147,7 +174,7 @@ class Dynamics(Task[TrajectoryBatch]):
                     "the data of this run were handed over in Python and are not stored with it; give them again: "
                     "task.with_data(series)"
                 )
-            found = split_series(handed, data.validation, data.test, data.split_seed)
+            found = data.split(handed)
         else:
             found = data.load()
         if "known" in vars(self) and found.train.features != self.known.features:
@@ -223,8 +250,7 @@ class Dynamics(Task[TrajectoryBatch]):
         return TrajectoryBatches(whole, data.batch_size, data.steps, place, data.test_batch_size)
 
     def rehearsal(self, batches: Batches[TrajectoryBatch]) -> Iterator[TrajectoryBatch]:
-        *tensors, progress = next(iter(batches.training(0)))
-        yield TrajectoryBatch(*(each[:FEW] for each in tensors), progress)
+        yield next(iter(batches.training(0))).select(slice(FEW))
 
     # Numbers
 
@@ -232,7 +258,14 @@ class Dynamics(Task[TrajectoryBatch]):
     def sums(self) -> tuple[str, ...]:
         features = self.known.features
         counted = (f"{what}_{name}" for what in ("count", "square") for name in features)
-        return ("trajectories", "loss", *counted, "later", "later_square", *(f"constant_{name}" for name in self.constants))
+        return (
+            "trajectories",
+            "loss",
+            *counted,
+            "later",
+            "later_square",
+            *(f"constant_{name}" for name in self.constants),
+        )
 
     def loss(self, net: nn.Module, batch: TrajectoryBatch) -> tuple[Tensor, Tensor]:
         fit: Fit = net(batch)
@@ -278,7 +311,7 @@ class Dynamics(Task[TrajectoryBatch]):
         """Trajectories from their first states: ``x`` is a pair, states (n, features) and times, a file, or series."""
         if resize:
             raise ConfigurationError("trajectories are not resized; leave out resize")
-        series = given_series(x, self.known.features, self._columns)
+        series = given_series(x, self.known.features, self.data.id, self.data.time)
         whole = self._whole(replace(series, ids=tuple(f"{place}" for place in range(len(series)))), place)
         # Whoever is predicted is none of the training, whatever it is called.
         whole = whole._replace(rows=torch.full_like(whole.rows, -1), known=whole.wanted)
@@ -291,15 +324,10 @@ class Dynamics(Task[TrajectoryBatch]):
             )
         mean, std = (torch.tensor(each, dtype=torch.float64) for each in (self.known.mean, self.known.std))
         values = []
-        for rows in torch.arange(len(series)).split(check_rows(batch_size, self.data.test_batch_size)):
-            *tensors, progress = whole
-            fit: Fit = answer_of(net, TrajectoryBatch(*(each[rows.to(place.device)] for each in tensors), progress))
+        for rows in torch.split(torch.arange(len(series)), check_rows(batch_size, self.data.test_batch_size)):
+            fit: Fit = answer_of(net, whole.select(rows.to(place.device)))
             values.append(fit.values.cpu().double() * std + mean)
         return SeriesPrediction(series.times, together(values), series.lengths, series.ids, series.features)
-
-    @property
-    def _columns(self) -> tuple[str, str]:
-        return self.data.id, self.data.time
 
     def conclude(self, net: nn.Module, place: Place, folder: Path) -> list[Path]:
         # matplotlib is imported where something is drawn, not with every command.
@@ -310,6 +338,3 @@ class Dynamics(Task[TrajectoryBatch]):
         with evaluation_mode(net), torch.no_grad():
             shown = shown_of(net, self._whole(self.series.test, place), self.known, self.series.test.ids)
         return draw_trajectories(shown, folder)
-
-
-__all__ = ["Dynamics", "TrajectoryConfig", "reference_of"]

@@ -32,6 +32,12 @@ class TrajectoryBatch(NamedTuple):
     rows: Tensor
     progress: Tensor
 
+    def select(self, rows: Tensor | slice) -> "TrajectoryBatch":
+        """Some of the trajectories."""
+        return TrajectoryBatch(
+            self.times[rows], self.values[rows], self.known[rows], self.wanted[rows], self.rows[rows], self.progress
+        )
+
 
 class Fit(NamedTuple):
     """What the network says of trajectories.
@@ -56,6 +62,10 @@ class InUnits(nn.Module):
         order: of the equation.
         augment: numbers of each part of the state that the equation does not see; they stay as they are.
     """
+
+    origin: Tensor
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, equation: nn.Module, known: TrajectoryFacts, order: int, augment: int) -> None:
         super().__init__()
@@ -181,5 +191,3 @@ class DynamicsNet(nn.Module):
             within = int((times <= begin + share * (end - begin)).sum(1).max())
             times = times[:, : max(2, within)]
         return times
-
-

@@ -83,5 +83,3 @@ def check_equation(equation: str) -> None:
     """Raise where an equation is neither known nor could be one of somebody's own."""
     if equation and not is_own(equation) and "@" not in equation and equation not in equations:
         make_equation(equation)
-
-

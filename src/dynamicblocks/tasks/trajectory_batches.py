@@ -63,6 +63,5 @@ class TrajectoryBatches:
             yield self._rows(rows, 1.0)
 
     def _rows(self, rows: torch.Tensor, progress: float) -> TrajectoryBatch:
-        rows = rows.to(self.all.times.device)
-        *tensors, _ = self.all
-        return TrajectoryBatch(*(each[rows] for each in tensors), self.all.progress * progress)
+        found = self.all.select(rows.to(self.all.times.device))
+        return found._replace(progress=found.progress * progress)

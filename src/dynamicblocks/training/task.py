@@ -163,7 +163,7 @@ class Task(ABC, Generic[Batch]):
     bears_half: ClassVar[bool] = False
     """Whether its answers bear bfloat16, of three digits, so that it may be chosen without being asked for."""
     usual: ClassVar[Mapping[str, Any]] = {}
-    """Options of its trainings in the place of their defaults, by path: ``{"optimizer.name": "adam", "epochs": 10}``."""
+    """Options of its trainings in the place of their defaults, by path, such as ``{"optimizer.name": "adam"}``."""
     source_hash: ClassVar[str | None] = None
     """Of a task that was read from a file: the SHA-256 of that file."""
     asked_as: ClassVar[str | None] = None
