@@ -147,6 +147,7 @@ if TYPE_CHECKING:
         with_tolerance,
     )
     from dynamicblocks.tasks.files import load_run as load_run
+    from dynamicblocks.tasks.fit import fit as fit
     from dynamicblocks.times import Grid, graded, uniform
     from dynamicblocks.twisting import twist, twists, untwist
 else:
@@ -171,6 +172,7 @@ else:
             "surgery": "freeze_unused_controls project recalibrate rediscretise refine with_gradient with_integrator "
             "with_tolerance",
             "tasks.files": "load_run",
+            "tasks.fit": "fit",
             "times": "Grid graded uniform",
             "twisting": "twist twists untwist",
         },

@@ -7,6 +7,7 @@ with needed_for(__name__):
     from dynamicblocks.tasks.dynamics import Dynamics, TrajectoryConfig
     from dynamicblocks.tasks.dynamics_options import DynamicsModel, ShootingConfig
     from dynamicblocks.tasks.files import load_config, load_run
+    from dynamicblocks.tasks.fit import fit
     from dynamicblocks.tasks.images import DataConfig
     from dynamicblocks.tasks.model import ModelConfig
     from dynamicblocks.tasks.own import own_task
@@ -15,6 +16,8 @@ with needed_for(__name__):
     from dynamicblocks.tasks.registry import tasks
     from dynamicblocks.tasks.regress import FieldConfig, Regress
     from dynamicblocks.tasks.segment import MaskConfig, Segment
+    from dynamicblocks.tasks.series import Series
+    from dynamicblocks.tasks.series_options import SeriesConfig, SeriesModelConfig
     from dynamicblocks.tasks.task_run import Run
 
 __all__ = [
@@ -30,9 +33,13 @@ __all__ = [
     "Regress",
     "Run",
     "Segment",
+    "Series",
+    "SeriesConfig",
+    "SeriesModelConfig",
     "SeriesPrediction",
     "ShootingConfig",
     "TrajectoryConfig",
+    "fit",
     "load_config",
     "load_run",
     "own_equation",

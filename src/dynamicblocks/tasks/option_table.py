@@ -88,7 +88,12 @@ class OptionTable:
             raise ConfigurationError(
                 f"the task {self.task.__name__} cannot be made of these options: {error}"
             ) from error
-        return task, self._made(TrainConfig, None, "", {**self.task.usual, **values})
+        return task, self.training(values)
+
+    def training(self, values: Mapping[str, Any]) -> TrainConfig:
+        """The configuration of a training, with these values in the place of the task's usual ones."""
+        made: TrainConfig = self._made(TrainConfig, None, "", {**self.task.usual, **values})
+        return made
 
     def _parts(self, described: type, path: str, title: str) -> Iterator[Part]:
         simple, nested = fields_of(described), nested_fields(described)
