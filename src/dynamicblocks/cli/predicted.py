@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -142,7 +142,8 @@ def predict_files(run: Run, inputs: Sequence[Input], options: Namespace, place: 
 
 def _answers(run: Run, inputs: Sequence[Input], options: Namespace, bars: Bars) -> Iterator[tuple[Input, Answer]]:
     """The answer to each file: of images of one size batches, else one after the other; meanwhile a bar is shown."""
-    how = {"batch_size": options.batch_size, "resize": options.resize}
+    how: dict[str, Any] = {"batch_size": options.batch_size, "resize": options.resize}
+    how |= {name: given for name in ("times", "samples") if (given := getattr(options, name, None)) is not None}
     if isinstance(run.task, Classify):
         data = run.task.data
         rows = check_rows(options.batch_size, data.test_batch_size or data.batch_size)

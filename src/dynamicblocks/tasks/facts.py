@@ -182,6 +182,7 @@ Found = TypeVar("Found")
 
 
 def wrong(facts: Mapping[str, Any], name: str, expected: str) -> ConfigurationError:
+    """The error for a fact that is not what it should be."""
     if not isinstance(facts, Mapping):
         return ConfigurationError(f"facts of the data must be a mapping, got {facts!r:.80}")
     came = f"{facts[name]!r:.80}" if name in facts else "nothing"
@@ -224,6 +225,7 @@ def _counts(facts: Mapping[str, Any], name: str, most: int) -> tuple[int, ...]:
 
 
 def numbers_in(facts: Mapping[str, Any], name: str) -> Numbers:
+    """Finite numbers, or an error."""
     expected = f"finite numbers, one a channel, of which there are {MOST_CHANNELS:,} at most"
     found = _list(facts, name, MOST_CHANNELS, expected)
     try:
@@ -236,6 +238,7 @@ def numbers_in(facts: Mapping[str, Any], name: str) -> Numbers:
 
 
 def deviations_in(facts: Mapping[str, Any], name: str, channels: int) -> Numbers:
+    """Positive numbers, one a channel, or an error."""
     found = numbers_in(facts, name)
     if len(found) != channels or min(found) <= 0:
         raise wrong(facts, name, f"{channels} positive numbers, one a channel")
@@ -243,6 +246,7 @@ def deviations_in(facts: Mapping[str, Any], name: str, channels: int) -> Numbers
 
 
 def names_in(facts: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """Names, or an error."""
     expected = f"the names of the classes, of which there are {MOST_CLASSES:,} at most"
     found = _list(facts, name, MOST_CLASSES, expected)
     if not all(isinstance(each, str) and 0 < len(each) <= LONGEST_NAME for each in found):

@@ -151,8 +151,8 @@ class Series(Task[SeriesBatch]):
         )
 
     def rehearsal(self, batches: Batches[SeriesBatch]) -> Iterator[SeriesBatch]:
-        *tables, progress = next(iter(batches.training(0)))
-        yield SeriesBatch(*(each[:FEW] for each in tables), progress)
+        times, values, seen, wanted, labels, progress = next(iter(batches.training(0)))
+        yield SeriesBatch(times[:FEW], values[:FEW], seen[:FEW], wanted[:FEW], labels[:FEW], progress)
 
     # Numbers
 

@@ -1,5 +1,6 @@
 """Series to be predicted, as somebody has them."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def series_of(x: Any, features: tuple[str, ...], id: str, time: str) -> SeriesSe
     if isinstance(x, list) and len(x) == 1:
         x = x[0]
     if isinstance(x, PATHS):
-        path = Path(x)
+        path = Path(os.fsdecode(x))
         kind = KINDS.get(path.suffix.lower())
         if kind is None:
             raise ConfigurationError(f"series are read from files that end in {' or '.join(KINDS)}, got {path}")
@@ -60,10 +61,11 @@ def check_asked(times: Any) -> Tensor:
 
 def asked_at(series: SeriesSet, asked: Tensor) -> tuple[SeriesSet, Tensor]:
     """The series with these times among theirs, at which nothing is seen; and where those are, (n, length)."""
-    times, values, seen, places = [], [], [], []
+    times, values, places = [], [], []
     for row, length in enumerate(series.lengths.tolist()):
         own = series.times[row, :length]
-        both = torch.cat([own, asked]).unique()
+        both = torch.cat([own, asked]).sort().values
+        both = both[torch.cat([both.new_ones(1), both.diff()]) > 0]
         mine = torch.searchsorted(both, own)
         table = torch.full((len(both), len(series.features)), torch.nan, dtype=torch.float64)
         given = series.observed[row, :length] & series.seen[row, :length, None]

@@ -1,6 +1,6 @@
 """The options of a task on time series: its data and its model."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from dynamicblocks.data.series import DIVISIONS, SeriesDataset, SeriesSet, divided, load_series
@@ -98,12 +98,13 @@ class SeriesConfig:
     def _divided(self, found: SeriesDataset) -> SeriesDataset:
         if found.test.ids == found.train.ids:  # of few series the last times are held out, and are to be told
             return found
-        parts = {
-            part: divided(getattr(found, part), self.how, self.share, self.split_seed, training=part == "train")
-            for part in ("train", "validation", "test")
-        }
+        train, validation, test = (
+            divided(part, self.how, self.share, self.split_seed, training=part is found.train)
+            for part in (found.train, found.validation, found.test)
+        )
         seen = "" if self.how == "reconstruct" else f" {self.share:.0%}"
-        return replace(found, note=f"{found.note}; {self.how}{seen}", **parts)
+        note = f"{found.note}; {self.how}{seen}"
+        return SeriesDataset(train, validation, test, note, found.truth)
 
 
 @dataclass(frozen=True)
