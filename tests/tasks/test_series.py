@@ -116,6 +116,15 @@ def test_predictions_are_those_that_are_measured(runs):
     assert torch.allclose(alone.values[0], run.predict(test).values[1, :3], rtol=1e-2, atol=1e-1)
 
 
+def test_times_that_are_nearly_those_of_a_series(runs):
+    run = db.load_run(runs / "whole")
+    one = run.task.series.test.select(torch.tensor([0]))
+    own = one.times[0, :4]
+    nearly = run.predict(one, times=own + 1e-9)
+    assert torch.equal(nearly.times[0], own + 1e-9)
+    assert torch.equal(nearly.values, run.predict(one, times=own).values)
+
+
 def test_fit_takes_series_from_python(tmp_path):
     times = [torch.linspace(0, 1, 5 + row) for row in range(6)]
     series = SeriesSet.of(times, [each.square() for each in times], features=["height"])

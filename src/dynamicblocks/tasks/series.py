@@ -226,9 +226,10 @@ class Series(Task[SeriesBatch]):
         check_count(samples, "samples")
         check_seed(seed, "seed")
         series = series_of(x, self.known.features, self.data.id, self.data.time)
-        places = None
+        asked = places = None
         if times is not None:
-            series, places = asked_at(series, check_asked(times))
+            asked = check_asked(times)
+            series, places = self._asked(series, asked, place)
         rows = check_rows(batch_size, self.data.test_batch_size or self.data.batch_size)
         values, spread, chances = [], [], []
         with torch.random.fork_rng(devices=[]):
@@ -250,7 +251,15 @@ class Series(Task[SeriesBatch]):
             torch.cat(chances) if chances else None,
             self.known.classes,
         )
-        return found if places is None else found.at(places)
+        if asked is None or places is None:
+            return found
+        return replace(found.at(places), times=asked.expand(len(series), -1))
+
+    def _asked(self, series: SeriesSet, times: Tensor, place: Place) -> tuple[SeriesSet, Tensor]:
+        """The series with other times among theirs, but for those that are one in the type of the network."""
+        scaled = torch.cat([times, series.times.flatten()]).sub(self.known.origin).div(self.known.span).abs().max()
+        near = 4 * torch.finfo(place.dtype).eps * self.known.span * max(1.0, float(scaled))
+        return asked_at(series, times, near)
 
     def _drawn(self, net: nn.Module, batch: SeriesBatch, samples: int) -> tuple[Tensor, Tensor | None]:
         """Values in units, (samples, n, length, features), float64, on the CPU; and logits of labels, if any."""
@@ -305,7 +314,7 @@ class Series(Task[SeriesBatch]):
             for row in range(len(some)):
                 one = some.select(torch.tensor([row]))
                 line = torch.linspace(float(one.times[0, 0]), float(one.times[0, -1]), POINTS, dtype=torch.float64)
-                asked, places = asked_at(one, line)
+                asked, places = self._asked(one, line, place)
                 (batch,) = self._batches(asked, place, 1).evaluation()
                 draws = self._drawn(net, batch, DRAWS)[0][:, 0, places[0]]
                 shown.append(Shown(one, line, draws))

@@ -59,19 +59,23 @@ def check_asked(times: Any) -> Tensor:
     return found
 
 
-def asked_at(series: SeriesSet, asked: Tensor) -> tuple[SeriesSet, Tensor]:
-    """The series with these times among theirs, at which nothing is seen; and where those are, (n, length)."""
+def asked_at(series: SeriesSet, asked: Tensor, near: float) -> tuple[SeriesSet, Tensor]:
+    """The series with these times among theirs, at which nothing is seen; and where those are, (n, length).
+
+    A time that is as ``near`` to one of a series is taken for it: a network could not tell them apart.
+    """
     times, values, places = [], [], []
     for row, length in enumerate(series.lengths.tolist()):
         own = series.times[row, :length]
-        both = torch.cat([own, asked]).sort().values
+        closest = own[(asked[:, None] - own).abs().argmin(1)]
+        meant = closest.where((asked - closest).abs() <= near, asked)
+        both = torch.cat([own, meant]).sort().values
         both = both[torch.cat([both.new_ones(1), both.diff()]) > 0]
-        mine = torch.searchsorted(both, own)
         table = torch.full((len(both), len(series.features)), torch.nan, dtype=torch.float64)
         given = series.observed[row, :length] & series.seen[row, :length, None]
-        table[mine] = series.values[row, :length].where(given, torch.nan)
+        table[torch.searchsorted(both, own)] = series.values[row, :length].where(given, torch.nan)
         times.append(both)
         values.append(table)
-        places.append(torch.searchsorted(both, asked))
+        places.append(torch.searchsorted(both, meant))
     found = SeriesSet.of(times, values, features=series.features, ids=series.ids)
     return found, torch.stack(places)
