@@ -102,6 +102,13 @@ def test_a_file_that_is_none_is_told(tmp_path):
         write_series(tmp_path / "a.txt", load_series("spiral").train)
 
 
+def test_what_is_only_predicted_from_may_be_constant_or_missing(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("id,time,x,y\na,0,1,\na,1,1,\n")
+    found = read_series(path, "csv", Columns(values=("x", "y")), to_learn=False)
+    assert found.observed.tolist() == [[[True, False], [True, False]]]
+
+
 def test_labels_are_one_a_series(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("id,time,x,kind\na,0,1,p\na,1,2,q\n")
