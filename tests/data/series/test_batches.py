@@ -85,3 +85,10 @@ def test_what_is_seen_and_wanted():
 def test_series_of_which_nothing_can_be_learnt_are_told(times, values, more, said):
     with pytest.raises(db.ConfigurationError, match=said):
         SeriesSet.of(times, values, **more)
+
+
+def test_padding_that_needs_more_memory_than_there_is_is_refused(monkeypatch):
+    monkeypatch.setattr("dynamicblocks.memory.available", lambda: 2**25)
+    long, short = torch.arange(2000.0), torch.arange(2.0)
+    with pytest.raises(db.ConfigurationError, match="padding 2,001 series to the 2,000 times of the longest needs"):
+        SeriesSet.of([long] + [short] * 2000, [long] + [short] * 2000)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.memory import check_memory
 
 
 def padded(
@@ -46,6 +47,7 @@ def padded(
             raise ConfigurationError(f"{what} must be different names, got {each[:10]}")
     lengths = torch.tensor([len(t) for t in all_times])
     longest = int(lengths.max())
+    check_memory(9 * number * longest * width, f"padding {number:,} series to the {longest:,} times of the longest")
     there = torch.arange(longest) < lengths[:, None]
     known, numbers = _labels(labels, number, classes)
     mask = _padded(masks, longest)
