@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.memory import check_memory
 
 
 def padded(
@@ -31,7 +32,7 @@ def padded(
         )
     masks = [~each.isnan() for each in all_values]
     if observed is not None:
-        masks = [mask & torch.as_tensor(each).reshape(mask.shape) for mask, each in zip(masks, observed, strict=True)]
+        masks = _observed(masks, observed, names)
     for name, t, y, mask in zip(names, all_times, all_values, masks, strict=True):
         _check(name, t, y, mask)
     width = all_values[0].shape[1]
@@ -41,8 +42,12 @@ def padded(
             f"all series must have the same features, {len(columns)} ({', '.join(columns)}), got "
             f"{', '.join(str(each) for each in sorted({each.shape[1] for each in all_values}))}"
         )
+    for what, each in (("features", columns), ("ids", names)):
+        if len(set(each)) < len(each):
+            raise ConfigurationError(f"{what} must be different names, got {each[:10]}")
     lengths = torch.tensor([len(t) for t in all_times])
     longest = int(lengths.max())
+    check_memory(9 * number * longest * width, f"padding {number:,} series to the {longest:,} times of the longest")
     there = torch.arange(longest) < lengths[:, None]
     known, numbers = _labels(labels, number, classes)
     mask = _padded(masks, longest)
@@ -58,6 +63,22 @@ def padded(
         "labels": numbers,
         "classes": known,
     }
+
+
+def _observed(masks: list[Tensor], observed: Sequence[Any] | Tensor, names: tuple[str, ...]) -> list[Tensor]:
+    """What is observed of what is there, in the shape of the values."""
+    if len(observed) != len(masks):
+        raise ConfigurationError(f"observed must be given for each of the {len(masks)} series, got {len(observed)}")
+    found = []
+    for name, mask, each in zip(names, masks, observed, strict=True):
+        given = torch.as_tensor(each, device="cpu")
+        if given.dtype != torch.bool or given.numel() != mask.numel():
+            raise ConfigurationError(
+                f"series {name}: observed must be bool, in the shape of the values {tuple(mask.shape)}, got "
+                f"{str(given.dtype).removeprefix('torch.')} {tuple(given.shape)}"
+            )
+        found.append(mask & given.reshape(mask.shape))
+    return found
 
 
 def _padded(tables: Sequence[Tensor], longest: int) -> Tensor:

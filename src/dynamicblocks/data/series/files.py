@@ -45,13 +45,14 @@ class Columns:
             )
 
 
-def read_series(path: Path, kind: str, columns: Columns | None = None) -> SeriesSet:
+def read_series(path: Path, kind: str, columns: Columns | None = None, *, to_learn: bool = True) -> SeriesSet:
     """The series of a file, in the order in which each begins.
 
     Args:
         path: of the file.
         kind: csv or parquet.
         columns: which are what.
+        to_learn: refuse columns that are constant or have no value; what is only predicted from may be so.
 
     Raises:
         MissingPackageError: pyarrow is not installed.
@@ -64,7 +65,7 @@ def read_series(path: Path, kind: str, columns: Columns | None = None) -> Series
         table.found(name)
     features = _features(table, columns) if columns.values is None else columns.values
     times = _times(table, columns.time)
-    values = np.stack([_values(table, name) for name in features], 1)
+    values = np.stack([_values(table, name) if to_learn else table.numbers(name) for name in features], 1)
     ids = table.texts(columns.id)
     known = {name: number for number, name in enumerate(dict.fromkeys(ids))}
     rows = np.argsort(owner := np.array([known[name] for name in ids]), kind="stable")
