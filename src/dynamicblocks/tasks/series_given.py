@@ -28,7 +28,7 @@ def series_of(x: Any, features: tuple[str, ...], id: str, time: str) -> SeriesSe
         kind = KINDS.get(path.suffix.lower())
         if kind is None:
             raise ConfigurationError(f"series are read from files that end in {' or '.join(KINDS)}, got {path}")
-        return read_series(path, kind, Columns(id, time, features))
+        return read_series(path, kind, Columns(id, time, features), to_learn=False)
     if not isinstance(x, SeriesSet):
         raise ArgumentTypeError(
             f"x must be a SeriesSet (SeriesSet.of(times, values)) or a table ({', '.join(KINDS)}), got something of "
