@@ -39,12 +39,15 @@ __all__ = [
     "DynamicBlock",
     "DynamicBlocksError",
     "DynamicNet",
+    "Equation",
     "Gradient",
     "Grid",
     "Head",
     "Integrator",
     "Legendre",
+    "MLPField",
     "MomentumNet",
+    "NeuralODE",
     "NotConvergedError",
     "NotFiniteStateError",
     "Opening",
@@ -166,6 +169,7 @@ else:
             "momentum_steps",
             "models": "create_model list_models model_options",
             "network": "DynamicNet",
+            "sequences": "Equation MLPField NeuralODE",
             "solving": "NotConvergedError NotFiniteStateError Solution SolveError Statistics Status StepLimitError "
             "StepUnderflowError",
             "surgery": "freeze_unused_controls project recalibrate rediscretise refine with_gradient with_integrator "
