@@ -129,6 +129,7 @@ if TYPE_CHECKING:
     )
     from dynamicblocks.models import create_model, list_models, model_options
     from dynamicblocks.network import DynamicNet
+    from dynamicblocks.sequences import Equation, MLPField, NeuralODE
     from dynamicblocks.solving import (
         NotConvergedError,
         NotFiniteStateError,

@@ -93,7 +93,7 @@ def test_gravity_is_learnt_from_event_times():
     model = NeuralODE(field, Solver(rtol=1e-6, atol=1e-8), event_fn=height)
     y0 = torch.tensor([[1.0, 0.0], [3.0, 0.5]], dtype=torch.float64)
     seen = (y0[:, 1] + (y0[:, 1] ** 2 + 2 * 9.81 * y0[:, 0]).sqrt()) / 9.81
-    optimizer = torch.optim.LBFGS(field.parameters(), max_iter=6, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(field.parameters(), max_iter=15, line_search_fn="strong_wolfe")
 
     def loss():
         optimizer.zero_grad()
