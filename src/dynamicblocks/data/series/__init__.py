@@ -4,11 +4,13 @@ from dynamicblocks.data.series.batches import SeriesBatches
 from dynamicblocks.data.series.catalogue import load_series
 from dynamicblocks.data.series.dataset import SeriesDataset
 from dynamicblocks.data.series.division import DIVISIONS, divided
+from dynamicblocks.data.series.files import Columns, read_series
 from dynamicblocks.data.series.made import made_series
 from dynamicblocks.data.series.series import SeriesBatch, SeriesSet
 
 __all__ = [
     "DIVISIONS",
+    "Columns",
     "SeriesBatch",
     "SeriesBatches",
     "SeriesDataset",
@@ -16,4 +18,5 @@ __all__ = [
     "divided",
     "load_series",
     "made_series",
+    "read_series",
 ]

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from dynamicblocks.data.series import dynamics, periodic, spirals  # noqa: F401  (they register)
 from dynamicblocks.data.series.dataset import SeriesDataset
+from dynamicblocks.data.series.files import KINDS, Columns, read_series
 from dynamicblocks.data.series.made import Wishes, made_series
+from dynamicblocks.data.series.splits import split_series
 from dynamicblocks.errors import ConfigurationError, unknown_name
-
-KINDS = ("csv", "parquet")
 
 
 def load_series(
@@ -52,17 +52,19 @@ def load_series(
         if (id, time, values, label) != ("id", "time", None, None):
             raise ConfigurationError(f"names of columns are of files, and {name!r} is made: leave them out")
         return made_series.create(name, wishes)
-    if kind not in KINDS or not where:
+    if kind not in KINDS.values() or not where:
         raise _unknown(name)
     for option, given in (("points", points), ("series", series), ("noise", noise)):
         if given is not None:
             raise ConfigurationError(f"data.{option} is of series that are made, and {name!r} is a file: leave it out")
-    raise ConfigurationError(f"{name!r}: files are read soon")
+    path = Path(data_dir or "") / where
+    found = read_series(path, kind, Columns(id, time, None if values is None else tuple(values), label))
+    return split_series(found, str(where), validation, test, seed)
 
 
 def _unknown(name: str) -> ConfigurationError:
     path = Path(name)
-    kind = {".csv": "csv", ".parquet": "parquet"}.get(path.suffix.lower())
+    kind = KINDS.get(path.suffix.lower())
     if kind and ":" not in name:
         return ConfigurationError(f"unknown set of series {name!r}; did you mean {kind}:{name}?")
-    return unknown_name("set of series", name, [*made_series, *(f"{each}:PATH" for each in KINDS)])
+    return unknown_name("set of series", name, [*made_series, *(f"{each}:PATH" for each in KINDS.values())])
