@@ -9,11 +9,12 @@ import torch
 from rich.console import Console
 
 import dynamicblocks as db
+from dynamicblocks.cli.main import main
 from dynamicblocks.data.series import SeriesSet
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.sequences import Solver
 from dynamicblocks.tasks import Dynamics, DynamicsModel, ShootingConfig, TrajectoryConfig, load_run, own_equation
-from dynamicblocks.training import HardwareConfig, OptimizerConfig, TrainConfig, Training
+from dynamicblocks.training import HardwareConfig, OptimizerConfig, Place, TrainConfig, Training
 
 RK4 = Solver("rk4")
 DATA = TrajectoryConfig(steps=3, batch_size=4, later=0.25)
@@ -66,7 +67,7 @@ def replace_equation(task, folder):
 def test_figures_are_those_of_numpy():
     task = Dynamics(DATA, DynamicsModel(equation="logistic"), Solver(rtol=1e-8, atol=1e-9)).with_data(decays())
     net = task.build().double().eval()
-    place = db_place()
+    place = double()
     batch = next(iter(task.batches("test", place).evaluation()))
     measured = task.measured(dict(zip(task.sums, task.score(net, batch).tolist(), strict=True)))
     series = task.series.test
@@ -83,9 +84,7 @@ def test_figures_are_those_of_numpy():
     assert measured["constant_capacity"] == pytest.approx(1.0)
 
 
-def db_place():
-    from dynamicblocks.training import Place
-
+def double():
     return Place(dtype=torch.float64)
 
 
@@ -93,7 +92,7 @@ def test_windows_a_growing_horizon_and_learnt_starts_train_and_what_is_seen_depe
     shooting = ShootingConfig(horizon=0.4, window=4)
     task = Dynamics(DATA, replace(TINY, augment=1, start="learnt"), RK4, shooting).with_data(decays())
     net = task.build().train()
-    batches = task.batches("train", db_place())
+    batches = task.batches("train", double())
     whole = list(batches.training(1))
     assert len(whole) == 3
     torch.testing.assert_close(next(iter(batches.training(1, 2))).values, whole[2].values)
@@ -141,3 +140,31 @@ def test_five_lines_of_python():
         loss = (model(y[:, 0], t) - y).square().mean()
         optimizer.zero_grad(), loss.backward(), optimizer.step()
     assert loss.item() < 1e-2
+
+
+def test_a_table_of_ones_own_end_to_end(tmp_path, capsys):
+    series = decays()
+    rows = ["id,time,a,b"]
+    for name, times, values in zip("abcdef", series.times.tolist(), series.values.tolist(), strict=True):
+        rows += [
+            f"{name},{time},{a},{'' if time == times[2] else b}" for time, (a, b) in zip(times, values, strict=True)
+        ]
+    path = tmp_path / "mine.csv"
+    path.write_text("\n".join(rows) + "\n")
+    flags = {"data.name": f"csv:{path}", "solver.method": "rk4", "epochs": 2, "data.steps": 2, "model.hidden": 4}
+    flags |= {"output": tmp_path / "runs", "run": "mine", "hardware.accelerator": "cpu", "hardware.compile": "false"}
+    main(
+        ["train", "--task", "dynamics", *(text for name, value in flags.items() for text in (f"--{name}", f"{value}"))]
+    )
+    shown = capsys.readouterr().out
+    assert "trajectories.png" in shown
+    assert "dynamicblocks converge" not in shown
+    told = tmp_path / "told.csv"
+    main(["predict", str(tmp_path / "runs" / "mine"), str(path), "--output", str(told)])
+    lines = told.read_text().splitlines()
+    assert lines[0] == "id,time,a,b"
+    assert len(lines) == len(rows)
+    first = [float(each) for each in lines[1].split(",")[1:]]
+    assert first == pytest.approx([float(each) for each in rows[1].split(",")[1:]], rel=1e-5)
+    assert main(["train", "--task", "dynamics", "--data.name", f"csv:{path}", "--data.time", "year"])
+    assert "there is no column 'year'; there are 'id', 'time', 'a', 'b'" in capsys.readouterr().err
