@@ -11,6 +11,7 @@ from dynamicblocks.errors import ConfigurationError
 
 # With fewer series than splits, the later times are held out.
 FEWEST = 3
+SAID = {1: "one series", 2: "two series"}
 
 
 def split_series(series: SeriesSet, origin: str, validation: float, test: float, seed: int) -> SeriesDataset:
@@ -33,7 +34,28 @@ def split_series(series: SeriesSet, origin: str, validation: float, test: float,
             f"data.validation {validation:g} and data.test {test:g} leave nothing to train on: lower them"
         )
     if len(series) < FEWEST:
-        return _in_time(series, origin, validation, test)
+        found = _in_time(series, origin, validation, test)
+    else:
+        found = _by_series(series, origin, validation, test, seed)
+    check_varies(found.train, f"{origin}, training series")
+    return found
+
+
+def check_varies(series: SeriesSet, what: str) -> None:
+    """Raise for a feature of which nothing can be learnt: it is never observed, or always the same."""
+    for name, values, there in zip(series.features, series.values.unbind(-1), series.observed.unbind(-1), strict=True):
+        some = values[there]
+        if not len(some):
+            raise ConfigurationError(f"{what}: all values of {name} are missing; leave it out")
+        if bool((some == some[0]).all()):
+            raise ConfigurationError(
+                f"{what}: {name} is constant, {some[0].item():g} at all times, so nothing can be learnt of it; "
+                "leave it out"
+            )
+
+
+def _by_series(series: SeriesSet, origin: str, validation: float, test: float, seed: int) -> SeriesDataset:
+    """Some series to train on, others held out."""
     # RandomState's numbers are promised to stay what they are.
     order = torch.from_numpy(np.random.RandomState(seed % 2**32).permutation(len(series)))
     counts = [max(1, round(share * len(series))) for share in (test, validation)]
@@ -62,12 +84,12 @@ def _in_time(series: SeriesSet, origin: str, validation: float, test: float) -> 
     train, until_test = lengths
     if bool(((train < 2) | (until_test <= train) | (series.lengths <= until_test)).any()):
         raise ConfigurationError(
-            f"{origin}: {len(series)} series are split in time, and the earliest {1 - validation - test:.0%} of one "
-            f"hold fewer than two times, or a later part (data.validation {validation:g}, data.test {test:g}) none: "
-            "change the shares, or give more series"
+            f"{origin}: fewer than {FEWEST} series are split in time, and the earliest {1 - validation - test:.0%} of "
+            f"one hold fewer than two times, or a later part (data.validation {validation:g}, data.test {test:g}) "
+            "none: change the shares, or give more series"
         )
     note = (
-        f"{origin}: {len(series)} series, too few to hold some out: trained on the earliest "
+        f"{origin}: {SAID[len(series)]}, too few to hold some out: trained on the earliest "
         f"{1 - validation - test:.0%} of the time of each, validated on the next {validation:.0%}, tested on the last "
         f"{test:.0%}"
     )

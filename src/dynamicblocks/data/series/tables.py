@@ -21,6 +21,8 @@ LONGEST_BLOCK = 2**31 - 1
 BYTES_OF_A_NUMBER = 3 * 8
 # What stands for a missing number, as pyarrow has it in columns of numbers.
 MISSING = frozenset(("", "#N/A", "#NA", "-NaN", "-nan", "N/A", "NA", "NULL", "NaN", "n/a", "nan", "null"))
+# How text of another encoding begins that spreadsheets write.
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 # Names in a message, at most.
 MOST_COLUMNS = 10
 
@@ -145,14 +147,17 @@ def read_table(path: Path, kind: str, texts: tuple[str, ...]) -> Table:
     size = _size(path, kind)
     try:
         arrow = _read_csv(path, size, texts) if kind == "csv" else _read_parquet(path)
+        names = list(arrow.column_names)
     except UnicodeDecodeError as error:
         raise _not_utf8(path) from error
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        if kind == "csv" and _begins_with(path, UTF_16):
+            raise _not_utf8(path) from error
         why = on_one_line(str(error)) or type(error).__name__
         raise StorageError(f"{legible(path)}: expected a whole {kind} file, got something else: {why[:200]}") from error
     if kind == "csv" and any(pa.types.is_binary(each) for each in arrow.schema.types):
         raise _not_utf8(path)
-    twice = [name for name, number in Counter(arrow.column_names).items() if number > 1]
+    twice = [name for name, number in Counter(names).items() if number > 1]
     if twice:
         raise StorageError(f"{legible(path)}: there are two columns {brief(twice[0])}: give each a name of its own")
     if not arrow.num_rows:
@@ -198,6 +203,11 @@ def _read_parquet(path: Path) -> Any:
 
 def _not_utf8(path: Path) -> StorageError:
     return StorageError(f"{legible(path)}: expected text in UTF-8, got bytes that are none; save it as UTF-8")
+
+
+def _begins_with(path: Path, starts: tuple[bytes, ...]) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) in starts
 
 
 def _array(values: Any) -> NDArray[np.float64]:
