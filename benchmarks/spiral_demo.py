@@ -37,7 +37,7 @@ def whole_loss(field: nn.Module, t: Tensor, y: Tensor) -> float:
         return float((db.odeint(field, y[:1], t, method="dopri5")[:, 0] - y).abs().mean())
 
 
-def train(field: nn.Module, solved, t: Tensor, y: Tensor, iterations: int, every: int, seed: int) -> list:  # noqa: ANN001
+def train(field: nn.Module, solved, t: Tensor, y: Tensor, iterations: int, every: int, seed: int) -> list:
     """Seconds and loss after each so many iterations."""
     draw = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.RMSprop(field.parameters(), lr=RATE)
