@@ -40,7 +40,7 @@ class TrajectoryConfig:
 
     Args:
         name: lotka_volterra, spiral, ... (made on the fly), csv:PATH or parquet:PATH, tables with a row for each time.
-        id: of a table, the column that tells series apart; without one the table is one series.
+        id: of a table, the column that tells series apart.
         time: of a table, the column of times.
         values: of a table, the columns of what was observed; by default all others. Cells may be empty.
         series: of data made on the fly, how many.

@@ -70,10 +70,16 @@ class TrajectoryFacts:
         for name in ("series", "windows"):
             if not isinstance(facts.get(name), int) or isinstance(facts[name], bool) or not 1 <= facts[name] <= MOST:
                 raise _wrong(facts, name, f"a whole number from 1 to {MOST:,}")
-        single = {name: float(facts[name]) for name in ("origin", "span", "rate")}
-        return cls(tuple(names), numbers["mean"], numbers["std"], **single, **{
-            name: int(facts[name]) for name in ("series", "windows")
-        })  # fmt: skip
+        return cls(
+            tuple(names),
+            numbers["mean"],
+            numbers["std"],
+            float(facts["origin"]),
+            float(facts["span"]),
+            float(facts["rate"]),
+            int(facts["series"]),
+            int(facts["windows"]),
+        )
 
 
 def facts_of_trajectories(series: SeriesSet, trained: Tensor, windows: int) -> TrajectoryFacts:

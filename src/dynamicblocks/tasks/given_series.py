@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from dynamicblocks.data.series import SeriesSet
-from dynamicblocks.data.series.files import read_series
 from dynamicblocks.errors import ArgumentTypeError, ConfigurationError
 from dynamicblocks.tasks.given import PATHS
 from dynamicblocks.training.predicting import tensor_of
@@ -34,7 +33,13 @@ def given_series(x: Any, features: tuple[str, ...], id: str, time: str) -> Serie
     if isinstance(x, PATHS):
         x = [x]
     if isinstance(x, list) and len(x) == 1 and isinstance(x[0], PATHS):
-        return read_series(Path(x[0]), id=id, time=time, values=features)  # type: ignore[arg-type]
+        # Its reader needs an extra, which states and times do not.
+        from dynamicblocks.data.series.files import KINDS, Columns, read_series
+
+        path = Path(x[0])  # type: ignore[arg-type]
+        if path.suffix.lower() not in KINDS:
+            raise ConfigurationError(f"tables of trajectories end in {' or '.join(KINDS)}, got {path}")
+        return read_series(path, KINDS[path.suffix.lower()], Columns(id, time, features))
     if isinstance(x, SeriesSet):
         if x.features != features:
             raise ConfigurationError(
