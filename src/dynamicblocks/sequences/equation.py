@@ -112,16 +112,17 @@ class Equation(nn.Module):
         return ", ".join([self.name, *(f"{name}={value:.4g}" for name, value in self.values().items())])
 
 
-def constants_of(field: nn.Module) -> dict[str, float]:
-    """The constants of every equation in a field, by name.
+def constants_of(equation: nn.Module) -> dict[str, Tensor]:
+    """The constants of an equation by name, each a number without a graph; of another module all its weights.
 
     >>> constants_of(Equation("van_der_pol"))
-    {'mu': 1.0}
+    {'mu': tensor(1.)}
     """
-    found: dict[str, float] = {}
-    for module in field.modules():
-        if isinstance(module, Equation):
-            found |= module.values()
+    found: dict[str, Tensor] = {}
+    for path, weight in equation.named_parameters():
+        name, one = path.removeprefix("constants."), weight.numel() == 1
+        for place, value in enumerate(weight.detach().flatten()):
+            found[name if one else f"{name}_{place}"] = value
     return found
 
 
