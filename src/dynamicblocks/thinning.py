@@ -54,5 +54,5 @@ def gathered(times: Tensor, kept: Tensor, filling: float) -> tuple[Tensor, Tenso
     """The kept ones of padded times moved to the front, and how many there are of each."""
     lengths = kept.sum(1)
     longest = int(lengths.max()) if len(lengths) else 0
-    order = (~kept).sort(1, stable=True).indices[:, :longest]
+    order = (~kept).sort(dim=1, stable=True).indices[:, :longest]
     return times.gather(1, order).where(torch.arange(longest) < lengths[:, None], filling), lengths

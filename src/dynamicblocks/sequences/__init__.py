@@ -6,8 +6,10 @@ from dynamicblocks.sequences.fields import MLPField, Sum
 from dynamicblocks.sequences.forecast import Forecast, SeriesModel
 from dynamicblocks.sequences.latent_ode import LatentODE
 from dynamicblocks.sequences.neural_ode import NeuralODE
+from dynamicblocks.sequences.poisson import PoissonProcess
 from dynamicblocks.sequences.shooting import filled, first_states, shoot
 from dynamicblocks.sequences.solver import Solver
+from dynamicblocks.sequences.with_integral import with_integral
 
 __all__ = [
     "Equation",
@@ -15,6 +17,7 @@ __all__ = [
     "LatentODE",
     "MLPField",
     "NeuralODE",
+    "PoissonProcess",
     "SeriesModel",
     "Solver",
     "Sum",
@@ -25,4 +28,5 @@ __all__ = [
     "negative_elbo",
     "shoot",
     "squared_error",
+    "with_integral",
 ]

@@ -1,16 +1,14 @@
 """Events at a rate that follows from a state: inhomogeneous Poisson processes."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.sequences.solver import Solver
+from dynamicblocks.sequences.with_integral import log_rate_of, with_integral
 from dynamicblocks.thinning import thinned
-
-State = tuple[Tensor, Tensor]
 
 # Numbers of the states of one solve at all its times: beyond, the sequences are solved in parts.
 ROOM = 2**24
@@ -20,53 +18,13 @@ LOOKED_AT, MARGIN = 500, 1.25
 MOST_BOUNDS = 20
 
 
-class WithIntegral(nn.Module):
-    """A field on (z, integral of the rate), as :func:`with_integral` says."""
-
-    def __init__(self, field: Callable[..., Tensor], log_rate: Callable[[Tensor], Tensor]):
-        super().__init__()
-        self.field = field
-        self.log_rate = log_rate
-
-    def forward(self, t: Tensor, state: State, *args: Any) -> State:
-        """The derivatives of both."""
-        z = state[0]
-        return self.field(t, z, *args), log_rate_of(self.log_rate, z).exp()
-
-
-def with_integral(field: Callable[..., Tensor], log_rate: Callable[[Tensor], Tensor]) -> WithIntegral:
-    """The field with the integral of the rate as one more state of the same solve.
-
-    The state is ``(z, integral)`` with z (..., features) and the integral (...), which starts from zero. A tolerance
-    bounds the error of both.
-
-    Args:
-        field: dz/dt = field(t, z).
-        log_rate: the logarithm of the rate, z (..., features) to (...) or (..., 1).
-
-    >>> import torch
-    >>> import dynamicblocks as db
-    >>> both = with_integral(lambda t, z: -z, lambda z: z[..., 0].log())
-    >>> z, integral = db.solve(both, (torch.ones(1, 1), torch.zeros(1)), torch.tensor([0.0, 1.0])).y
-    >>> round(integral[-1].item(), 4)  # 1 - exp(-1)
-    0.6321
-    """
-    return WithIntegral(field, log_rate)
-
-
-def log_rate_of(log_rate: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
-    """The logarithm of the rate, (...), of states (..., features)."""
-    found = log_rate(z)
-    return found.squeeze(-1) if found.ndim == z.ndim else found
-
-
 class PoissonProcess(nn.Module):
     """Events at the rate lambda(z(t)), where dz/dt = field(t, z).
 
     The state starts at the time ``origin``: from a vector that is learnt, or from one for each sequence.
 
     Args:
-        field: dz/dt = field(t, z), z (n, features).
+        field: dz/dt = field(t, z), z (n, features), t the time since the origin.
         log_rate: the logarithm of the rate, z (..., features) to (...) or (..., 1), such as ``nn.Linear(features, 1)``.
         features: of a first state that is learnt, the same for all sequences; None: ``initial`` is given in each call.
         start: what makes the first state (n, features) of ``initial`` (n, covariates); by default it is the state.
@@ -91,7 +49,7 @@ class PoissonProcess(nn.Module):
         start: nn.Module | None = None,
         solver: Solver | None = None,
         origin: float = 0.0,
-    ):
+    ) -> None:
         super().__init__()
         if features is not None and start is not None:
             raise ConfigurationError(
@@ -254,7 +212,7 @@ class PoissonProcess(nn.Module):
         if len(grid) == 1:
             z, integral = starts[None], zero[None]
         else:
-            z, integral = self.solver(self._shifted, (starts, zero), grid).y
+            z, integral = self.solver(self.equation, (starts, zero), grid).y
         row = torch.arange(len(starts), device=starts.device)[:, None]
         chosen = z[place, row]
         return log_rate_of(self.equation.log_rate, chosen), integral[place, row]
