@@ -198,13 +198,13 @@ class PoissonProcess(nn.Module):
         rows = max(1, int((ROOM / max(1, times.shape[1] * starts.shape[1])) ** 0.5))
         if len(starts) <= rows or len(starts) == 1:
             return self._part(times, starts)
-        parts = [self._part(*part) for part in zip(times.split(rows), starts.split(rows), strict=True)]
+        parts = [self._part(*part) for part in zip(torch.split(times, rows), torch.split(starts, rows), strict=True)]
         return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
     def _part(self, times: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
         # The difference is made in float64: times may be large and their distances small.
         since = (times.double() - self.origin).to(starts.dtype)
-        grid, place = torch.cat([since.new_zeros(1), since.reshape(-1)]).unique(return_inverse=True)
+        grid, place = torch.unique(torch.cat([since.new_zeros(1), since.reshape(-1)]), return_inverse=True)
         if not bool(grid[0] >= 0):
             raise ConfigurationError(f"times must be finite and not before the origin {self.origin:g}, where z starts")
         place = place[1:].reshape(times.shape)

@@ -1,6 +1,7 @@
 """Series as the rows of a table in a CSV or Parquet file: an id, a time, and values, some of which may be missing."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def read_series(path: Path, kind: str, columns: Columns | None = None, *, to_lea
     rows = np.argsort(owner := np.array([known[name] for name in ids]), kind="stable")
     starts = np.searchsorted(owner[rows], np.arange(1, len(known)))
     parts = np.split(rows, starts)
-    _check_order(table, times, rows, owner, list(known))
+    check_order(table, times, rows, owner, list(known))
     for name, part in zip(known, parts, strict=True):
         if len(part) < 2:
             raise StorageError(
@@ -124,22 +125,31 @@ def encoded(series: SeriesSet, kind: str) -> bytes:
 
 def _features(table: Table, columns: Columns) -> tuple[str, ...]:
     """All columns of numbers that are nothing else."""
-    with needed_for(f"reading {table.kind} files"):
-        import pyarrow as pa
-    others = [name for name in table.columns if name not in (columns.id, columns.time, columns.label)]
-    found = []
-    for name in others:
-        kind = table.arrow.schema.field(name).type
-        text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-        if is_numeric(kind) or pa.types.is_null(kind) or (text and table.mixed(name)):
-            found.append(name)
+    taken = (columns.id, columns.time, columns.label)
+    found = columns_of_numbers(table, taken)
     if not found:
+        others = [name for name in table.columns if name not in taken]
         listed = ", ".join(map(brief, others[:10])) or "none"
         raise StorageError(
             f"{legible(table.path)}: there is no column of values beside {brief(columns.id)} and "
             f"{brief(columns.time)}: of the others ({listed}) none holds numbers"
         )
     return tuple(found)
+
+
+def columns_of_numbers(table: Table, taken: Sequence[str | None]) -> list[str]:
+    """The columns that hold numbers, also if not in all cells, but for those that are taken."""
+    with needed_for(f"reading {table.kind} files"):
+        import pyarrow as pa
+    found = []
+    for name in table.columns:
+        if name in taken:
+            continue
+        kind = table.arrow.schema.field(name).type
+        text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+        if is_numeric(kind) or pa.types.is_null(kind) or (text and table.mixed(name)):
+            found.append(name)
+    return found
 
 
 def _times(table: Table, column: str) -> NDArray[np.float64]:
@@ -167,7 +177,7 @@ def _values(table: Table, column: str) -> NDArray[np.float64]:
     return values
 
 
-def _check_order(
+def check_order(
     table: Table, times: NDArray[np.float64], rows: NDArray[np.intp], owner: NDArray[np.intp], ids: list[str]
 ) -> None:
     """Raise unless the times of each series increase from row to row."""
