@@ -31,6 +31,8 @@ from dynamicblocks.training.predicting import check_rows
 from dynamicblocks.training.storage import write_text
 
 TABLES = (".csv", ".json")
+# Tasks that read tables.
+TABLES_OF = ("dynamics", "series", "events")
 
 Answer = Prediction | FieldPrediction | SeriesPrediction | Tensor
 
@@ -68,7 +70,7 @@ def inputs_of(run: Run, given: Sequence[str]) -> list[Input]:
             f"the task {task.name} does not say how files are read; give it a method predict(net, x, place, *, "
             "batch_size, resize) that takes a list of paths, or call load_run(...).predict with arrays"
         )
-    kinds: dict[str, Sequence[str]] = {"regress": FIELD_ENDINGS, "dynamics": SERIES_ENDINGS, "series": SERIES_ENDINGS}
+    kinds: dict[str, Sequence[str]] = {"regress": FIELD_ENDINGS, **dict.fromkeys(TABLES_OF, SERIES_ENDINGS)}
     endings = kinds.get(task.name, IMAGE_ENDINGS)
     inputs: list[Input] = []
     for each in map(Path, given):

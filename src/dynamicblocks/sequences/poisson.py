@@ -10,6 +10,7 @@ from dynamicblocks.sequences.solver import Solver
 from dynamicblocks.sequences.with_integral import log_rate_of, with_integral
 from dynamicblocks.thinning import thinned
 
+TIGHT = Solver(rtol=1e-5, atol=1e-6)
 # Numbers of the states of one solve at all its times: beyond, the sequences are solved in parts.
 ROOM = 2**24
 # Where a rate is looked at to find its bound, and how far above the highest of these the bound lies.
@@ -28,7 +29,8 @@ class PoissonProcess(nn.Module):
         log_rate: the logarithm of the rate, z (..., features) to (...) or (..., 1), such as ``nn.Linear(features, 1)``.
         features: of a first state that is learnt, the same for all sequences; None: ``initial`` is given in each call.
         start: what makes the first state (n, features) of ``initial`` (n, covariates); by default it is the state.
-        solver: how states and integral are solved for, together.
+        solver: how states and integral are solved for, together; by default dopri5 with rtol 1e-5. Training finds rates
+            of which a loose solve tells too small an integral: at 1e-3 by 0.015 nats an event, where it was measured.
         origin: the time at which the state starts.
 
     >>> import torch
@@ -57,7 +59,7 @@ class PoissonProcess(nn.Module):
             )
         self.equation = with_integral(field, log_rate)
         self.start = start
-        self.solver = Solver() if solver is None else solver
+        self.solver = TIGHT if solver is None else solver
         self.origin = origin
         self.first = None if features is None else nn.Parameter(torch.zeros(features))
 

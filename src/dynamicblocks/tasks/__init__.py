@@ -6,6 +6,8 @@ with needed_for(__name__):
     from dynamicblocks.tasks.classify import Classify
     from dynamicblocks.tasks.dynamics import Dynamics, TrajectoryConfig
     from dynamicblocks.tasks.dynamics_options import DynamicsModel, ShootingConfig
+    from dynamicblocks.tasks.event_options import EventConfig, EventModel
+    from dynamicblocks.tasks.events import Events
     from dynamicblocks.tasks.files import load_config, load_run
     from dynamicblocks.tasks.fit import fit
     from dynamicblocks.tasks.images import DataConfig
@@ -25,6 +27,9 @@ __all__ = [
     "DataConfig",
     "Dynamics",
     "DynamicsModel",
+    "EventConfig",
+    "EventModel",
+    "Events",
     "FieldConfig",
     "FieldPrediction",
     "MaskConfig",

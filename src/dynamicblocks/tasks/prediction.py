@@ -98,6 +98,9 @@ class SeriesPrediction:
         yield ("id", "time", *self.features, *spreads, *(() if labels is None else ("label",)))
         for row, (name, length) in enumerate(zip(self.ids, self.lengths.tolist(), strict=True)):
             label = () if labels is None else labels[row]
+            if not length:  # of events there may be none: a row without a time says so
+                first = wide[row, 0].tolist() if wide.shape[1] else [float("nan")] * wide.shape[2]
+                yield (name, "", *("" if value != value else f"{value:.9g}" for value in first), *label)
             for time, values in zip(self.times[row, :length].tolist(), wide[row, :length].tolist(), strict=True):
                 yield (name, f"{time:.17g}", *(f"{value:.9g}" for value in values), *label)
 

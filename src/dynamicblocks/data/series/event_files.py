@@ -23,6 +23,7 @@ def read_events(
     initial: Sequence[str] | None = None,
     t0: float | None = None,
     t1: float | None = None,
+    to_learn: bool = True,
 ) -> EventSet:
     """The sequences of a file, in the order in which each begins.
 
@@ -34,6 +35,7 @@ def read_events(
         id, time: columns.
         initial: columns of numbers that are the same in each row of a sequence; by default all others of numbers.
         t0, t1: the window; by default from the first event to the last.
+        to_learn: refuse a file without an event; what is only predicted from may be so.
 
     Raises:
         MissingPackageError: pyarrow is not installed.
@@ -57,7 +59,11 @@ def read_events(
             )
     check_order(table, times, rows, owner, list(known))
     there = np.flatnonzero(~np.isnan(times))
-    begin, end = window_of([torch.from_numpy(times[there])], t0, t1)
+    if to_learn:
+        begin, end = window_of([torch.from_numpy(times[there])], t0, t1)
+    else:  # one that holds all there is
+        begin = float(times[there].min(initial=0.0))
+        end = float(times[there].max(initial=begin + 1.0))
     outside = there[(times[there] < begin) | (times[there] > end)]
     if len(outside):
         where = f"{legible(path)}, {table.place(int(outside[0]))}"
