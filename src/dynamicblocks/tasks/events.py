@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from dynamicblocks.data.series.events import EventDataset, EventSet, log_likelihood
 from dynamicblocks.errors import ConfigurationError, SolverError
 from dynamicblocks.sequences import MLPField, PoissonProcess, Solver
-from dynamicblocks.sequences.poisson import TIGHT
 from dynamicblocks.sequences.perceptron import perceptron
+from dynamicblocks.sequences.poisson import TIGHT
 from dynamicblocks.tasks.event_facts import EventFacts, facts_of_events
 from dynamicblocks.tasks.event_given import given_events
 from dynamicblocks.tasks.event_options import EventConfig, EventModel
