@@ -165,6 +165,7 @@ def test_events_from_python():
     run = db.fit(Events(model=TINY), events, epochs=1)
     assert run.predict(torch.zeros(1, 0), times=[0.0, 3.0]).values.shape == (1, 2, 1)
     assert run.task.headline.name == "gain"
+    assert run.sample(5).lengths.shape == (5,)
 
 
 def test_a_table_of_ones_own_end_to_end(tmp_path, capsys, monkeypatch):

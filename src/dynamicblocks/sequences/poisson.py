@@ -108,7 +108,7 @@ class PoissonProcess(nn.Module):
 
     def integral(self, t0: float, t1: float, initial: Tensor | None = None) -> Tensor:
         """The integral of the rate from t0 to t1, the expected number of events: (n,), or (1,) of a learnt state."""
-        ends = torch.tensor([t0, t1], dtype=torch.float64, device=self._device(initial))
+        ends = torch.tensor([t0, t1], dtype=torch.float64, device=self._place_of(initial))
         found = self._solved(self._rows(ends, initial), initial)[1]
         return found[:, 1] - found[:, 0]
 
@@ -141,7 +141,7 @@ class PoissonProcess(nn.Module):
         """
         if not t1 > t0:
             raise ConfigurationError(f"a window must have a length, got [{t0:g}, {t1:g}]")
-        looked = torch.linspace(t0, t1, LOOKED_AT, dtype=torch.float64, device=self._device(initial))
+        looked = torch.linspace(t0, t1, LOOKED_AT, dtype=torch.float64, device=self._place_of(initial))
         bound = MARGIN * self.rate(looked, initial).max(1).values.double().cpu().expand(number)
         state = None if generator is None else generator.get_state()
         passed = False
@@ -169,7 +169,7 @@ class PoissonProcess(nn.Module):
         """:meth:`log_likelihood`."""
         return self.log_likelihood(times, lengths, t0, t1, initial)
 
-    def _device(self, initial: Tensor | None) -> torch.device:
+    def _place_of(self, initial: Tensor | None) -> torch.device:
         known = self.first if initial is None else initial
         return torch.device("cpu") if known is None else known.device
 
