@@ -82,6 +82,11 @@ def curves(task: Events, net: torch.nn.Module) -> dict:
     }
 
 
+def four(value: float) -> str:
+    """A number to four decimals, zero without a sign."""
+    return f"{round(value, 4) + 0.0:.4f}"
+
+
 def table(rows: list[dict]) -> str:
     lines = [
         "| rate | held-out events | nats an event below the true rate: mean (lowest to highest) | gained on a constant "
@@ -96,8 +101,8 @@ def table(rows: list[dict]) -> str:
                 for name in ("excess", "gain_on_a_constant_rate", "seconds", "held_out_events")
             )
             lines.append(
-                f"| {rate} | {min(events):,} or more | {sum(excess) / len(mine):.4f} ({min(excess):.4f} to "
-                f"{max(excess):.4f}) | {sum(gain) / len(mine):.3f} | {sum(seconds) / len(mine):.0f} |"
+                f"| {rate} | {min(events):,} or more | {four(sum(excess) / len(mine))} ({four(min(excess))} to "
+                f"{four(max(excess))}) | {four(sum(gain) / len(mine))} | {sum(seconds) / len(mine):.0f} |"
             )
     return "\n".join(lines)
 
@@ -110,12 +115,12 @@ def draw(rows: list[dict], path: Path) -> None:
         axes.plot(found["events"], [0] * len(found["events"]), "|", color=EVENTS, ms=14, label="events of a sequence")
         axes.plot(found["t"], found["true"], color=TRUE, lw=3, alpha=0.5, label="true rate")
         axes.plot(found["t"], found["learnt"], color=LEARNT, lw=1.5, label="learnt rate")
-        axes.set_title(f"{rate.replace('_', '-')}: {shown['excess']:.4f} nats an event", fontsize=9)
+        axes.set_title(f"{rate.replace('_', '-')}: {four(shown['excess'])} nats an event", fontsize=9)
         axes.set_xlabel("time", fontsize=8)
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.set_ylim(bottom=0)
+    figure.axes[0].set_ylim(bottom=0)
     figure.axes[0].set_ylabel("events per unit of time", fontsize=8)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)

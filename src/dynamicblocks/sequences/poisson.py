@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.errors import ConfigurationError, SolverError
 from dynamicblocks.sequences.solver import Solver
 from dynamicblocks.sequences.with_integral import log_rate_of, with_integral
 from dynamicblocks.thinning import thinned
@@ -143,6 +143,8 @@ class PoissonProcess(nn.Module):
             raise ConfigurationError(f"a window must have a length, got [{t0:g}, {t1:g}]")
         looked = torch.linspace(t0, t1, LOOKED_AT, dtype=torch.float64, device=self._place_of(initial))
         bound = MARGIN * self.rate(looked, initial).max(1).values.double().cpu().expand(number)
+        if not bool(torch.isfinite(bound).all()):
+            raise SolverError(f"the rate on [{t0:g}, {t1:g}] is not finite, so nothing can be drawn")
         state = None if generator is None else generator.get_state()
         passed = False
 
