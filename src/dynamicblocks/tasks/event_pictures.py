@@ -4,6 +4,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from dynamicblocks.data.series.events import EventSet
@@ -77,7 +78,7 @@ def draw_sequences(times: Tensor, lengths: Tensor, path: Path) -> None:
         mine = times[row, : lengths[row]].numpy()
         axes.plot(mine, 0 * mine + row, "|", color=LEARNT, ms=6, mew=1)
     axes.set_ylim(shown - 0.5, -0.5)
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("time", fontsize=8)
     axes.set_ylabel("sequence", fontsize=8)
     _plain(axes)
