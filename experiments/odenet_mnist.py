@@ -40,9 +40,7 @@ PUBLISHED = {"ODE-Net": 0.42, "RK-Net": 0.47, "ResNet": 0.41}
 def train(name: str, options: argparse.Namespace) -> dict:
     """One training; what came out, without where the data lay."""
     task = Classify(
-        data=DataConfig(
-            name="mnist", data_dir=options.data_dir, validation=0.02, batch_size=128, test_batch_size=500
-        ),
+        data=DataConfig(name="mnist", data_dir=options.data_dir, validation=0.02, batch_size=128, test_batch_size=500),
         model=NETWORKS[name],
     )
     config = TrainConfig(
@@ -81,8 +79,8 @@ def table() -> str:
     """The record as Markdown."""
     rows = {row["network"]: row for row in read(RESULT, "rows")["rows"]}
     lines = [
-        "| network | weights | test error | published, 160 epochs | evaluations of a step: forward | backward | seconds "
-        "of a processor core |",
+        "| network | weights | test error | published, 160 epochs | evaluations of a step: forward | backward | "
+        "seconds of a processor core |",
         "|---|---|---|---|---|---|---|",
     ]
     for name in NETWORKS:

@@ -14,6 +14,7 @@ from dynamicblocks.layers.inputs import no_tensor
 from dynamicblocks.layers.lending import Lender
 from dynamicblocks.layers.parts import FIELD
 from dynamicblocks.layers.stand_in import Places, stand_in
+from dynamicblocks.solving.field import Tally
 
 WHOLE, BACK = "whole", "back"
 """Parts of a module that has an inverse of its own."""
@@ -156,6 +157,8 @@ class EntryField:
     context: tuple[Any, ...] = ()
     dtype: torch.dtype | None = None
     lenders: dict[tuple[int, str], Lender] = field(default_factory=dict, compare=False, repr=False)
+    # Modules are no evaluations of an equation: it stays at zero.
+    tally: Tally = field(default_factory=Tally, compare=False, repr=False)
 
     @property
     def parts(self) -> Container[str]:
