@@ -142,6 +142,10 @@ def _named(error: ConfigurationError, stage: Any) -> ConfigurationError:
     return ConfigurationError(f"entry {stage.step} ({modules}): {error}")
 
 
+# It stays at zero.
+NOT_COUNTED = Tally()
+
+
 @dataclass(frozen=True)
 class EntryField:
     """Entries as a field that is another one on each step.
@@ -157,8 +161,11 @@ class EntryField:
     context: tuple[Any, ...] = ()
     dtype: torch.dtype | None = None
     lenders: dict[tuple[int, str], Lender] = field(default_factory=dict, compare=False, repr=False)
-    # Modules are no evaluations of an equation: it stays at zero.
-    tally: Tally = field(default_factory=Tally, compare=False, repr=False)
+
+    @property
+    def tally(self) -> Tally:
+        """Modules are no evaluations of an equation."""
+        return NOT_COUNTED
 
     @property
     def parts(self) -> Container[str]:
