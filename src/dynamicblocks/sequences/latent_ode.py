@@ -12,6 +12,7 @@ from dynamicblocks.sequences.forecast import Forecast, SeriesModel
 from dynamicblocks.sequences.perceptron import perceptron
 from dynamicblocks.sequences.solver import Solver
 from dynamicblocks.sequences.union_of_times import Times, states_at
+from dynamicblocks.sequences.with_integral import WithIntegral
 from dynamicblocks.times import check_count
 
 
@@ -50,6 +51,8 @@ class LatentODE(SeriesModel):
         encoder_method, encoder_steps: of the equation of ``ode_rnn``, in each gap between observations.
         noise: the deviation of an observation from its mean, or None: one for each feature is learnt.
         classes: how many labels there are; zero: none are told.
+        poisson: the times of observation are events of a Poisson process, whose rate is read off z: its likelihood is
+            part of the forecast, the integral one more state of the same solve.
         times: ``union``: all series of a batch share the steps of one solve to the union of their times; ``own``: each
             takes its own (explicit adaptive methods, ``backprop``).
         origin: the time of z's begin; None: the first time of each series.
@@ -72,6 +75,7 @@ class LatentODE(SeriesModel):
         encoder_steps: int = 1,
         noise: float | None = None,
         classes: int = 0,
+        poisson: bool = False,
         times: Times = "union",
         origin: float | None = 0.0,
     ) -> None:
@@ -96,6 +100,7 @@ class LatentODE(SeriesModel):
         self.field = LatentField(latent, hidden, layers)
         self.decoder = perceptron(latent, units, features, 1, nn.ELU)
         self.head = perceptron(latent, units, classes, 1, nn.ELU) if classes else None
+        self.log_rate = perceptron(latent, units, 1, 1, nn.ELU) if poisson else None
         self.log_std: Tensor
         if noise is None:
             self.log_std = nn.Parameter(torch.full((features,), math.log(0.3)))
@@ -126,9 +131,18 @@ class LatentODE(SeriesModel):
 
     def told(self, z0: Tensor, times: Tensor, kl: Tensor) -> Forecast:
         """The forecast from the begins of z, (n, latent)."""
-        z = states_at(self.solver, self.field, z0, times - self.begins(times)[:, None], self.times)
+        elapsed = times - self.begins(times)[:, None]
         logits = None if self.head is None else self.head(z0)
-        return Forecast(self.decoder(z), self.log_std.exp(), kl, logits=logits)
+        if self.log_rate is None:
+            z = states_at(self.solver, self.field, z0, elapsed, self.times)
+            return Forecast(self.decoder(z), self.log_std.exp(), kl, logits=logits)
+        field, begin = WithIntegral(self.field, self.log_rate), (z0, z0.new_zeros(len(z0)))
+        z, integral = states_at(self.solver, field, begin, elapsed, self.times)
+        log_rate = self.log_rate(z).squeeze(-1)
+        # From the begin of z, or from the first time where that is earlier, to the last.
+        within = integral[:, -1] - integral[:, 0].clamp_max(0)
+        of_times = log_rate.where(_events(times), 0.0).sum(1) - within
+        return Forecast(self.decoder(z), self.log_std.exp(), kl, log_rate, of_times, logits)
 
     def sample(self, number: int, times: Tensor) -> Tensor:
         """New series, (number, length, features), at times (length,): the means of values, without their noise."""
@@ -138,6 +152,11 @@ class LatentODE(SeriesModel):
         z0 = torch.randn(number, self.latent, dtype=self.log_std.dtype, device=self.log_std.device)
         shared = times.to(self.log_std.device).expand(number, -1)
         return self.told(z0, shared, z0.new_zeros(number)).values
+
+
+def _events(times: Tensor) -> Tensor:
+    """Which times are times of a series, and no padding, which repeats the last one."""
+    return torch.cat([torch.ones_like(times[:, :1], dtype=torch.bool), times.diff(dim=1) > 0], 1)
 
 
 def _check_noise(noise: float | None) -> None:
