@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
 from hashlib import sha256
-from pathlib import Path
 from statistics import mean
 from time import process_time
 from typing import Any, ClassVar, Literal
@@ -46,7 +45,7 @@ LATENT, RNN = "latent ODE", "RNN"
 POINTS = (30, 50, 100)
 PUBLISHED = {RNN: (0.3937, 0.3202, 0.1813), LATENT: (0.1642, 0.1502, 0.1346)}
 # Passes over the spirals that are called an epoch: evaluations and checkpoints are then few.
-PASSES = 20
+PASSES = 10
 EPOCHS, TRIAL_EPOCHS = 20, 6
 BATCH = 250
 NOISE = 0.3
@@ -254,7 +253,9 @@ def table() -> str:
         cells = []
         for points in POINTS:
             errors = [row["test_rmse"] for row in found_rows("row", model=model, points=points)]
-            spread = f"{mean(errors):.4f} ({min(errors):.4f} to {max(errors):.4f}, {len(errors)} seeds)" if errors else ""
+            spread = (
+                f"{mean(errors):.4f} ({min(errors):.4f} to {max(errors):.4f}, {len(errors)} seeds)" if errors else ""
+            )
             cells.append(spread or "not measured")
         lines.append(f"| {model} | " + " | ".join(cells) + " |")
         lines.append(f"| {model}, published | " + " | ".join(f"{each:.4f}" for each in PUBLISHED[model]) + " |")
