@@ -16,6 +16,7 @@ def padded(
     labels: Sequence[Any] | Tensor | None,
     features: Sequence[str] | None,
     ids: Sequence[str] | None,
+    classes: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """The fields of a :class:`~dynamicblocks.data.series.SeriesSet`, padded; or an error that names a series."""
     all_values = [_table(each) for each in values]
@@ -43,7 +44,7 @@ def padded(
     lengths = torch.tensor([len(t) for t in all_times])
     longest = int(lengths.max())
     there = torch.arange(longest) < lengths[:, None]
-    classes, numbers = _labels(labels, number)
+    known, numbers = _labels(labels, number, classes)
     mask = _padded(masks, longest)
     return {
         "times": torch.stack([torch.cat([t, t[-1:].expand(longest - len(t))]) for t in all_times]),
@@ -55,7 +56,7 @@ def padded(
         "features": columns,
         "ids": names,
         "labels": numbers,
-        "classes": classes,
+        "classes": known,
     }
 
 
@@ -96,11 +97,26 @@ def _check(name: str, times: Tensor, values: Tensor, mask: Tensor) -> None:
         raise ConfigurationError(f"{what}: all values are missing; leave it out")
 
 
-def _labels(labels: Sequence[Any] | Tensor | None, number: int) -> tuple[tuple[str, ...], Tensor | None]:
+def _labels(
+    labels: Sequence[Any] | Tensor | None, number: int, classes: Sequence[str] | None
+) -> tuple[tuple[str, ...], Tensor | None]:
+    """The names of the classes, and the number of the class of each series."""
     if labels is None:
         return (), None
     given = labels.tolist() if isinstance(labels, Tensor) else list(labels)
     if len(given) != number:
         raise ConfigurationError(f"there must be a label for each of the {number} series, got {len(given)}")
-    known = sorted(set(given))
-    return tuple(map(str, known)), torch.tensor([known.index(each) for each in given])
+    missing = [place for place, each in enumerate(given) if each is None or each != each or each == ""]
+    if missing:
+        raise ConfigurationError(
+            f"series number {missing[0]} has no label; give one for each of the {number} series, or no labels"
+        )
+    whole = all(isinstance(each, int) for each in given)
+    known = tuple(map(str, classes if classes is not None else sorted(set(given), key=None if whole else str)))
+    strange = [str(each) for each in given if str(each) not in known]
+    if strange or len(set(known)) < len(known):
+        raise ConfigurationError(
+            f"classes must be different names, those of all labels, got {', '.join(known)}"
+            + (f" and the label {strange[0]}" if strange else "")
+        )
+    return known, torch.tensor([known.index(str(each)) for each in given])
