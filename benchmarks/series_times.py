@@ -1,8 +1,8 @@
 """Series with times of their own: one solve to the union of all times, or a solve with steps of its own for each?
 
-Times a training step of the decoder's half of a latent ODE, from the begins of the states to the gradient of a loss at the
-times of each series, where times lie on a common grid and where no two series share one; where all series move at one
-pace, and where one in ten moves twenty times as fast.
+Times a training step of the decoder's half of a latent ODE, from the begins of the states to the gradient of a loss at
+the times of each series, where times lie on a common grid and where no two series share one; where all series move at
+one pace, and where one in ten moves twenty times as fast.
 """
 
 import torch
