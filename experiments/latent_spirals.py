@@ -28,9 +28,7 @@ from common import HERE, RESULTS, begun, keep, put_table, read
 from torch import Tensor, nn
 
 from dynamicblocks.data.series import SeriesBatch, SeriesBatches, SeriesDataset, load_series
-from dynamicblocks.sequences import LatentODE, SeriesModel
-from dynamicblocks.sequences.elbo import negative_elbo
-from dynamicblocks.sequences.rnn import NextValueRNN
+from dynamicblocks.sequences import LatentODE, NextValueRNN, SeriesModel, negative_elbo
 from dynamicblocks.training import Training
 from dynamicblocks.training.config import HardwareConfig, OptimizerConfig, TrainConfig
 from dynamicblocks.training.environment import environment
@@ -38,7 +36,6 @@ from dynamicblocks.training.run_folder import RunFolder
 from dynamicblocks.training.task import Figure, Place, SplitName, Task
 
 RESULT = RESULTS / "latent_spirals.json"
-FIGURES = HERE.parent / "docs" / "figures"
 DOCUMENTS = (HERE / "README.md", HERE.parent / "docs" / "latent-ode.md")
 BEGIN, END = "<!-- table: python experiments/latent_spirals.py --table -->", "<!-- end of spirals -->"
 LATENT, RNN = "latent ODE", "RNN"
