@@ -7,6 +7,7 @@ from dynamicblocks.sequences.forecast import Forecast, SeriesModel
 from dynamicblocks.sequences.latent_ode import LatentODE
 from dynamicblocks.sequences.neural_ode import NeuralODE
 from dynamicblocks.sequences.poisson import PoissonProcess
+from dynamicblocks.sequences.rnn import NextValueRNN
 from dynamicblocks.sequences.shooting import filled, first_states, shoot
 from dynamicblocks.sequences.solver import Solver
 from dynamicblocks.sequences.with_integral import with_integral
@@ -17,6 +18,7 @@ __all__ = [
     "LatentODE",
     "MLPField",
     "NeuralODE",
+    "NextValueRNN",
     "PoissonProcess",
     "SeriesModel",
     "Solver",
