@@ -39,12 +39,15 @@ __all__ = [
     "DynamicBlock",
     "DynamicBlocksError",
     "DynamicNet",
+    "Equation",
     "Gradient",
     "Grid",
     "Head",
     "Integrator",
     "Legendre",
+    "MLPField",
     "MomentumNet",
+    "NeuralODE",
     "NotConvergedError",
     "NotFiniteStateError",
     "Opening",
@@ -126,6 +129,7 @@ if TYPE_CHECKING:
     )
     from dynamicblocks.models import create_model, list_models, model_options
     from dynamicblocks.network import DynamicNet
+    from dynamicblocks.sequences import Equation, MLPField, NeuralODE
     from dynamicblocks.solving import (
         NotConvergedError,
         NotFiniteStateError,
@@ -147,6 +151,7 @@ if TYPE_CHECKING:
         with_tolerance,
     )
     from dynamicblocks.tasks.files import load_run as load_run
+    from dynamicblocks.tasks.fit import fit as fit
     from dynamicblocks.times import Grid, graded, uniform
     from dynamicblocks.twisting import twist, twists, untwist
 else:
@@ -166,11 +171,13 @@ else:
             "momentum_steps",
             "models": "create_model list_models model_options",
             "network": "DynamicNet",
+            "sequences": "Equation MLPField NeuralODE",
             "solving": "NotConvergedError NotFiniteStateError Solution SolveError Statistics Status StepLimitError "
             "StepUnderflowError",
             "surgery": "freeze_unused_controls project recalibrate rediscretise refine with_gradient with_integrator "
             "with_tolerance",
             "tasks.files": "load_run",
+            "tasks.fit": "fit",
             "times": "Grid graded uniform",
             "twisting": "twist twists untwist",
         },

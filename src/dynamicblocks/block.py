@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dynamicblocks.adaptive_block import AdaptiveSolve, check_choices, check_deterministic, check_still
 from dynamicblocks.compiled_block import CompiledSteps, StepPrograms, check_compilable
 from dynamicblocks.controls import Alignment, Basis, ControlledField, Controls, TimedField, as_basis
+from dynamicblocks.counting import counted
 from dynamicblocks.errors import ConfigurationError, warn_caller
 from dynamicblocks.gradients import Gradient, as_gradient, inverse
 from dynamicblocks.integrators import Adaptive, Integrator, as_integrator, check_steps
@@ -207,14 +208,19 @@ class DynamicBlock(nn.Module):
         if before is not None or self.integrator.takes_past:
             before = self._past(before, given).to(y.dtype)
         if not self.integrator.fixed_cost or not self.gradient.of_steps:
-            return self._counted(y, before, all_times=all_times)
-        return self._run(y, before, all_times) if self.gradient.traced else self._untraced(y, before, all_times)
+            states = self._counted(y, before, all_times=all_times)
+        else:
+            states = self._run(y, before, all_times) if self.gradient.traced else self._untraced(y, before, all_times)
+        if not torch.compiler.is_compiling():
+            counted(self.evaluations)
+        return states
 
-    def _run(self, y: Tensor, before: Tensor | None, all_times: bool) -> list[Tensor]:
-        return list(self.gradient.run(self.course(all_times=all_times, before=before), y).states)
+    def _run(self, y: Tensor, before: Tensor | None, all_times: bool, tally: Tally | None = None) -> list[Tensor]:
+        return list(self.gradient.run(self.course(all_times=all_times, tally=tally, before=before), y).states)
 
-    # A backward pass that takes steps again is no part of a graph.
-    _untraced = untraced(_run)
+    @untraced  # a backward pass that takes steps again is no part of a graph
+    def _untraced(self, y: Tensor, before: Tensor | None, all_times: bool) -> list[Tensor]:
+        return self._run(y, before, all_times, Tally())
 
     @untraced  # the number of steps or iterations depends on values, or the pass back is no graph of the steps
     def _counted(self, y: Tensor, before: Tensor | None, *, all_times: bool) -> list[Tensor]:

@@ -172,6 +172,42 @@ class PaddedConnector(nn.Module):
         return f"{self.in_channels}, {self.out_channels}{streams}"
 
 
+class ZeroChannels(nn.Module):
+    """So many channels more, which are zero and come after the others: an augmented state.
+
+    >>> ZeroChannels(1)(torch.ones(1, 2, 1)).flatten().tolist()
+    [1.0, 1.0, 0.0]
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = check_count(channels, "channels")
+
+    def forward(self, y: Tensor) -> Tensor:
+        return F.pad(y, (0, 0) * (y.ndim - 2) + (0, self.channels))
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}"
+
+
+class FirstChannels(nn.Module):
+    """The first so many channels, such as the position of a state of position and velocity.
+
+    >>> FirstChannels(1)(torch.tensor([[1.0, 2.0]])).tolist()
+    [[1.0]]
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = check_count(channels, "channels")
+
+    def forward(self, y: Tensor) -> Tensor:
+        return y[:, : self.channels]
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}"
+
+
 def _new_channels(before: int, after: int, what: str) -> int:
     if after < before:
         raise ConfigurationError(f"a padded {what} cannot lower {before} channels to {after}")

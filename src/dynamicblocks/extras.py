@@ -1,11 +1,11 @@
-"""Packages that only the extra ``train`` installs, and what is said where one of them is missing."""
+"""Packages that only the extras ``train`` and ``tables`` install, and what is said where one of them is missing."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from dynamicblocks.errors import MissingPackageError
 
-# What is imported, and what it is called where it is installed from.
+# What is imported, and what it is called where it is installed from; of the extra ``train``.
 PACKAGES = {
     "PIL": "pillow",
     "filelock": "filelock",
@@ -18,6 +18,8 @@ PACKAGES = {
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
 }
+# The same of the extra ``tables``.
+TABLES = {"pyarrow": "pyarrow"}
 
 
 @contextmanager
@@ -30,12 +32,14 @@ def needed_for(purpose: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        package = PACKAGES.get((error.name or "").partition(".")[0])
+        module = (error.name or "").partition(".")[0]
+        extra = "tables" if module in TABLES else "train"
+        package = (PACKAGES | TABLES).get(module)
         if package is None:
             raise
         # Of several purposes, each within the other, the outermost is what somebody asked for.
         missing = MissingPackageError(
-            f'{purpose} needs {package}, which is not installed; get it with: pip install "dynamicblocks[train]"'
+            f'{purpose} needs {package}, which is not installed; get it with: pip install "dynamicblocks[{extra}]"'
         )
         missing.name = error.name
         raise missing from error

@@ -19,7 +19,7 @@ class Small(Task):
     Args:
         norm: of the network.
         controls: its basis.
-        integrator: of its block.
+        integrator, gradient: of its block.
         samples: of training.
         batch_size: of training.
     """
@@ -29,6 +29,7 @@ class Small(Task):
     norm: str = "batch"
     controls: str = "constant"
     integrator: str = "euler"
+    gradient: str = "backprop"
     samples: int = 24
     batch_size: int = 4
 
@@ -46,6 +47,7 @@ class Small(Task):
             norm=self.norm,
             controls=self.controls,
             integrator=self.integrator,
+            gradient=self.gradient,
         )
 
     def batches(self, split, place):

@@ -50,6 +50,7 @@ class Entry(NamedTuple):
 COMMANDS = {
     "train": Entry("train a network: on images, masks, fields, or a task of your own", "train"),
     "predict": Entry("say what a trained network sees in files", "predict"),
+    "sample": Entry("draw new samples from what a run has learnt, such as time series", "sample"),
     "runs": Entry("list trained and unfinished runs with their figures, and what differs among them", "runs"),
     "evaluate": Entry("evaluate a trained network, perhaps under another integrator or grid", "evaluate"),
     "converge": Entry("the trained weights under every integrator and step count: the convergence test", "converge"),

@@ -5,6 +5,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from dynamicblocks.cli.arguments import Arguments
+from dynamicblocks.cli.sample import times_of
 from dynamicblocks.errors import ConfigurationError, StorageError, UsageError
 
 USAGE = "dynamicblocks predict RUN FILE... [--output PLACE] [--resize] [--batch_size N] [--device DEVICE] ..."
@@ -12,7 +13,8 @@ DESCRIPTION = """Say what a trained network sees in files; the data of the train
 
 Images: a table of classes, and with --output FILE.csv or FILE.json the probabilities of all of them. Masks: PNG files
 of class indices in the folder --output. Fields (.npz files with the key inputs): .npz files there, with the key
-predictions. A folder among the files stands for those in it that can be read.
+predictions. Series (.csv, .parquet): with --output FILE.csv a table of what is told at their times, or at --times.
+A folder among the files stands for those in it that can be read.
 
 Example: dynamicblocks predict runs/MINE photo.png another.jpg
          dynamicblocks predict runs/MINE photos --resize --output photos.csv"""
@@ -28,6 +30,8 @@ def add_arguments(parser: Arguments) -> None:
         "--resize", action="store_true", help="make images of another size fit: resized, and cut at both ends"
     )
     parser.add_argument("--batch_size", type=int, metavar="N", help="files at a time; as in evaluation", check=_count)
+    parser.add_argument("--times", metavar="BEGIN:END:NUMBER", help="of series: times to tell; by default their own")
+    parser.add_argument("--samples", type=int, metavar="N", help="of series: draws, whose spread is told", check=_count)
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument("--data_dir", metavar="FOLDER", help="local copy of the data, for runs of earlier versions")
     parser.add_argument("--quiet", action="store_true", help="print errors alone, where --output says where to write")
@@ -47,6 +51,7 @@ def _count(number: int) -> int:
 def run(options: Namespace) -> None:
     """Check what can be checked, predict everything, then write and show it."""
     place = None if options.output is None else Path(options.output)
+    times = times_of(options.times)
     _check(options, place)
     # What takes seconds to import comes after the checks.
     from dynamicblocks.cli.console import Bars, make_console
@@ -56,6 +61,7 @@ def run(options: Namespace) -> None:
     bars = Bars(make_console(options))
     one = read(options, options.run, bars, named_device(options.device))
     check_place(one, place)
+    options.times = times
     predict_files(one, inputs_of(one, options.files), options, place, bars)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,17 +21,20 @@ from dynamicblocks.cli.console import Bars, say
 from dynamicblocks.cli.table import table
 from dynamicblocks.data.images.files import IMAGE_ENDINGS
 from dynamicblocks.errors import ConfigurationError, UsageError
-from dynamicblocks.tasks import Classify, FieldPrediction, Prediction, Regress, Run, Segment
+from dynamicblocks.tasks import Classify, FieldPrediction, Prediction, Regress, Run, Segment, SeriesPrediction
 from dynamicblocks.tasks.colours import palette_of
 from dynamicblocks.tasks.given import FIELD_ENDINGS, files_in
+from dynamicblocks.tasks.given_series import SERIES_ENDINGS
 from dynamicblocks.training import Task
 from dynamicblocks.training.disk import PART, writing
 from dynamicblocks.training.predicting import check_rows
 from dynamicblocks.training.storage import write_text
 
 TABLES = (".csv", ".json")
+# Tasks that read tables.
+TABLES_OF = ("dynamics", "series", "events")
 
-Answer = Prediction | FieldPrediction | Tensor
+Answer = Prediction | FieldPrediction | SeriesPrediction | Tensor
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,8 @@ def inputs_of(run: Run, given: Sequence[str]) -> list[Input]:
             f"the task {task.name} does not say how files are read; give it a method predict(net, x, place, *, "
             "batch_size, resize) that takes a list of paths, or call load_run(...).predict with arrays"
         )
-    endings = FIELD_ENDINGS if isinstance(task, Regress) else IMAGE_ENDINGS
+    kinds: dict[str, Sequence[str]] = {"regress": FIELD_ENDINGS, **dict.fromkeys(TABLES_OF, SERIES_ENDINGS)}
+    endings = kinds.get(task.name, IMAGE_ENDINGS)
     inputs: list[Input] = []
     for each in map(Path, given):
         if each.is_dir():
@@ -116,12 +120,19 @@ def predict_files(run: Run, inputs: Sequence[Input], options: Namespace, place: 
             write_text(place, (_csv if place.suffix.lower() == ".csv" else _json)(run, found))
             say(bars.console, f"{len(found):,} predictions written to {place}")
         return
+    if isinstance(first[1], SeriesPrediction) and place is not None and place.suffix.lower() == ".csv":
+        if len(inputs) > 1:
+            raise ConfigurationError(f"--output {place} is one table and there are {len(inputs)} files: give a folder")
+        write_text(place, _series_csv(first[1]))
+        say(bars.console, f"{len(first[1]):,} series written to {place}")
+        return
     _check_folder(place)
     if place is None:
         rows = [(str(each.path), *summary(answer)) for each, answer in whole]
         say(bars.console, table(str(run.folder.path), ("file", "size", "what is in it"), rows, prose=True))
         return
-    targets = _targets(inputs, ".png" if isinstance(first[1], Prediction) else ".npz")
+    kinds = {Prediction: ".png", SeriesPrediction: ".csv"}
+    targets = _targets(inputs, kinds.get(type(first[1]), ".npz"))
     with new_folder(place) as folder:
         for each, answer in whole:
             target = folder / targets[each]
@@ -133,7 +144,8 @@ def predict_files(run: Run, inputs: Sequence[Input], options: Namespace, place: 
 
 def _answers(run: Run, inputs: Sequence[Input], options: Namespace, bars: Bars) -> Iterator[tuple[Input, Answer]]:
     """The answer to each file: of images of one size batches, else one after the other; meanwhile a bar is shown."""
-    how = {"batch_size": options.batch_size, "resize": options.resize}
+    how: dict[str, Any] = {"batch_size": options.batch_size, "resize": options.resize}
+    how |= {name: given for name in ("times", "samples") if (given := getattr(options, name, None)) is not None}
     if isinstance(run.task, Classify):
         data = run.task.data
         rows = check_rows(options.batch_size, data.test_batch_size or data.batch_size)
@@ -147,7 +159,8 @@ def _answers(run: Run, inputs: Sequence[Input], options: Namespace, bars: Bars) 
         answer = run.predict([each.path], **how)
         if not isinstance(answer, Answer):
             raise ConfigurationError(
-                f"predict of the task {run.task.name} must give a Prediction, a FieldPrediction or a tensor, got "
+                f"predict of the task {run.task.name} must give a Prediction, a FieldPrediction, a SeriesPrediction or "
+                f"a tensor, got "
                 f"something of type {type(answer).__name__}"
             )
         yield each, answer
@@ -222,12 +235,24 @@ def summary(answer: Answer) -> tuple[str, str]:
         counts = torch.bincount(mask.flatten(), minlength=len(answer.classes))
         shares = sorted(zip((counts / mask.numel()).tolist(), answer.classes, strict=True), key=lambda each: -each[0])
         return _size(mask.shape[::-1]), ", ".join(f"{name} {share:.1%}" for share, name in shares if share)
+    if isinstance(answer, SeriesPrediction):
+        ranges = zip(
+            answer.features, answer.values.amin((0, 1)).tolist(), answer.values.amax((0, 1)).tolist(), strict=True
+        )
+        return f"{len(answer)} series", ", ".join(f"{name} {least:.4g} to {most:.4g}" for name, least, most in ranges)
     values = answer.values if isinstance(answer, FieldPrediction) else answer
     return _size(values.shape), f"{values.min().item():.4g} to {values.max().item():.4g}"
 
 
 def _size(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape))
+
+
+def _series_csv(answer: SeriesPrediction) -> str:
+    """A row for each time of each series."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(answer.table())
+    return text.getvalue()
 
 
 def _targets(inputs: Sequence[Input], ending: str) -> dict[Input, PurePath]:
@@ -255,6 +280,9 @@ def _write(path: Path, answer: Answer) -> None:
             image = Image.fromarray(answer.labels[0].to(torch.uint8).numpy())
             image.putpalette(palette_of(len(answer.classes)))
             image.save(path)
+            return
+        if isinstance(answer, SeriesPrediction):
+            write_text(path, _series_csv(answer))
             return
         values = answer.values if isinstance(answer, FieldPrediction) else answer
         np.savez(path, predictions=values.numpy())

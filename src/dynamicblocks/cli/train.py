@@ -16,11 +16,11 @@ from dynamicblocks.cli.published import split
 from dynamicblocks.cli.seeds import SeedFolder, seeds_of, train_seeds
 from dynamicblocks.cli.table import table as plain_table
 from dynamicblocks.errors import ConfigurationError, StorageError
-from dynamicblocks.network import evaluations_of, num_weights
+from dynamicblocks.network import evaluations_of, named_blocks, num_weights
 from dynamicblocks.options import NONE
 from dynamicblocks.tasks import load_config, tasks
 from dynamicblocks.tasks.option_table import OptionTable
-from dynamicblocks.tasks.own import asked_task, changed_since, task_of_run
+from dynamicblocks.tasks.own import asked_task, changed_since, is_own, task_of_run
 from dynamicblocks.tasks.parsing import (
     USUAL_TASK,
     Written,
@@ -255,6 +255,8 @@ def command_for(arguments: Sequence[str]) -> tuple[TrainCommand, Namespace]:
         seeds=None,
     )
     flags.pop("logger", None)
+    if asked is not None and is_own(asked) and not task.source_hash and others.resume is None:
+        flags.setdefault("model.equation", (asked,))  # which stands for the task that fits it
     if "seeds" in flags:
         others.seeds = seeds_of(flags.pop("seeds"), {**flags, "resume": others.resume})
     check_table(others.table)
@@ -336,11 +338,8 @@ def show(outcome: Outcome, training: Training, console: Console, again: str = ""
     for picture in outcome.pictures:
         say(console, f"Drawn: {picture}")
     say(console, f"Run written to {outcome.folder}\nNext:")
-    for command in (
-        f"dynamicblocks converge {run}{again}",
-        f"dynamicblocks compress {run}{again}",
-        f"dynamicblocks evaluate {run}{again}{other}",
-    ):
+    of_blocks = [f"dynamicblocks {each} {run}{again}" for each in ("converge", "compress")]
+    for command in (*(of_blocks if named_blocks(outcome.net) else ()), f"dynamicblocks evaluate {run}{again}{other}"):
         say(console, f"  {command}")
 
 

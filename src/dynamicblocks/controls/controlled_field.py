@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,18 +11,13 @@ from torch import Tensor, nn
 from dynamicblocks.controls.alignment import Alignment
 from dynamicblocks.controls.basis import Terms, is_one_control
 from dynamicblocks.controls.controls import Controls
+from dynamicblocks.counting import Tallied
 from dynamicblocks.layers.lending import Lender
 from dynamicblocks.layers.parts import FIELD, PROJECTION
 from dynamicblocks.layers.stand_in import Places, stand_in
 
 # Of basis functions on both sides of a knot; what differs by less differs by rounding.
 SAME = 1e-9
-
-
-class Counter(Protocol):
-    """How often the layer was evaluated."""
-
-    evaluations: int
 
 
 @dataclass(frozen=True)
@@ -39,7 +34,7 @@ class ControlledField:
 
     controls: Controls
     alignment: Alignment
-    tally: Counter | None = None
+    tally: Tallied | None = None
     lenders: dict[str, Lender] = field(default_factory=dict, compare=False, repr=False)
     unsolved: Callable[[int, Any], None] | None = None
 

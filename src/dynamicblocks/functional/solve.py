@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dynamicblocks.counting import counted
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.functional.arguments import BACKPROP, check_brought, differentiated
 from dynamicblocks.gradients import Adjoint, Backprop, Gradient, as_gradient, gradients
@@ -127,7 +128,9 @@ def solve(
         request = SampleProblem(func, y0, t, args, scheme, most, func, event_fn, dense, on_failure == "return", compile)
         own = batched or (isinstance(t, Tensor) and t.ndim == 2)
         with OutsideTransforms():
-            return _of_samples(request, mode, gradient) if own else _compiled(request, mode, gradient, params)
+            found = _of_samples(request, mode, gradient) if own else _compiled(request, mode, gradient, params)
+        counted(found.statistics.evaluations)
+        return found
     if isinstance(chosen, AdaptiveMethod) and not chosen.given:
         scheme = replace(scheme, options={"max_num_steps": MAX_STEPS, **given})
     if not isinstance(chosen, AdaptiveMethod | GridMethod):
@@ -243,6 +246,7 @@ def _solved(
             return nesting.nested(states, tuple(states.shape[: states.ndim - problem.y0.ndim]))
 
     tally = problem.field.tally
+    counted(tally.evaluations)
     return Solution(
         problem.t,
         nesting.nested(y, (len(y),)),

@@ -95,6 +95,7 @@ class TracedSteps:
     """A caller's field along a grid whose points are tensors."""
 
     parts: ClassVar[Container[str]] = ()
+    tally: ClassVar[None] = None  # a compiler would see another number each time
     tensors: ClassVar[Sequence[Tensor]] = ()
     modules: ClassVar[Sequence[nn.Module]] = ()
 

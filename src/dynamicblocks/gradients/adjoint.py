@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dynamicblocks.counting import going_back
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients.adjoint_block import run_in_block
 from dynamicblocks.gradients.adjoint_checks import back_integrator, check_equation_of, check_first_order, settings_of
@@ -256,7 +257,7 @@ class _Adjoint(torch.autograd.Function):
         times, states, *params = ctx.saved_tensors
         enabled, kind = ctx.autocast
         autocast = torch.autocast(states.device.type, dtype=kind, enabled=enabled)
-        with torch.no_grad(), autocast, OutsideTransforms():
+        with torch.no_grad(), autocast, OutsideTransforms(), going_back(node.course.problem.field.tally):
             by_y0, by_t, by_params = solve_back(
                 node.course.problem, node.back, times, states, by_states, params,
                 of_times=ctx.of_times, stored=ctx.stored, unlisted=node.unlisted,

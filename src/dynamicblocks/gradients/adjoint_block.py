@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dynamicblocks.controls import ControlledField, Controls, TimedField
+from dynamicblocks.counting import going_back
 from dynamicblocks.gradients.adjoint_equation import StoredSteps, adjoint_norm
 from dynamicblocks.gradients.adjoint_system import Back, Node, Norm, Output, System
 from dynamicblocks.gradients.buffers import Buffers, KeptBuffers
@@ -316,6 +317,7 @@ class _Adjoint(torch.autograd.Function):
                 if by is not None
             }
             solve = Back(node, narrow)
-            by_y0 = node.block.back(solve, outputs)
+            with going_back(solve):
+                by_y0 = node.block.back(solve, outputs)
             found = [solve.gradient(each) for each in node.inputs]
         return None, *differentiable_once((by_y0.to(ctx.kind), *found), by_y0, NO_SECOND)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dynamicblocks.counting import counted, going_back
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients.adjoint import NO_SECOND
 from dynamicblocks.gradients.graph import described, unlisted_leaves
@@ -107,7 +108,7 @@ class _Node(torch.autograd.Function):
         equation = _AdjointEquation(task)
         a = [by[-1] for by in by_states]
         sums = [torch.zeros_like(each) for each in inputs]
-        with torch.no_grad():
+        with torch.no_grad(), going_back():
             for n in range(len(task.t) - 1, 0, -1):
                 y = rebuilt(task.like, (each[n] for each in states))
                 start = (y, rebuilt(task.like, iter(a)), *sums)
@@ -115,6 +116,7 @@ class _Node(torch.autograd.Function):
                 found = solve_compiled(
                     task.problem(equation, start, times, (inputs, task.args), task.back, "adjoint, backward")
                 )
+                counted(found.statistics.evaluations)
                 _, reached, *totals = found.y
                 # y itself goes on from the forward pass; what came back from the far end of the interval is less exact.
                 pairs = zip(tensors_in(reached), by_states, strict=True)

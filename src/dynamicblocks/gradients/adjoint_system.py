@@ -85,6 +85,7 @@ class System:
     def __call__(self, slope: Callable[[Tensor], Tensor], flat: Tensor, known: Tensor | None = None) -> Tensor:
         """The slope of the vector, by that of the field as a function of y."""
         solve, params = self._solve, self._params
+        solve.evaluations += 1
         # An implicit method differentiates the equation.
         twice = torch.is_grad_enabled() and flat.requires_grad
         with torch.enable_grad():
@@ -154,6 +155,7 @@ class Back:
         seen: parameters of layers that were evaluated.
         reached: those on which a slope depended.
         filled: what all gradients are, where no equation was solved.
+        evaluations: of the field.
     """
 
     node: Node
@@ -162,6 +164,7 @@ class Back:
     seen: set[int] = field(default_factory=set)
     reached: set[int] = field(default_factory=set)
     filled: float | None = None
+    evaluations: int = 0
 
     def add(self, param: Tensor, total: Tensor) -> None:
         """Add to the integral of a parameter."""

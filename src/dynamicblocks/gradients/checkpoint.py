@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from dynamicblocks.counting import counted, going_back
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients.buffers import Buffers, KeptBuffers, RandomState
 from dynamicblocks.gradients.evaluations import Replayable
@@ -138,7 +139,10 @@ class _Segment:
             after = course.advance(carry, first, last)
             self._random = None if random.equals(RandomState.now(random.like)) else random
             return after
-        with contextlib.nullcontext() if self._random is None else self._random.again():
+        again = contextlib.nullcontext() if self._random is None else self._random.again()
+        with going_back(course.tally), again:
+            if course.tally is None:
+                counted((last - first) * course.integrator.evaluations)
             return course.apart(self._kept.by_place()).advance(carry, first, last)
 
 

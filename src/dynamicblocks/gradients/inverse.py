@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from dynamicblocks.counting import Tallied
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.gradients.buffers import RandomState, Surroundings
 from dynamicblocks.gradients.gradient import Gradient
@@ -66,6 +67,11 @@ class LastFirst:
     def parts(self) -> Container[str]:
         """As those of the field."""
         return self.field.parts
+
+    @property
+    def tally(self) -> Tallied | None:
+        """As that of the field."""
+        return self.field.tally
 
     @property
     def tensors(self) -> Sequence[Tensor]:

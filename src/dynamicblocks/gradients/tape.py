@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from dynamicblocks.counting import going_back
 from dynamicblocks.gradients.buffers import RandomState, Snapshot, Surroundings
 from dynamicblocks.gradients.carries import as_leaf, join_carry, split_carry
 from dynamicblocks.gradients.evaluations import DiffersError, Notes, Replayable, check_none_lost
@@ -209,7 +210,7 @@ class _Taped(torch.autograd.Function):
         y0, t, grid, *rest = ctx.saved_tensors
         inputs, tensors = rest[: tape.count], iter(rest[tape.count :])
         carries = [join_carry(form, tensors) for form in tape.forms]
-        with torch.no_grad():
+        with torch.no_grad(), going_back(tape.course.tally):
             try:
                 found = _backward(tape, y0, t, grid, inputs, carries, by_outputs)
             except DiffersError:

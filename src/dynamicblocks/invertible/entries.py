@@ -14,6 +14,7 @@ from dynamicblocks.layers.inputs import no_tensor
 from dynamicblocks.layers.lending import Lender
 from dynamicblocks.layers.parts import FIELD
 from dynamicblocks.layers.stand_in import Places, stand_in
+from dynamicblocks.solving.field import Tally
 
 WHOLE, BACK = "whole", "back"
 """Parts of a module that has an inverse of its own."""
@@ -141,6 +142,10 @@ def _named(error: ConfigurationError, stage: Any) -> ConfigurationError:
     return ConfigurationError(f"entry {stage.step} ({modules}): {error}")
 
 
+# It stays at zero.
+NOT_COUNTED = Tally()
+
+
 @dataclass(frozen=True)
 class EntryField:
     """Entries as a field that is another one on each step.
@@ -156,6 +161,11 @@ class EntryField:
     context: tuple[Any, ...] = ()
     dtype: torch.dtype | None = None
     lenders: dict[tuple[int, str], Lender] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def tally(self) -> Tally:
+        """Modules are no evaluations of an equation."""
+        return NOT_COUNTED
 
     @property
     def parts(self) -> Container[str]:

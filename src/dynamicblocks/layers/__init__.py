@@ -21,10 +21,12 @@ from dynamicblocks.layers.preact_symmetric import PreactSymmetric
 from dynamicblocks.layers.protocol import ProjectedLayer, state_width, takes_time
 from dynamicblocks.layers.registry import layers
 from dynamicblocks.layers.residual_unit import UNITS, ResidualUnit, UnitOrder, unit_order
+from dynamicblocks.layers.second_order import SecondOrder
 from dynamicblocks.layers.semi_implicit import SemiImplicit
 from dynamicblocks.layers.skipinit import SkipInit
 from dynamicblocks.layers.spectrum import Spectrum
 from dynamicblocks.layers.symmetric import Symmetric
+from dynamicblocks.layers.time_channel import TimeChannel, TimedDouble
 from dynamicblocks.layers.twist import TwistConv1d, TwistConv2d, TwistConv3d
 
 __all__ = [
@@ -52,12 +54,15 @@ __all__ = [
     "PreactSymmetric",
     "ProjectedLayer",
     "ResidualUnit",
+    "SecondOrder",
     "SemiImplicit",
     "SkipInit",
     "Spectrum",
     "Style",
     "Symmetric",
     "TVNorm",
+    "TimeChannel",
+    "TimedDouble",
     "TwistConv1d",
     "TwistConv2d",
     "TwistConv3d",

@@ -16,6 +16,7 @@ from dynamicblocks.layers.preact_symmetric import PreactSymmetric
 from dynamicblocks.layers.registry import layers
 from dynamicblocks.layers.residual_unit import ResidualUnit
 from dynamicblocks.layers.symmetric import Symmetric
+from dynamicblocks.layers.time_channel import TimedDouble
 from dynamicblocks.memory import affordable, bytes_of, check_weights
 
 LayerFactory = Callable[[], nn.Module]
@@ -31,6 +32,7 @@ layers.register("double")(Double)
 layers.register("preact_symmetric")(PreactSymmetric)
 layers.register("hamiltonian")(HamiltonianPair)
 layers.register("residual_unit")(ResidualUnit)
+layers.register("timed_double")(TimedDouble)
 
 
 def independent_layers(source: LayerSource, count: int) -> list[nn.Module]:

@@ -18,6 +18,7 @@ from dynamicblocks.layers.norms import TVNorm
 from dynamicblocks.layers.one_kernel import OneKernel
 from dynamicblocks.layers.residual_unit import ResidualUnit
 from dynamicblocks.layers.semi_implicit import SemiImplicit
+from dynamicblocks.layers.time_channel import TimedDouble
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,7 +37,7 @@ def no_tensor(value: object) -> str:
 
 def check_state(layer: nn.Module, y: Tensor) -> None:
     """Raise a ConfigurationError for a state that one of the library's own layers, or its device, cannot take."""
-    if isinstance(layer, Branch | ResidualUnit | OneKernel | Double | HamiltonianPair | SemiImplicit):
+    if isinstance(layer, Branch | ResidualUnit | OneKernel | Double | HamiltonianPair | SemiImplicit | TimedDouble):
         check_input(layer, y, layer.width, "a state", layer.dims)
     else:
         check_input(layer, y)

@@ -5,6 +5,7 @@ from dynamicblocks.models.dense import DenseNet, dense
 from dynamicblocks.models.dynamicnet import dynamicnet
 from dynamicblocks.models.imexnet import imexnet
 from dynamicblocks.models.lm_resnet import MultistepStage, lm_resnet
+from dynamicblocks.models.odenet import odenet, odenet_resnet
 from dynamicblocks.models.pde_cnn import pde_cnn
 from dynamicblocks.models.registry import create_model, described_options, list_models, model_options, models
 from dynamicblocks.models.resnet import resnet, wide_resnet
@@ -25,6 +26,8 @@ __all__ = [
     "lm_resnet",
     "model_options",
     "models",
+    "odenet",
+    "odenet_resnet",
     "pde_cnn",
     "resnet",
     "twist_resnet",

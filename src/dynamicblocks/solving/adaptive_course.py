@@ -11,6 +11,7 @@ from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.integrators import Carry, Paired
 from dynamicblocks.layers.stand_in import Places
 from dynamicblocks.solving.adaptive_loop import AdaptiveLoop, Step
+from dynamicblocks.solving.field import Tally
 from dynamicblocks.solving.outputs import Event, Outputs, StepKeeper, collect, wanted_states
 from dynamicblocks.solving.problem import Problem
 from dynamicblocks.solving.recording import Action, Between, Recording
@@ -63,6 +64,11 @@ class AdaptiveCourse:
     def name(self) -> str:
         """Of the method."""
         return self.loop.method.name
+
+    @property
+    def tally(self) -> Tally:
+        """Of the evaluations."""
+        return self.problem.field.tally
 
     def follow(self, y: Tensor) -> Outputs:
         """The states that are wanted, from the first one."""

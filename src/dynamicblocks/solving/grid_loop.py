@@ -9,6 +9,7 @@ from typing import ClassVar, Protocol, Self
 import torch
 from torch import Tensor, nn
 
+from dynamicblocks.counting import Tallied
 from dynamicblocks.errors import SolverError
 from dynamicblocks.integrators import Carry, Integrator, Reads, Size, Stage
 from dynamicblocks.integrators.unsolved import StageError, where_not_finite
@@ -31,6 +32,10 @@ class SteppedField(Protocol):
     @property
     def parts(self) -> Container[str]:
         """Names of its parts."""
+
+    @property
+    def tally(self) -> Tallied | None:
+        """Of its evaluations, if they are counted."""
 
     @property
     def tensors(self) -> Sequence[Tensor]:
@@ -85,6 +90,11 @@ class GridCourse:
     def name(self) -> str:
         """Of the integrator."""
         return self.integrator.name
+
+    @property
+    def tally(self) -> Tallied | None:
+        """Of the evaluations, if they are counted."""
+        return self.field.tally
 
     @property
     def tensors(self) -> Sequence[Tensor]:

@@ -14,6 +14,7 @@ from dynamicblocks.integrators import Reads, Size, Stage
 from dynamicblocks.integrators.interpolant import Row, combine, hermite_weights
 from dynamicblocks.integrators.unsolved import StageError, Unsolved
 from dynamicblocks.layers.stand_in import Places
+from dynamicblocks.solving.field import Tally
 from dynamicblocks.solving.problem import Problem
 
 # Times are made for so many steps at once.
@@ -79,6 +80,11 @@ class TimedSteps:
         self._fractions = tuple(dict.fromkeys(fractions))
         self._chunk = -1
         self._made: list[dict[float, Tensor]] = []
+
+    @property
+    def tally(self) -> Tally:
+        """Of the evaluations."""
+        return self.problem.field.tally
 
     def moved(self, problem: Problem, grid: Tensor | None) -> "TimedSteps":
         """The same along a grid of these values."""

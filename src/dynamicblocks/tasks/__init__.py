@@ -4,19 +4,32 @@ from dynamicblocks.extras import needed_for
 
 with needed_for(__name__):
     from dynamicblocks.tasks.classify import Classify
+    from dynamicblocks.tasks.dynamics import Dynamics, TrajectoryConfig
+    from dynamicblocks.tasks.dynamics_options import DynamicsModel, ShootingConfig
+    from dynamicblocks.tasks.event_options import EventConfig, EventModel
+    from dynamicblocks.tasks.events import Events
     from dynamicblocks.tasks.files import load_config, load_run
+    from dynamicblocks.tasks.fit import fit
     from dynamicblocks.tasks.images import DataConfig
     from dynamicblocks.tasks.model import ModelConfig
     from dynamicblocks.tasks.own import own_task
-    from dynamicblocks.tasks.prediction import FieldPrediction, Prediction
+    from dynamicblocks.tasks.own_equation import own_equation
+    from dynamicblocks.tasks.prediction import FieldPrediction, Prediction, SeriesPrediction
     from dynamicblocks.tasks.registry import tasks
     from dynamicblocks.tasks.regress import FieldConfig, Regress
     from dynamicblocks.tasks.segment import MaskConfig, Segment
+    from dynamicblocks.tasks.series import Series
+    from dynamicblocks.tasks.series_options import SeriesConfig, SeriesModelConfig
     from dynamicblocks.tasks.task_run import Run
 
 __all__ = [
     "Classify",
     "DataConfig",
+    "Dynamics",
+    "DynamicsModel",
+    "EventConfig",
+    "EventModel",
+    "Events",
     "FieldConfig",
     "FieldPrediction",
     "MaskConfig",
@@ -25,8 +38,16 @@ __all__ = [
     "Regress",
     "Run",
     "Segment",
+    "Series",
+    "SeriesConfig",
+    "SeriesModelConfig",
+    "SeriesPrediction",
+    "ShootingConfig",
+    "TrajectoryConfig",
+    "fit",
     "load_config",
     "load_run",
+    "own_equation",
     "own_task",
     "tasks",
 ]

@@ -65,14 +65,14 @@ class ImageFacts:
         """
         size = _counts(facts, "size", MOST_POINTS)
         if len(size) != 2:
-            raise _wrong(facts, "size", "height and width")
-        mean = _numbers(facts, "mean")
+            raise wrong(facts, "size", "height and width")
+        mean = numbers_in(facts, "mean")
         if _count(facts, "channels", MOST_CHANNELS) != len(mean):
-            raise _wrong(facts, "channels", f"{len(mean)}, as many as means")
+            raise wrong(facts, "channels", f"{len(mean)}, as many as means")
         return cls(
-            classes=_names(facts, "classes"),
+            classes=names_in(facts, "classes"),
             mean=mean,
-            std=_deviations(facts, "std", len(mean)),
+            std=deviations_in(facts, "std", len(mean)),
             size=(size[0], size[1]),
             white=_count(facts, "white", BYTE),
             fitted=_truth(facts, "fitted"),
@@ -118,13 +118,13 @@ class FieldFacts:
         """
         space = _counts(facts, "space", MOST_POINTS)
         if not 1 <= len(space) <= 3:
-            raise _wrong(facts, "space", "points along one, two or three dimensions")
-        mean, target_mean = (_numbers(facts, f"{which}mean") for which in ("", "target_"))
+            raise wrong(facts, "space", "points along one, two or three dimensions")
+        mean, target_mean = (numbers_in(facts, f"{which}mean") for which in ("", "target_"))
         return cls(
             mean=mean,
-            std=_deviations(facts, "std", len(mean)),
+            std=deviations_in(facts, "std", len(mean)),
             target_mean=target_mean,
-            target_std=_deviations(facts, "target_std", len(target_mean)),
+            target_std=deviations_in(facts, "target_std", len(target_mean)),
             space=space,
         )
 
@@ -181,7 +181,8 @@ def _plain(facts: ImageFacts | FieldFacts) -> dict[str, Any]:
 Found = TypeVar("Found")
 
 
-def _wrong(facts: Mapping[str, Any], name: str, expected: str) -> ConfigurationError:
+def wrong(facts: Mapping[str, Any], name: str, expected: str) -> ConfigurationError:
+    """The error for a fact that is not what it should be."""
     if not isinstance(facts, Mapping):
         return ConfigurationError(f"facts of the data must be a mapping, got {facts!r:.80}")
     came = f"{facts[name]!r:.80}" if name in facts else "nothing"
@@ -192,7 +193,7 @@ def _taken(facts: Mapping[str, Any], name: str, kind: type[Found], expected: str
     found = facts.get(name) if isinstance(facts, Mapping) else None
     # A truth value is a number in Python, and none here.
     if not isinstance(found, kind) or (isinstance(found, bool) and kind is not bool):
-        raise _wrong(facts, name, expected)
+        raise wrong(facts, name, expected)
     return found
 
 
@@ -204,14 +205,14 @@ def _count(facts: Mapping[str, Any], name: str, most: int) -> int:
     expected = f"a whole number from 1 to {most:,}"
     found = _taken(facts, name, int, expected)
     if not 1 <= found <= most:
-        raise _wrong(facts, name, expected)
+        raise wrong(facts, name, expected)
     return found
 
 
 def _list(facts: Mapping[str, Any], name: str, most: int, expected: str) -> list[Any]:
     found = _taken(facts, name, list, expected)
     if not 1 <= len(found) <= most:
-        raise _wrong(facts, name, expected)
+        raise wrong(facts, name, expected)
     return found
 
 
@@ -219,32 +220,35 @@ def _counts(facts: Mapping[str, Any], name: str, most: int) -> tuple[int, ...]:
     expected = f"whole numbers from 1 to {most:,}"
     found = _list(facts, name, MOST_CHANNELS, expected)
     if not all(isinstance(each, int) and not isinstance(each, bool) and 1 <= each <= most for each in found):
-        raise _wrong(facts, name, expected)
+        raise wrong(facts, name, expected)
     return tuple(found)
 
 
-def _numbers(facts: Mapping[str, Any], name: str) -> Numbers:
+def numbers_in(facts: Mapping[str, Any], name: str) -> Numbers:
+    """Finite numbers, or an error."""
     expected = f"finite numbers, one a channel, of which there are {MOST_CHANNELS:,} at most"
     found = _list(facts, name, MOST_CHANNELS, expected)
     try:
         numbers = tuple(float(each) for each in found if isinstance(each, int | float) and not isinstance(each, bool))
     except OverflowError as error:  # a whole number beyond all floats
-        raise _wrong(facts, name, expected) from error
+        raise wrong(facts, name, expected) from error
     if len(numbers) != len(found) or not all(map(math.isfinite, numbers)):
-        raise _wrong(facts, name, expected)
+        raise wrong(facts, name, expected)
     return numbers
 
 
-def _deviations(facts: Mapping[str, Any], name: str, channels: int) -> Numbers:
-    found = _numbers(facts, name)
+def deviations_in(facts: Mapping[str, Any], name: str, channels: int) -> Numbers:
+    """Positive numbers, one a channel, or an error."""
+    found = numbers_in(facts, name)
     if len(found) != channels or min(found) <= 0:
-        raise _wrong(facts, name, f"{channels} positive numbers, one a channel")
+        raise wrong(facts, name, f"{channels} positive numbers, one a channel")
     return found
 
 
-def _names(facts: Mapping[str, Any], name: str) -> tuple[str, ...]:
+def names_in(facts: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """Names, or an error."""
     expected = f"the names of the classes, of which there are {MOST_CLASSES:,} at most"
     found = _list(facts, name, MOST_CLASSES, expected)
     if not all(isinstance(each, str) and 0 < len(each) <= LONGEST_NAME for each in found):
-        raise _wrong(facts, name, expected)
+        raise wrong(facts, name, expected)
     return tuple(found)

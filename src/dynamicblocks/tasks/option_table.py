@@ -52,8 +52,17 @@ class OptionTable:
         """The options, part by part, in the order of the fields."""
         return (
             *self._parts(self.task, "", f"the task {self.task.name}"),
-            *self._parts(TrainConfig, "", "every training"),
+            *map(self._with_usual, self._parts(TrainConfig, "", "every training")),
         )
+
+    def _with_usual(self, part: Part) -> Part:
+        """Options of a training with the defaults that the task gives them."""
+        usual = self.task.usual
+        options = {
+            name: replace(option, default=usual[part.path_of(name)]) if part.path_of(name) in usual else option
+            for name, option in part.options.items()
+        }
+        return part._replace(options=options)
 
     @cached_property
     def options(self) -> dict[str, Option]:
@@ -79,7 +88,12 @@ class OptionTable:
             raise ConfigurationError(
                 f"the task {self.task.__name__} cannot be made of these options: {error}"
             ) from error
-        return task, self._made(TrainConfig, None, "", values)
+        return task, self.training(values)
+
+    def training(self, values: Mapping[str, Any]) -> TrainConfig:
+        """The configuration of a training, with these values in the place of the task's usual ones."""
+        made: TrainConfig = self._made(TrainConfig, None, "", {**self.task.usual, **values})
+        return made
 
     def _parts(self, described: type, path: str, title: str) -> Iterator[Part]:
         simple, nested = fields_of(described), nested_fields(described)

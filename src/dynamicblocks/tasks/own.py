@@ -36,8 +36,41 @@ def is_own(text: str) -> bool:
 
 
 def asked_task(text: str) -> type[Task[Any]]:
-    """The task that somebody asks for: by its name, or ``FILE.py:Name``."""
-    return own_task(text) if is_own(text) else named_task(text)
+    """The task that somebody asks for: by its name, or ``FILE.py:Name``.
+
+    An equation in a file stands for the task of which it is an option.
+    """
+    if not is_own(text):
+        return named_task(text)
+    # Equations are made of what is here.
+    from dynamicblocks.tasks.own_equation import is_equation, own_equation
+
+    module, name, _ = own_module(text, "a task")
+    if is_equation(vars(module).get(name)):
+        own_equation(text)
+        return named_task("dynamics")
+    return own_task(text)
+
+
+def own_module(text: str, what: str) -> tuple[ModuleType, str, bytes]:
+    """The file of ``FILE.py:Name`` as a module, the name, and what stands in the file.
+
+    Raises:
+        ConfigurationError: it cannot be read or run; the message says why, and the line where there is one.
+    """
+    file, _, name = text.rpartition(":")
+    if not file or not name:
+        kind = what.removeprefix("an ").removeprefix("a ")
+        there = "a class" if kind == "task" else "a function or a module"
+        raise ConfigurationError(f"{what} of one's own is given as {FORM}, a file and {there} in it, got {text!r}")
+    path = Path(file).resolve()
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        kind = what.removeprefix("an ").removeprefix("a ")
+        raise ConfigurationError(f"the file of the {kind} {text!r} cannot be read: {error.strerror}: {path}") from error
+    # Code and hash are of the same bytes: a cache of compiled code could be older than the file.
+    return _module(path, source), name, source
 
 
 def own_task(text: str) -> type[Task[Any]]:
@@ -51,16 +84,8 @@ def own_task(text: str) -> type[Task[Any]]:
     Raises:
         ConfigurationError: it is no task that could be trained; the message says why, and the line where there is one.
     """
-    file, _, name = text.rpartition(":")
-    if not file or not name:
-        raise ConfigurationError(f"a task of one's own is given as {FORM}, a file and a class in it, got {text!r}")
-    path = Path(file).resolve()
-    try:
-        source = path.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"the file of the task {text!r} cannot be read: {error.strerror}: {path}") from error
-    # Code and hash are of the same bytes: a cache of compiled code could be older than the file.
-    module = _module(path, source)
+    module, name, source = own_module(text, "a task")
+    file, path = text.rpartition(":")[0], Path(str(module.__file__))
     if name not in vars(module):
         known = [each for each, found in vars(module).items() if _is_task(found) and _is_of(module, found)]
         if not known:

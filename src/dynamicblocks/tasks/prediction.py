@@ -1,7 +1,7 @@
 """What predictions are."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,64 @@ class FieldPrediction:
 
     def __len__(self) -> int:
         return len(self.values)
+
+
+@dataclass(frozen=True, eq=False)
+class SeriesPrediction:
+    """Series in the units of the data; on the CPU, in the order of the input.
+
+    Args:
+        times: (n, length), float64; the last is repeated behind the end of a series.
+        values: (n, length, features), float64.
+        lengths: (n,): how many times each has.
+        ids: a name for each series.
+        features: a name for each feature.
+        spread: (n, length, features), the deviation of several samples, or None.
+        probabilities: (n, classes) of the label of each series, or None.
+        classes: a name for each label.
+    """
+
+    times: Tensor
+    values: Tensor
+    lengths: Tensor
+    ids: tuple[str, ...]
+    features: tuple[str, ...]
+    spread: Tensor | None = None
+    probabilities: Tensor | None = None
+    classes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def labels(self) -> Tensor | None:
+        """(n,), the number of the most probable label of each series, or None."""
+        return None if self.probabilities is None else self.probabilities.argmax(1)
+
+    def at(self, places: Tensor) -> "SeriesPrediction":
+        """The same at some of the times of each series: ``places`` (n, length)."""
+        here = places[..., None].expand(-1, -1, len(self.features))
+        return replace(
+            self,
+            times=self.times.gather(1, places),
+            values=self.values.gather(1, here),
+            lengths=torch.full_like(self.lengths, places.shape[1]),
+            spread=None if self.spread is None else self.spread.gather(1, here),
+        )
+
+    def table(self) -> Iterator[tuple[str, ...]]:
+        """Rows of a table, the heading first: id, time, each feature, its spread if any, the label if any."""
+        wide = self.values if self.spread is None else torch.cat([self.values, self.spread], 2)
+        spreads = () if self.spread is None else tuple(f"{name}_std" for name in self.features)
+        labels = None if self.labels is None else [(self.classes[each],) for each in self.labels.tolist()]
+        yield ("id", "time", *self.features, *spreads, *(() if labels is None else ("label",)))
+        for row, (name, length) in enumerate(zip(self.ids, self.lengths.tolist(), strict=True)):
+            label = () if labels is None else labels[row]
+            if not length:  # of events there may be none: a row without a time says so
+                first = wide[row, 0].tolist() if wide.shape[1] else [float("nan")] * wide.shape[2]
+                yield (name, "", *("" if value != value else f"{value:.9g}" for value in first), *label)
+            for time, values in zip(self.times[row, :length].tolist(), wide[row, :length].tolist(), strict=True):
+                yield (name, f"{time:.17g}", *(f"{value:.9g}" for value in values), *label)
 
 
 def predicted(net: nn.Module, batches: Iterable[Tensor], place: Place, classes: tuple[str, ...]) -> Prediction:

@@ -3,11 +3,13 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.training.config import TrainConfig
 from dynamicblocks.training.run_folder import RunFolder
 from dynamicblocks.training.task import CPU, Place, Task
@@ -50,7 +52,7 @@ class Run:
         facts = self._facts
         return Normalisation(tuple(facts["mean"]), tuple(facts["std"])) if {"mean", "std"} <= facts.keys() else None
 
-    def predict(self, x: Any, *, batch_size: int | None = None, resize: bool = False) -> Any:
+    def predict(self, x: Any, *, batch_size: int | None = None, resize: bool = False, **more: Any) -> Any:
         """What the network says of new data, normalised as in training, on the CPU and in their order.
 
         Images: a path, a list of paths, a folder, or an array or tensor of uint8, or of floats in [0, 1], (C, H, W) or
@@ -63,6 +65,7 @@ class Run:
             x: the data.
             batch_size: samples at a time, which bounds the memory; by default as in evaluation.
             resize: whether images of another size are made to fit; by default they are an error.
+            more: what the task's predict takes beside: of series ``times``, ``samples`` and ``seed``.
 
         Returns:
             A :class:`~dynamicblocks.tasks.Prediction` of images, with ``labels``, ``probabilities`` and ``classes``; a
@@ -73,6 +76,31 @@ class Run:
             StorageError: a file is missing or damaged.
             SolverError: the answers are not finite.
         """
+        taken = signature(self.task.predict).parameters
+        unknown = [name for name in more if name not in taken]
+        if unknown:
+            raise ConfigurationError(
+                f"predict of the task {self.task.name} takes no {', '.join(unknown)}; leave it out"
+            )
+        net, place = self._ready()
+        return self.task.predict(net, x, place, batch_size=batch_size, resize=resize, **more)
+
+    def sample(self, number: int, *, times: Any = None, seed: int = 0) -> Any:
+        """New samples from what was learnt, on the CPU; of series a SeriesPrediction.
+
+        Args:
+            number: how many.
+            times: (length,), those at which series are told; by default through the time of the training.
+            seed: of the draws.
+
+        Raises:
+            ConfigurationError: the task has nothing to draw from.
+        """
+        net, place = self._ready()
+        return self.task.sample(net, number, place, times=times, seed=seed)
+
+    def _ready(self) -> tuple[nn.Module, Place]:
+        """The network in evaluation mode, and its place."""
         net = self.net
         if any(module.training for module in net.modules()):
             # A copy, for another thread may be using the network, and its flags are the caller's.
@@ -83,7 +111,7 @@ class Run:
             dtype=torch.float32 if weight is None else weight.dtype,
             channels_last=self.config.hardware.channels_last is True,
         )
-        return self.task.predict(net, x, place, batch_size=batch_size, resize=resize)
+        return net, place
 
     @property
     def _facts(self) -> Mapping[str, Any]:

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from dynamicblocks.gradients import Checkpoint
+from dynamicblocks.network import evaluations_of, named_blocks
 from dynamicblocks.surgery import freeze_unused_controls
 from dynamicblocks.training.average import Average
 from dynamicblocks.training.box import Box
@@ -15,6 +17,14 @@ from dynamicblocks.training.config import TrainConfig
 from dynamicblocks.training.optimizer import make_optimizer
 from dynamicblocks.training.smoothness import SmoothnessPenalty
 from dynamicblocks.training.task import Task
+
+
+class Cost(NamedTuple):
+    """Evaluations of fields in an average step of training; ``fixed`` if the network tells them beforehand."""
+
+    forward: float
+    backward: float
+    fixed: bool
 
 
 class Engine:
@@ -36,8 +46,8 @@ class Engine:
         last = config.hardware.channels_last is True
         net.to(memory_format=torch.channels_last if last else torch.preserve_format)  # type: ignore[call-overload]
         net.to(fabric.device)
-        compiled = config.hardware.compile is True
-        wrapped: nn.Module = torch.compile(net, dynamic=False) if compiled else net  # type: ignore[assignment]
+        self.compiled = config.hardware.compile is True
+        wrapped: nn.Module = torch.compile(net, dynamic=False) if self.compiled else net  # type: ignore[assignment]
         self.bare_optimizer = make_optimizer(net, config.optimizer)
         self.model, self.optimizer = fabric.setup(wrapped, self.bare_optimizer)
         self.smoothness = SmoothnessPenalty(net, self.options) if self.options.smoothness else None
@@ -79,6 +89,19 @@ class Engine:
         if self.smoothness is not None:
             loss = loss + self.smoothness(loss.device)
         return loss, sums.detach()
+
+    def cost(self, forward: int, backward: int, steps: int) -> Cost:
+        """Evaluations in each of so many steps, of which these were counted.
+
+        The blocks inside compiled code count nothing; those with steps of their own are never inside.
+        """
+        blocks = named_blocks(self.net).values()
+        average = forward / steps, backward / steps
+        if self.compiled:
+            again = sum(block.evaluations for block in blocks if isinstance(block.gradient, Checkpoint))
+            average = max(average[0], evaluations_of(self.net)), max(average[1], again)
+        fixed = all(block.integrator.fixed_cost for block in blocks) and average[0] == evaluations_of(self.net)
+        return Cost(*average, fixed)
 
     def exchange(self, enabled: bool) -> AbstractContextManager[Any]:
         """Whether processes exchange the gradients of the loss and the backward pass inside: once a group is enough."""

@@ -11,6 +11,7 @@ from rich.console import Console
 from torch import Tensor
 
 from dynamicblocks.bars import Bar, Bars, say
+from dynamicblocks.training.engine import Cost
 from dynamicblocks.training.evaluation import Score
 from dynamicblocks.training.loggers import Loggers
 from dynamicblocks.training.task import Batches, Task
@@ -83,13 +84,19 @@ class Report:
         self._bar.show(done=done)
         self.loggers.begin(done)
 
-    def epoch(self, epoch: int, done: int, trained: Score, score: Score, rate: float, per_second: float) -> None:
-        """The line of an epoch, ``done`` steps into the training: what it reached, how fast, and how long is left."""
+    def epoch(
+        self, epoch: int, done: int, trained: Score, score: Score, rate: float, per_second: float, cost: Cost
+    ) -> None:
+        """The line of an epoch, ``done`` steps into the training: what it reached, how fast, and how long is left.
+
+        And, where the network does not fix them, the evaluations of an average step.
+        """
         begun, before = self._begun
         left = (time.perf_counter() - begun) / max(1, done - before) * max(0, self._total - done)
         self._bar.show(done=done)
+        evaluations = "" if cost.fixed else f"evaluations {cost.forward:.1f} + {cost.backward:.1f} back  "
         self.note(
-            f"epoch {epoch + 1}/{self._epochs}  {self._figures(score.figures)}  rate {rate:.3g}  "
+            f"epoch {epoch + 1}/{self._epochs}  {self._figures(score.figures)}  rate {rate:.3g}  {evaluations}"
             f"{per_second:,.0f} {self._task.unit}/s  {duration(left)} left"
         )
         self.loggers.write_losses()
@@ -100,6 +107,8 @@ class Report:
             **{f"validation/{name}": value for name, value in score.figures.items()},
             f"{self._task.unit}_per_second": per_second,
         }
+        if not cost.fixed:
+            figures |= {"evaluations/forward": cost.forward, "evaluations/backward": cost.backward}
         self.loggers.write(figures, done)
 
     def _figures(self, found: Mapping[str, float]) -> str:

@@ -5,14 +5,22 @@ from typing import Any
 from torch import nn
 
 from dynamicblocks.network import evaluations_of, num_weights
+from dynamicblocks.training.engine import Cost
 from dynamicblocks.training.evaluation import Score
 from dynamicblocks.training.task import Task
 
 
 def epoch_entry(
-    task: Task[Any], epoch: int, rate: float, trained: Score, validated: Score, per_second: float, seconds: float
+    task: Task[Any],
+    epoch: int,
+    rate: float,
+    trained: Score,
+    validated: Score,
+    per_second: float,
+    seconds: float,
+    cost: Cost,
 ) -> dict[str, Any]:
-    """An epoch, for metrics.jsonl: its last learning rate, the figures, and how fast it was."""
+    """An epoch, for metrics.jsonl: its last learning rate, the figures, and how fast and how dear it was."""
     return {
         "epoch": epoch,
         "learning_rate": rate,
@@ -20,6 +28,7 @@ def epoch_entry(
         **{f"validation_{name}": value for name, value in validated.recorded.items()},
         f"{task.unit}_per_second": per_second,
         "seconds": seconds,
+        **({"evaluations_forward": cost.forward, "evaluations_backward": cost.backward} if cost.forward else {}),
     }
 
 

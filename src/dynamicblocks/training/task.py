@@ -162,6 +162,8 @@ class Task(ABC, Generic[Batch]):
     """What is shown. The first is the loss, by which weights are kept; the second, if any, what one wants to know."""
     bears_half: ClassVar[bool] = False
     """Whether its answers bear bfloat16, of three digits, so that it may be chosen without being asked for."""
+    usual: ClassVar[Mapping[str, Any]] = {}
+    """Options of its trainings in the place of their defaults, by path, such as ``{"optimizer.name": "adam"}``."""
     source_hash: ClassVar[str | None] = None
     """Of a task that was read from a file: the SHA-256 of that file."""
     asked_as: ClassVar[str | None] = None
@@ -325,6 +327,30 @@ class Task(ABC, Generic[Batch]):
         if resize:
             raise ConfigurationError(f"the task {self.name} does not say how data are resized; leave out resize")
         return plain_answers(net, x, place.device, place.dtype, batch_size)
+
+    def sample(self, net: nn.Module, number: int, place: Place = HERE, *, times: Any = None, seed: int = 0) -> Any:
+        """New samples, drawn from what ``net``, in evaluation mode, has learnt; on the CPU.
+
+        By default there is nothing to draw from.
+
+        Args:
+            net: the network.
+            number: how many.
+            place: of the network: its device, the type of its weights.
+            times: of series, those at which they are told; by default as the task sees fit.
+            seed: of the draws; random numbers of the caller go on as if nothing were drawn.
+
+        Raises:
+            ConfigurationError: the task has nothing to draw from.
+        """
+        raise ConfigurationError(
+            f"the task {self.name} says what is true of data that are given, so there is nothing to draw from; the "
+            "task series has"
+        )
+
+    def draw_samples(self, samples: Any, path: Path) -> bool:
+        """Draw what :meth:`sample` gave into a picture; whether there is one."""
+        return False
 
     def conclude(self, net: nn.Module, place: Place, folder: Path) -> list[Path]:
         """Pictures and other files of a trained network, written into ``folder``: their paths."""

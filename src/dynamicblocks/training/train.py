@@ -14,9 +14,9 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from dynamicblocks.counting import counting
 from dynamicblocks.errors import ConfigurationError, SolverError, StorageError
 from dynamicblocks.interruption import Interrupted, check, deferred, listening
-from dynamicblocks.network import evaluations_of
 from dynamicblocks.training.checkpoint import checkpoint_of, filled, go_on, named_sums, stored_network
 from dynamicblocks.training.choices import Choices, settled
 from dynamicblocks.training.config import TrainConfig
@@ -325,10 +325,11 @@ class Training:
             raise
         rate = self.timetable.rate(epoch, last - 1)
         per_second = last * self.batches.batch_size / length
-        self.state.evaluations += last * self.batches.batch_size * evaluations_of(self.net)
-        entry = epoch_entry(self.task, epoch, rate, trained, score, per_second, self.state.seconds)
+        cost = self.engine.cost(self.state.forward, self.state.backward, last)
+        self.state.evaluations += round(last * cost.forward) * self.batches.batch_size
+        entry = epoch_entry(self.task, epoch, rate, trained, score, per_second, self.state.seconds, cost)
         self._finish_epoch(score, {**entry, **self.state.grown})
-        self.report.epoch(epoch, self.steps_done, trained, score, rate, per_second)
+        self.report.epoch(epoch, self.steps_done, trained, score, rate, per_second, cost)
         asked = asked_to_end(self.fabric)
         if asked:
             raise Interrupted(asked)
@@ -341,7 +342,7 @@ class Training:
 
     def _step(self, batch: Any) -> None:
         place, size = self.timetable.group(self.state.epoch, self.state.step)
-        with self.engine.exchange(place + 1 == size):
+        with counting() as count, self.engine.exchange(place + 1 == size):
             loss, sums = self.engine.loss(batch)
             self.sums += sums
             if self.fabric.device.type == "cpu" and not math.isfinite(loss.item()):
@@ -350,6 +351,8 @@ class Training:
                 self._not_finite(f"the loss is not finite in {self._place}")
             self.report.loss(self.steps_done, loss)
             self.engine.step(loss, place, size)
+        self.state.forward += count.forward
+        self.state.backward += count.backward
 
     def _validated(self, seen: Seen | None = None) -> Score:
         """The score on the validation samples of the network that would be kept now; ``seen`` hears of each batch."""
@@ -438,7 +441,7 @@ class Training:
 
         by_the_first(self.fabric, write)
         self.state.epoch += 1
-        self.state.step = 0
+        self.state.step = self.state.forward = self.state.backward = 0
         self.state.grown = {}
         self.sums.zero_()
         self._save(self.sums)

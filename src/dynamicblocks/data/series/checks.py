@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.memory import check_memory
 
 
 def padded(
@@ -16,6 +17,7 @@ def padded(
     labels: Sequence[Any] | Tensor | None,
     features: Sequence[str] | None,
     ids: Sequence[str] | None,
+    classes: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """The fields of a :class:`~dynamicblocks.data.series.SeriesSet`, padded; or an error that names a series."""
     all_values = [_table(each) for each in values]
@@ -30,7 +32,7 @@ def padded(
         )
     masks = [~each.isnan() for each in all_values]
     if observed is not None:
-        masks = [mask & torch.as_tensor(each).reshape(mask.shape) for mask, each in zip(masks, observed, strict=True)]
+        masks = _observed(masks, observed, names)
     for name, t, y, mask in zip(names, all_times, all_values, masks, strict=True):
         _check(name, t, y, mask)
     width = all_values[0].shape[1]
@@ -40,10 +42,14 @@ def padded(
             f"all series must have the same features, {len(columns)} ({', '.join(columns)}), got "
             f"{', '.join(str(each) for each in sorted({each.shape[1] for each in all_values}))}"
         )
+    for what, each in (("features", columns), ("ids", names)):
+        if len(set(each)) < len(each):
+            raise ConfigurationError(f"{what} must be different names, got {each[:10]}")
     lengths = torch.tensor([len(t) for t in all_times])
     longest = int(lengths.max())
+    check_memory(9 * number * longest * width, f"padding {number:,} series to the {longest:,} times of the longest")
     there = torch.arange(longest) < lengths[:, None]
-    classes, numbers = _labels(labels, number)
+    known, numbers = _labels(labels, number, classes)
     mask = _padded(masks, longest)
     return {
         "times": torch.stack([torch.cat([t, t[-1:].expand(longest - len(t))]) for t in all_times]),
@@ -55,8 +61,24 @@ def padded(
         "features": columns,
         "ids": names,
         "labels": numbers,
-        "classes": classes,
+        "classes": known,
     }
+
+
+def _observed(masks: list[Tensor], observed: Sequence[Any] | Tensor, names: tuple[str, ...]) -> list[Tensor]:
+    """What is observed of what is there, in the shape of the values."""
+    if len(observed) != len(masks):
+        raise ConfigurationError(f"observed must be given for each of the {len(masks)} series, got {len(observed)}")
+    found = []
+    for name, mask, each in zip(names, masks, observed, strict=True):
+        given = torch.as_tensor(each, device="cpu")
+        if given.dtype != torch.bool or given.numel() != mask.numel():
+            raise ConfigurationError(
+                f"series {name}: observed must be bool, in the shape of the values {tuple(mask.shape)}, got "
+                f"{str(given.dtype).removeprefix('torch.')} {tuple(given.shape)}"
+            )
+        found.append(mask & given.reshape(mask.shape))
+    return found
 
 
 def _padded(tables: Sequence[Tensor], longest: int) -> Tensor:
@@ -96,11 +118,26 @@ def _check(name: str, times: Tensor, values: Tensor, mask: Tensor) -> None:
         raise ConfigurationError(f"{what}: all values are missing; leave it out")
 
 
-def _labels(labels: Sequence[Any] | Tensor | None, number: int) -> tuple[tuple[str, ...], Tensor | None]:
+def _labels(
+    labels: Sequence[Any] | Tensor | None, number: int, classes: Sequence[str] | None
+) -> tuple[tuple[str, ...], Tensor | None]:
+    """The names of the classes, and the number of the class of each series."""
     if labels is None:
         return (), None
     given = labels.tolist() if isinstance(labels, Tensor) else list(labels)
     if len(given) != number:
         raise ConfigurationError(f"there must be a label for each of the {number} series, got {len(given)}")
-    known = sorted(set(given))
-    return tuple(map(str, known)), torch.tensor([known.index(each) for each in given])
+    missing = [place for place, each in enumerate(given) if each is None or each != each or each == ""]
+    if missing:
+        raise ConfigurationError(
+            f"series number {missing[0]} has no label; give one for each of the {number} series, or no labels"
+        )
+    whole = all(isinstance(each, int) for each in given)
+    known = tuple(map(str, classes if classes is not None else sorted(set(given), key=None if whole else str)))
+    strange = [str(each) for each in given if str(each) not in known]
+    if strange or len(set(known)) < len(known):
+        raise ConfigurationError(
+            f"classes must be different names, those of all labels, got {', '.join(known)}"
+            + (f" and the label {strange[0]}" if strange else "")
+        )
+    return known, torch.tensor([known.index(str(each)) for each in given])

@@ -70,6 +70,7 @@ class SeriesSet:
         labels: Sequence[Any] | Tensor | None = None,
         features: Sequence[str] | None = None,
         ids: Sequence[str] | None = None,
+        classes: Sequence[str] | None = None,
     ) -> "SeriesSet":
         """Series from times and values.
 
@@ -81,12 +82,13 @@ class SeriesSet:
             labels: of each series: whole numbers or names.
             features: their names; by default x0, x1, ...
             ids: names of the series; by default their numbers.
+            classes: the names of all classes, in order; by default the labels there are, sorted.
 
         Raises:
             ConfigurationError: a series has fewer than two times, times that do not increase, or no value at all; a
                 value is infinite, or sizes do not go together. The message names the series.
         """
-        return cls(**padded(times, values, observed, labels, features, ids))
+        return cls(**padded(times, values, observed, labels, features, ids, classes))
 
     def __len__(self) -> int:
         return len(self.times)

@@ -1,0 +1,124 @@
+"""``dynamicblocks sample``."""
+
+import math
+import os
+from argparse import Namespace
+from pathlib import Path
+
+from dynamicblocks.cli.arguments import Arguments
+from dynamicblocks.errors import ConfigurationError, StorageError, UsageError
+
+USAGE = "dynamicblocks sample RUN [--number N] [--times BEGIN:END:NUMBER] [--output FILE] [--seed S] ..."
+DESCRIPTION = """Draw new samples from what a run has learnt, such as new time series from a latent ODE.
+
+With --output FILE.csv a table is written, and a picture beside it (FILE.png).
+
+Example: dynamicblocks sample runs/MINE --number 20 --times 0:10:100 --output new.csv"""
+
+MOST_TIMES = 1_000_000
+
+
+def add_arguments(parser: Arguments) -> None:
+    """The run, how much of what, and where to write."""
+    parser.add_argument("run", type=str, help="the folder of a run")
+    parser.add_argument("--number", type=int, default=10, metavar="N", help="how many samples", check=_count)
+    parser.add_argument("--times", metavar="BEGIN:END:NUMBER", help="times of series; by default those of the training")
+    parser.add_argument("--output", metavar="FILE", help="a new .csv file")
+    parser.add_argument("--force", action="store_true", help="write over what is there")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the draws", check=_seed)
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    parser.add_argument("--data_dir", metavar="FOLDER", help="local copy of the data, for runs without facts of them")
+    parser.add_argument("--quiet", action="store_true", help="print errors alone, where --output says where to write")
+    parser.add_argument(
+        "--task",
+        help="FILE.py:Name, where the run was trained with such a task: where its file lies is not recorded",
+    )
+
+
+def _count(number: int) -> int:
+    if number < 1:
+        raise ConfigurationError(f"it must be a whole number of at least 1, got {number}")
+    return number
+
+
+def _seed(number: int) -> int:
+    if number < 0:
+        raise ConfigurationError(f"it must be a whole number of at least 0, got {number}")
+    return number
+
+
+def times_of(text: str | None) -> list[float] | None:
+    """Times as they are written: BEGIN:END:NUMBER.
+
+    Raises:
+        UsageError: they are not.
+
+    >>> times_of("0:1:3")
+    [0.0, 0.5, 1.0]
+    """
+    if text is None:
+        return None
+    parts = text.split(":")
+    try:
+        begin, end, number = float(parts[0]), float(parts[1]), int(parts[2])
+        right = len(parts) == 3 and math.isfinite(end - begin) and begin < end and 2 <= number <= MOST_TIMES
+    except (ValueError, IndexError):
+        right = False
+    if not right:
+        raise UsageError(
+            f"--times expects BEGIN:END:NUMBER with BEGIN below END and NUMBER at least 2, such as 0:10:100, got "
+            f"{text!r:.80}"
+        )
+    return [begin + (end - begin) * place / (number - 1) for place in range(number)]
+
+
+def run(options: Namespace) -> None:
+    """Check what can be checked, draw, then write and show."""
+    place = None if options.output is None else Path(options.output)
+    times = times_of(options.times)
+    _check(options, place)
+    # What takes seconds to import comes after the checks.
+    from dynamicblocks.cli.console import Bars, make_console, say
+    from dynamicblocks.cli.loading import read
+    from dynamicblocks.cli.predicted import named_device, summary
+    from dynamicblocks.cli.sampled import table_of_samples
+    from dynamicblocks.cli.table import table
+    from dynamicblocks.training.storage import write_text
+
+    bars = Bars(make_console(options))
+    one = read(options, options.run, bars, named_device(options.device))
+    samples = one.sample(options.number, times=times, seed=options.seed)
+    if place is None:
+        say(bars.console, table(str(one.folder.path), ("size", "what is in it"), [summary(samples)], prose=True))
+        return
+    write_text(place, table_of_samples(samples))
+    say(bars.console, f"{options.number:,} samples written to {place}")
+    picture = place.with_suffix(".png")
+    if one.task.draw_samples(samples, picture):
+        say(bars.console, f"Drawn: {picture}")
+
+
+def _check(options: Namespace, place: Path | None) -> None:
+    """Raise for what can be known before anything is read.
+
+    Raises:
+        StorageError: the run is not there.
+        ConfigurationError: the output is there already.
+    """
+    # These of os.path give False where those of pathlib raise, as of names that are too long.
+    if not os.path.isdir(options.run):  # noqa: PTH112
+        raise StorageError(f"there is no run folder {options.run}")
+    if place is None:
+        for flag in ("force", "quiet"):
+            if getattr(options, flag):
+                raise UsageError(f"--{flag} does nothing without --output")
+        return
+    if place.suffix.lower() != ".csv":
+        raise UsageError(f"--output of samples must be a .csv file, got {place}")
+    if not os.path.isdir(place.absolute().parent):  # noqa: PTH112
+        raise StorageError(f"there is no folder {place.parent} in which --output {place.name} could be")
+    for each in (place, place.with_suffix(".png")):
+        if os.path.isdir(each):  # noqa: PTH112
+            raise ConfigurationError(f"{each} is a folder; choose another --output")
+        if os.path.lexists(each) and not options.force:
+            raise ConfigurationError(f"{each} exists already; choose another --output, or add --force to write over it")
