@@ -1,7 +1,7 @@
 """How much memory a training step of an ODE-Net needs, over its tolerance: backprop, checkpoint, adjoint.
 
-The model ``odenet`` on a batch of MNIST's size, float32, relative and absolute tolerance from 1e-1 to 1e-6: the finer it
-is, the more steps there are, and the more ``backprop`` keeps. Forward and backward pass; bytes are of living tensors
+The model ``odenet`` on a batch of MNIST's size, float32, relative and absolute tolerance from 1e-1 to 1e-6: the finer
+it is, the more steps there are, and the more ``backprop`` keeps. Forward and backward pass; bytes are of living tensors
 (``live_bytes``), on a GPU of PyTorch's allocator, beyond weights and images. Fresh weights, the same for all.
 
 Example: python benchmarks/odenet_memory.py --batch 128
@@ -93,7 +93,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 
 def main() -> None:
-    parser = make_parser(__doc__, "python benchmarks/odenet_memory.py --batch 32", repeats=1)
+    parser = make_parser(__doc__, "python benchmarks/odenet_memory.py --batch 32", repeats=0)
     parser.add_argument("--batch", type=int, default=128, help="images (default: %(default)s)")
     parser.add_argument("--draw", action="store_true", help="print the table and draw the picture of what was measured")
     add_device(parser)
