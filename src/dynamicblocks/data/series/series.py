@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dynamicblocks.data.series.checks import padded
+from dynamicblocks.errors import ConfigurationError
 
 
 class SeriesBatch(NamedTuple):
@@ -119,3 +120,9 @@ class SeriesSet:
             labels,
             torch.tensor(progress),
         )
+
+
+def check_not_empty(series: SeriesSet, what: str) -> None:
+    """Raise unless there is a series."""
+    if not len(series):
+        raise ConfigurationError(f"{what} holds no series; give one at least")
