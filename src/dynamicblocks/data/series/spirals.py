@@ -2,7 +2,9 @@
 
 Two curves are passed through over the times from 0 to 6 pi at 1,000 equal steps: outwards, (a + b t) (cos t, sin t) +
 (5, 0), against the clock; and inwards with s = 6 pi + 1 - t, (a + 50 b / s) (cos s, sin s) - (5, 0), with the clock.
-A series starts somewhere on one of them, and its times count from there.
+A series starts somewhere on one of them, and its times count from there. As in the example published with torchdiffeq,
+those of training start anywhere but within 100 steps of the ends; the others 100 steps earlier at the latest, so that
+the times that follow them still lie on the curve, where some series of training were.
 """
 
 import math
@@ -25,8 +27,8 @@ SPACING = STOP / (ON_A_CURVE - 1)
 LENGTH = 100
 NUMBER = 1000
 NOISE = 0.3
-# The first is there to be extrapolated as well, so a series and what follows it end on the curve.
-FIRST_START, LAST_START = LENGTH, ON_A_CURVE - 2 * LENGTH
+FIRST_START, LAST_START = LENGTH, ON_A_CURVE - LENGTH - 1
+LAST_START_FOLLOWED = ON_A_CURVE - 2 * LENGTH
 CLASSES = ("clockwise", "counterclockwise")
 
 
@@ -54,12 +56,13 @@ class _Drawn:
 
 def _drawn(seed: int, part: str, number: int) -> _Drawn:
     """Each spiral has draws of its own: fewer series, or fewer points, are some of the same."""
+    last = LAST_START if part == "train" else LAST_START_FOLLOWED
     start = torch.empty(number, dtype=torch.int64)
     noise = torch.empty(number, 2 * LENGTH, 2, dtype=torch.float64)
     order = torch.empty(number, LENGTH, dtype=torch.int64)
     for row in range(number):
         own = generator(seed, PARTS.index(part), row)
-        start[row] = torch.randint(FIRST_START, LAST_START + 1, (), generator=own)
+        start[row] = torch.randint(FIRST_START, last + 1, (), generator=own)
         noise[row] = torch.randn(2 * LENGTH, 2, dtype=torch.float64, generator=own)
         order[row] = torch.randperm(LENGTH, generator=own)
     return _Drawn(start.double() * SPACING, noise, order)
