@@ -81,7 +81,7 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
         Setting(0.01, 25, cell="rnn"),
         Setting(0.01, 50),
         Setting(0.02, 50),
-        Setting(0.01, 100),
+        Setting(0.02, 100),
     ),
 }
 

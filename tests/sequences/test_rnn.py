@@ -24,7 +24,7 @@ def model(cell: str = "gru") -> NextValueRNN:
 def by_hand(net: NextValueRNN, times: Tensor, values: Tensor, seen: Tensor) -> Tensor:
     """One series, the cells written out as their definitions say."""
     w_in, w_state, b_in, b_state = (getattr(net.cell, f"{a}_{b}") for a in ("weight", "bias") for b in ("ih", "hh"))
-    state, entry, before, found = torch.zeros(5).double(), [0.0] * 4, float(times[0]), []
+    state, entry, before, found = torch.zeros(5).double(), [0.0] * 2, float(times[0]), []
     for t, value, mask in zip(times.tolist(), values, seen, strict=True):
         x = torch.tensor([*entry, (t - before) / 0.5], dtype=torch.float64)
         into, back = w_in @ x + b_in, w_state @ state + b_state
@@ -35,8 +35,7 @@ def by_hand(net: NextValueRNN, times: Tensor, values: Tensor, seen: Tensor) -> T
             state = (1 - update) * torch.tanh(into[10:] + reset * back[10:]) + update * state
         told = net.head.weight @ state + net.head.bias
         found.append(told)
-        entry = [*(v if m else g for v, m, g in zip(value.tolist(), mask.tolist(), told.tolist(), strict=True)),
-                 *map(float, mask.tolist())]  # fmt: skip
+        entry = [v if m else g for v, m, g in zip(value.tolist(), mask.tolist(), told.tolist(), strict=True)]
         before = t
     return torch.stack(found)
 

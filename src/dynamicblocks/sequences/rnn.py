@@ -49,8 +49,9 @@ class NextValueRNN(SeriesModel):
             if value is not None and not check_amount(value, name):
                 raise ConfigurationError(f"{name} must be above 0, got {value}")
         self.features, self.hidden, self.gap = features, hidden, float(gap)
-        # What is read in a step: the value before, whether each of its features was seen, the gap since.
-        inputs = 2 * features + 1
+        # What is read in a step: the value before, seen or its own, and the gap since. It is not told which: where all
+        # values of the training are seen, what it does with the others would be arbitrary.
+        inputs = features + 1
         self.cell = nn.GRUCell(inputs, hidden) if cell == "gru" else nn.RNNCell(inputs, hidden)
         self.head = nn.Linear(hidden, features)
         self.log_std = nn.Parameter(
@@ -62,17 +63,15 @@ class NextValueRNN(SeriesModel):
             times, values, seen = (each.repeat(samples, *[1] * (each.ndim - 1)) for each in (times, values, seen))
         std = self.log_std.exp()
         gaps = torch.diff(times, dim=1, prepend=times[:, :1]) / self.gap
-        masks = seen.to(values.dtype)
         state = values.new_zeros(len(values), self.hidden)
-        # Before the first value there is nothing, of which nothing was seen.
-        value, mask = torch.zeros_like(values[:, 0]), torch.zeros_like(masks[:, 0])
+        value = torch.zeros_like(values[:, 0])
         predicted = []
         for place in range(values.shape[1]):
-            state = self.cell(torch.cat([value, mask, gaps[:, place, None]], 1), state)
+            state = self.cell(torch.cat([value, gaps[:, place, None]], 1), state)
             told = self.head(state)
             predicted.append(told)
             guess = told + std * torch.randn_like(told) if samples > 1 else told
-            value, mask = torch.where(seen[:, place], values[:, place], guess), masks[:, place]
+            value = torch.where(seen[:, place], values[:, place], guess)
         return Forecast(torch.stack(predicted, 1), std, values.new_zeros(len(values)))
 
     def sample(self, number: int, times: Tensor) -> Tensor:
