@@ -97,9 +97,9 @@ class Equation(nn.Module):
                 if found[bare[0]] is not inspect.Parameter.empty
                 else f"the constant {bare[0]!r} of {self.name} has no first guess; give one as {bare[0]}=1.0"
             )
-        self.constants = nn.ParameterDict(
-            {name: nn.Parameter(torch.tensor(float(guess))) for name, guess in found.items()}
-        )
+        self.constants = nn.ParameterDict()
+        for name, guess in found.items():  # one by one, for from a dictionary they would be sorted by name
+            self.constants[name] = nn.Parameter(torch.tensor(float(guess)))
 
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
         return self.function(t, y, **self.constants)

@@ -10,8 +10,8 @@ from dynamicblocks.sequences.neural_ode import NeuralODE
 def horizon(progress: float, begin: float, until: float) -> float:
     """Which share of its time a trajectory is followed over, at that share of the training: it grows to all of it.
 
-    >>> [horizon(progress, begin=0.2, until=0.5) for progress in (0.0, 0.25, 0.5, 1.0)]
-    [0.2, 0.6, 1.0, 1.0]
+    >>> [horizon(progress, begin=0.25, until=0.5) for progress in (0.0, 0.25, 0.5, 1.0)]
+    [0.25, 0.625, 1.0, 1.0]
     """
     return 1.0 if progress >= until else begin + (1 - begin) * progress / until
 
