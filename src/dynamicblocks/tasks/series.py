@@ -47,10 +47,10 @@ class Series(Task[SeriesBatch]):
     figures: ClassVar[tuple[Figure, ...]] = (Figure("loss"), Figure("rmse", ".4g"))
     usual: ClassVar[Mapping[str, Any]] = {
         "optimizer.name": "adam",
-        "optimizer.lr": 0.01,
+        "optimizer.lr": 0.02,
         "optimizer.weight_decay": 0.0,
         "optimizer.warmup": 0.05,
-        "optimizer.clip": 5.0,
+        "optimizer.clip": 1.0,
         "epochs": 100,
     }
 

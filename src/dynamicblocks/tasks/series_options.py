@@ -51,7 +51,7 @@ class SeriesConfig:
     validation: float = 0.1
     test: float = 0.2
     split_seed: int = 0
-    batch_size: int = 200
+    batch_size: int = 100
     test_batch_size: int | None = None
     data_dir: str | None = None
 
@@ -130,10 +130,10 @@ class SeriesModelConfig:
 
     name: Literal["latent_ode", "rnn"] = "latent_ode"
     encoder: Literal["ode_rnn", "rnn", "gru"] = "ode_rnn"
-    latent: int = 6
+    latent: int = 3
     hidden: int = 50
-    layers: int = 1
-    recurrent: int = 25
+    layers: int = 2
+    recurrent: int = 50
     units: int = 50
     noise: float | None = None
     begin: Literal["common", "own"] = "common"
@@ -141,7 +141,7 @@ class SeriesModelConfig:
     poisson: bool = False
     labels: bool = False
     label_weight: float = 1.0
-    kl_warmup: float = 0.5
+    kl_warmup: float = 0.1
 
     def __post_init__(self) -> None:
         for option, known in (("name", ("latent_ode", "rnn")), ("begin", ("common", "own"))):
