@@ -15,7 +15,10 @@ from tests.without_extras import command
 
 ROOT = Path(__file__).parents[1]
 CORE = "import dynamicblocks as db; db.odeint; db.solve; db.DynamicBlock; "
-HEAVY = ("torch._dynamo", *(name for name in (extras.PACKAGES | extras.TABLES) if name != "filelock"))  # torch itself needs filelock
+HEAVY = (
+    "torch._dynamo",
+    *(name for name in (extras.PACKAGES | extras.TABLES) if name != "filelock"),
+)  # torch itself needs filelock
 WITHOUT = "from tests.without_extras import pytest_load_initial_conftests as block; block(); "
 
 

@@ -12,7 +12,7 @@ from dynamicblocks.sequences.forecast import Forecast, SeriesModel
 from dynamicblocks.sequences.perceptron import perceptron
 from dynamicblocks.sequences.solver import Solver
 from dynamicblocks.sequences.union_of_times import Times, states_at
-from dynamicblocks.sequences.with_integral import WithIntegral
+from dynamicblocks.sequences.with_integral import TIGHT, WithIntegral
 from dynamicblocks.times import check_count
 
 
@@ -52,7 +52,8 @@ class LatentODE(SeriesModel):
         noise: the deviation of an observation from its mean, or None: one for each feature is learnt.
         classes: how many labels there are; zero: none are told.
         poisson: the times of observation are events of a Poisson process, whose rate is read off z: its likelihood is
-            part of the forecast, the integral one more state of the same solve.
+            part of the forecast, the integral one more state of the same solve, whose tolerances are then at most
+            1e-5 and 1e-6. Every time of a series counts, whether or not something was observed of its values.
         times: ``union``: all series of a batch share the steps of one solve to the union of their times; ``own``: each
             takes its own (explicit adaptive methods, ``backprop``).
         origin: the time of z's begin; None: the first time of each series.
@@ -85,7 +86,8 @@ class LatentODE(SeriesModel):
             check_count(size, name)
         check_count(classes, "classes", least=0)
         self.features, self.latent, self.classes = features, latent, classes
-        self.solver = Solver() if solver is None else solver
+        chosen = Solver() if solver is None else solver
+        self.solver = chosen.no_looser(TIGHT) if poisson else chosen
         _check_noise(noise)
         _check_times(times, self.solver)
         if origin is not None and not math.isfinite(origin):

@@ -7,10 +7,9 @@ from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError, SolverError
 from dynamicblocks.sequences.solver import Solver
-from dynamicblocks.sequences.with_integral import log_rate_of, with_integral
+from dynamicblocks.sequences.with_integral import TIGHT, log_rate_of, with_integral
 from dynamicblocks.thinning import thinned
 
-TIGHT = Solver(rtol=1e-5, atol=1e-6)
 # Numbers of the states of one solve at all its times: beyond, the sequences are solved in parts.
 ROOM = 2**24
 # Where a rate is looked at to find its bound, and how far above the highest of these the bound lies.

@@ -1,7 +1,7 @@
 """How the equations of a sequence model are solved: five numbers and names, which files and flags hold."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -54,6 +54,14 @@ class Solver:
     def adaptive(self) -> bool:
         """Whether the method chooses its steps."""
         return isinstance(as_method(self.method), AdaptiveMethod)
+
+    def no_looser(self, than: "Solver") -> "Solver":
+        """The same with tolerances that are at most those of another.
+
+        >>> Solver(rtol=1e-3).no_looser(Solver(rtol=1e-5)).rtol
+        1e-05
+        """
+        return replace(self, rtol=min(self.rtol, than.rtol), atol=min(self.atol, than.atol))
 
     def __call__(self, func: Callable[..., Any], y0: Any, t: Tensor, **more: Any) -> Solution:
         """:func:`~dynamicblocks.solve` with these; ``more`` are its other keywords, as ``args`` or ``batched``."""

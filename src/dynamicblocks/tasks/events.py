@@ -14,7 +14,7 @@ from dynamicblocks.data.series.events import EventDataset, EventSet, log_likelih
 from dynamicblocks.errors import ConfigurationError, SolverError
 from dynamicblocks.sequences import MLPField, PoissonProcess, Solver
 from dynamicblocks.sequences.perceptron import perceptron
-from dynamicblocks.sequences.poisson import TIGHT
+from dynamicblocks.sequences.with_integral import TIGHT
 from dynamicblocks.tasks.event_facts import EventFacts, facts_of_events
 from dynamicblocks.tasks.event_given import given_events
 from dynamicblocks.tasks.event_options import EventConfig, EventModel
