@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
 from hashlib import sha256
+from pathlib import Path
 from statistics import mean
 from time import process_time
 from typing import Any, ClassVar, Literal
@@ -36,6 +37,8 @@ from dynamicblocks.training.run_folder import RunFolder
 from dynamicblocks.training.task import Figure, Place, SplitName, Task
 
 RESULT = RESULTS / "latent_spirals.json"
+# For the picture: what is said of test spirals of so many points, and draws of it.
+EXAMPLES, SHOWN, DRAWS = RESULTS / "latent_spirals_examples.json", 30, 10
 DOCUMENTS = (HERE / "README.md", HERE.parent / "docs" / "latent-ode.md")
 BEGIN, END = "<!-- table: python experiments/latent_spirals.py --table -->", "<!-- end of spirals -->"
 LATENT, RNN = "latent ODE", "RNN"
@@ -162,9 +165,13 @@ class Spirals(Task[SeriesBatch]):
         return {"loss": sums["loss"] / sums["values"], "rmse": math.sqrt(sums["square"] / sums["values"])}
 
 
+def run_name(kind: str, task: Spirals) -> str:
+    return f"{kind}_{task.model}_{task.points}_{task.seed}_{task.setting}".replace(" ", "_")
+
+
 def train(task: Spirals, output: str, note: str, kind: str) -> dict[str, Any]:
     """One training, and what came out."""
-    name = f"{kind}_{task.model}_{task.points}_{task.seed}_{task.setting}".replace(" ", "_")
+    name = run_name(kind, task)
     chosen = SETTINGS[task.model][task.setting]
     config = TrainConfig(
         optimizer=OptimizerConfig(name="adam", lr=chosen.lr, weight_decay=0.0, warmup=0.05, clip=1.0),
@@ -242,6 +249,44 @@ def train_all(options: argparse.Namespace) -> None:
                     one(options, "row", model=model, points=points, seed=seed, setting=setting)
 
 
+def examples(options: argparse.Namespace) -> None:
+    """What the two models of seed 0 say of the first test spirals, one of each way around, kept for the picture."""
+    found = []
+    for model in PUBLISHED:
+        setting = best(model)
+        if setting is None or not found_rows("row", model=model, points=SHOWN, seed=0, setting=setting):
+            print(f"{model}: first train its row of {SHOWN} points and seed 0")
+            return
+        task = Spirals(model, SHOWN, 0, setting)
+        folder = RunFolder.open(Path(options.output) / run_name("row", task))
+        net = task.build().eval()
+        net.load_state_dict(folder.read_weights()[0])
+        some = task.series.test.select(torch.arange(2))
+        _, centre, std = task.scale
+        batch = next(SeriesBatches(some, 2, span=task.scale[0], mean=centre, std=std, seed=0).evaluation())
+        with torch.no_grad():
+            torch.manual_seed(0)
+            told = net(batch.times, batch.values, batch.seen).values
+            drawn = net(batch.times, batch.values, batch.seen, DRAWS).values.unflatten(0, (DRAWS, 2))
+        scaled = [each * torch.tensor(std) + torch.tensor(centre) for each in (told, drawn)]
+        found.append(
+            {
+                "model": model,
+                "times": rounded(some.times),
+                "values": rounded(some.values),
+                "seen": some.seen.tolist(),
+                "told": rounded(scaled[0]),
+                "drawn": rounded(scaled[1]),
+            }
+        )
+    EXAMPLES.write_text(json.dumps({"points": SHOWN, "examples": found}) + "\n")
+    print(f"written to {EXAMPLES}; draw it: python docs/figures/latent_spirals.py")
+
+
+def rounded(values: Tensor) -> Any:
+    return values.double().mul(1e4).round().div(1e4).tolist()
+
+
 def table() -> str:
     """The record as Markdown."""
     lines = [
@@ -283,6 +328,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output", default="runs", help="where the runs are written (default runs)")
     parser.add_argument("--note", default="", help="what else ran on the machine; kept with the rows")
     parser.add_argument("--table", action="store_true", help="print the results so far, also into the documents")
+    parser.add_argument("--examples", action="store_true", help="keep what trained runs say of two test spirals")
     parser.add_argument("--one", choices=["trial", "row"], help=argparse.SUPPRESS)
     parser.add_argument("--task", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -292,6 +338,8 @@ def main() -> None:
     options = parse()
     if options.one:
         print(json.dumps(train(Spirals(**json.loads(options.task)), options.output, options.note, options.one)))
+    elif options.examples:
+        examples(options)
     elif options.table:
         print(table())
         put_table(table(), DOCUMENTS, BEGIN, END)
