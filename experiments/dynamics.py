@@ -22,8 +22,8 @@ from dynamicblocks.training.run_folder import RunFolder
 RESULT = RESULTS / "lotka_volterra.json"
 TRUE = {"growth": 1.5, "predation": 1.0, "reproduction": 1.0, "death": 3.0}
 FITS = {
-    "whole": ShootingConfig(),
-    "growing": ShootingConfig(horizon=0.1, until=0.6),
+    "whole": ShootingConfig(horizon=1.0),
+    "growing": ShootingConfig(),
     "windows": ShootingConfig(window=11),
 }
 

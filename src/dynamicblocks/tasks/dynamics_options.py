@@ -78,18 +78,19 @@ class DynamicsModel:
 
 @dataclass(frozen=True)
 class ShootingConfig:
-    """How long trajectories are fitted: whole, over a horizon that grows, or in windows; both at a time are allowed.
+    """How far each solve goes: over a horizon that grows to the whole trajectory, and from where.
 
     Args:
-        horizon: the share of its time over which each trajectory is followed at first; 1 is all of it from the start.
+        horizon: the share of its time over which each trajectory is solved at first; 1 is all of it from the start.
         until: the share of the training at which the horizon has grown to all.
         window: times in a window (multiple shooting): each is solved from a learnt state of its own, and gaps between
-            them are penalised; 0 for one that holds all.
+            them are penalised, so that all observations are fitted from the start; windows are joined as the horizon
+            grows. 0 for none: what lies behind the horizon waits.
         continuity: the weight of the mean square of the gaps beside that of the errors.
     """
 
-    horizon: float = 1.0
-    until: float = 0.5
+    horizon: float = 0.1
+    until: float = 0.6
     window: int = 0
     continuity: float = 1.0
 

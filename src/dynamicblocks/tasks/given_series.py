@@ -39,7 +39,7 @@ def given_series(x: Any, features: tuple[str, ...], id: str, time: str) -> Serie
         path = Path(x[0])  # type: ignore[arg-type]
         if path.suffix.lower() not in KINDS:
             raise ConfigurationError(f"tables of trajectories end in {' or '.join(KINDS)}, got {path}")
-        return read_series(path, KINDS[path.suffix.lower()], Columns(id, time, features))
+        return read_series(path, KINDS[path.suffix.lower()], Columns(id, time, features), to_learn=False)
     if isinstance(x, SeriesSet):
         if x.features != features:
             raise ConfigurationError(
