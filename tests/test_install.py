@@ -15,7 +15,10 @@ from tests.without_extras import command
 
 ROOT = Path(__file__).parents[1]
 CORE = "import dynamicblocks as db; db.odeint; db.solve; db.DynamicBlock; "
-HEAVY = ("torch._dynamo", *(name for name in extras.PACKAGES if name != "filelock"))  # torch itself needs filelock
+HEAVY = (
+    "torch._dynamo",
+    *(name for name in extras.PACKAGES | extras.TABLES if name != "filelock"),
+)  # torch itself needs filelock
 WITHOUT = "from tests.without_extras import pytest_load_initial_conftests as block; block(); "
 
 
@@ -92,9 +95,9 @@ def test_the_extra_has_the_packages_that_are_told_apart():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     names = [
         {re.match(r"[\w-]+", each)[0] for each in some}
-        for some in (project["dependencies"], project["optional-dependencies"]["train"])
+        for some in (project["dependencies"], *(project["optional-dependencies"][name] for name in ("train", "tables")))
     ]
-    assert names == [{"torch", "numpy", "safetensors"}, set(extras.PACKAGES.values())]
+    assert names == [{"torch", "numpy", "safetensors"}, set(extras.PACKAGES.values()), set(extras.TABLES.values())]
 
 
 def test_the_readme_says_what_every_extra_is_for():
@@ -150,6 +153,32 @@ print(db.gradient_check, len(db.list_models()))
     for line, need in zip(lines, needs, strict=False):
         assert need in line
         assert 'pip install "dynamicblocks[train]"' in line
+
+
+def test_tables_without_their_extra_say_how_to_get_it(tmp_path):
+    (tmp_path / "a.csv").write_text("id,time,x\na,0,1\na,1,2\n")
+    program = """import sys
+sys.modules["pyarrow"] = None  # as if it were not installed
+from dynamicblocks.data.series import EventSet, load_events, load_series
+from dynamicblocks.errors import MissingPackageError
+from dynamicblocks.tasks.series_files import write_series
+made = load_series("spirals", series=2).train
+for call in (lambda: load_series("csv:a.csv"), lambda: load_events("csv:a.csv"), lambda: write_series("b.csv", made)):
+    try: call()
+    except MissingPackageError as error: print(error)
+"""
+    done = python(
+        f"import os, pathlib; os.chdir({str(tmp_path)!r})\n" + program.replace('"b.csv"', 'pathlib.Path("b.csv")')
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3
+    assert all(
+        line.endswith(
+            'csv files needs pyarrow, which is not installed; get it with: pip install "dynamicblocks[tables]"'
+        )
+        for line in lines
+    )
 
 
 def test_tests_of_blocks_and_solves_pass_without_the_extras():

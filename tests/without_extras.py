@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from dynamicblocks.errors import MissingPackageError
-from dynamicblocks.extras import PACKAGES
+from dynamicblocks.extras import PACKAGES, TABLES
 
+BLOCKED = PACKAGES | TABLES
 ROOMS = ("blocks", "controls", "functional", "gradients", "integrators", "layers", "solving")
 
 
@@ -27,7 +28,7 @@ class WithoutExtras:
 
     def find_spec(self, fullname, path=None, target=None):
         # torch itself imports filelock, and is installed with it.
-        if (root := fullname.partition(".")[0]) in PACKAGES and root != "filelock":
+        if (root := fullname.partition(".")[0]) in BLOCKED and root != "filelock":
             return None
         return self._finder.find_spec(fullname, path, target)
 
@@ -35,7 +36,7 @@ class WithoutExtras:
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests():
     """Block them before anything of the tests is imported."""
-    loaded = {name.partition(".")[0] for name in sys.modules} & PACKAGES.keys()
+    loaded = {name.partition(".")[0] for name in sys.modules} & BLOCKED.keys()
     if loaded - {"filelock"}:
         raise RuntimeError(f"imported before they could be blocked: {', '.join(sorted(loaded))}")
     sys.meta_path[:] = [WithoutExtras(finder) for finder in sys.meta_path]

@@ -1,6 +1,7 @@
 """Series as the rows of a table in a CSV or Parquet file: an id, a time, and values, some of which may be missing."""
 
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,37 @@ from numpy.typing import NDArray
 from dynamicblocks.data.series.groups import Groups, grouped
 from dynamicblocks.data.series.series import SeriesSet
 from dynamicblocks.data.series.tables import Table, read_table
-from dynamicblocks.errors import ConfigurationError, StorageError, brief
+from dynamicblocks.errors import ConfigurationError, StorageError, brief, unknown_name
 from dynamicblocks.extras import needed_for
 from dynamicblocks.visible import legible
 
 KINDS = {".csv": "csv", ".parquet": "parquet"}
 """Kinds of files by how their names end."""
+
+
+def source_of(name: str, what: str, made: Iterable[str]) -> tuple[str, str] | None:
+    """The kind and path of ``csv:PATH`` or ``parquet:PATH``; None for the name of a set that is made.
+
+    Args:
+        name: as somebody wrote it.
+        what: a set is, for messages.
+        made: names of those that are made.
+
+    Raises:
+        ConfigurationError: it is neither; the message says what there is.
+    """
+    if not isinstance(name, str):
+        raise ConfigurationError(f"the name of a {what} must be text, got {brief(name)}")
+    known = list(made)
+    if name in known:
+        return None
+    kind, colon, where = name.partition(":")
+    if colon and where and kind in KINDS.values():
+        return kind, where
+    meant = KINDS.get(Path(name).suffix.lower())
+    if meant and not colon:
+        raise ConfigurationError(f"unknown {what} {name!r}; did you mean {meant}:{name}?")
+    raise unknown_name(what, name, [*known, *(f"{each}:PATH" for each in KINDS.values())])
 
 
 @dataclass(frozen=True)

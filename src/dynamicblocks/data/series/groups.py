@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dynamicblocks.data.series.checks import exact
 from dynamicblocks.data.series.tables import Table
 from dynamicblocks.errors import StorageError, brief
 from dynamicblocks.visible import legible
@@ -62,12 +63,3 @@ def grouped(table: Table, column: str, what: str) -> Groups:
     rows = np.argsort(owner, kind="stable")
     parts = np.split(rows, np.searchsorted(owner[rows], np.arange(1, len(known))))
     return Groups(table, what, tuple(known), tuple(parts))
-
-
-def exact(number: float) -> str:
-    """A number with all of its digits.
-
-    >>> exact(1700000000.25), exact(-1.0)
-    ('1700000000.25', '-1')
-    """
-    return repr(float(number)).removesuffix(".0")
