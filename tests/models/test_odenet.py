@@ -135,8 +135,8 @@ def test_outputs_and_gradients_of_the_published_example(gradient: str, options: 
     ("gradient", "options", "tolerance", "bound"),
     [
         ("backprop", {}, 1e-8, 1e-5),
-        # As published, the error of y back in time comes on top; and it is of the equation, not of the steps.
-        ("adjoint(interpolant=True)", {}, 1e-5, 1e-2),
+        # The gradient of the equation, and that of torchdiffeq's steps: both have errors of their own.
+        ("adjoint(interpolant=True)", {}, 1e-6, 1e-2),
     ],
 )
 def test_adaptive_steps(gradient: str, options: dict[str, int], tolerance: float, bound: float) -> None:
