@@ -237,6 +237,7 @@ def test_a_table_of_ones_own_end_to_end(tmp_path, capsys):
         (["p,0,1,2", "p,2,2,3", "p,1,3,4"], {}, "series 'p': time 1 comes after 2; sort the rows by time"),
         (["p,0,1,2", "p,1,2,3", "p,1,3,4"], {}, "series 'p': time 1 repeats"),
         (["p,0,1,2", "p,1,2,3", "q,1,3,4"], {}, "series 'q' has one time"),
+        (["p,0,1,2"], {}, "series 'p' has one time"),
         (["p,0,1,2", "p,1,2,3", "q,1,,", "q,2,,"], {}, "all values of series 'q' are missing"),
         (["p,0,1,2", "p,1,2,2", "q,1,3,2", "q,2,3,2"], {}, "'b' is constant"),
         (["p,0,1,", "p,1,2,", "q,1,3,", "q,2,3,"], {}, "'b'"),

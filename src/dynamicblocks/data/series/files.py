@@ -66,7 +66,6 @@ def read_series(path: Path, kind: str, columns: Columns | None = None, *, to_lea
         table.found(name)
     features = _features(table, columns) if columns.values is None else columns.values
     times = _times(table, columns.time)
-    values = np.stack([_values(table, name) if to_learn else table.numbers(name) for name in features], 1)
     ids = table.texts(columns.id)
     known = {name: number for number, name in enumerate(dict.fromkeys(ids))}
     rows = np.argsort(owner := np.array([known[name] for name in ids]), kind="stable")
@@ -79,6 +78,8 @@ def read_series(path: Path, kind: str, columns: Columns | None = None, *, to_lea
                 f"{legible(path)}, {table.place(int(part[0]))}: series {brief(name)} has one time; a series needs two "
                 "at least: leave it out"
             )
+    values = np.stack([_values(table, name) if to_learn else table.numbers(name) for name in features], 1)
+    for name, part in zip(known, parts, strict=True):
         if np.isnan(values[part]).all():
             raise StorageError(f"{legible(path)}: all values of series {brief(name)} are missing; leave it out")
     return SeriesSet.of(
