@@ -98,15 +98,20 @@ def read_series(path: Path, kind: str, columns: Columns | None = None, *, to_lea
             f"{legible(path)}, {table.place(int(missing[0]))}: column {brief(columns.time)}: a time is missing or NaN; "
             "leave the row out"
         )
-    values = np.stack([_values(table, name) if to_learn else table.numbers(name) for name in features], 1)
     groups = grouped(table, columns.id, "series")
     groups.check_order(times, columns.time)
+
+    def where(number: int) -> str:
+        return f"{legible(path)}, {table.place(int(groups.parts[number][0]))}: {groups.named(number)}"
+
+    # A series of one time makes a small table's columns constant: the first is what is said.
     for number, part in enumerate(groups.parts):
-        where = f"{legible(path)}, {table.place(int(part[0]))}: {groups.named(number)}"
         if len(part) < 2:
-            raise StorageError(f"{where} has one time; a series needs two at least: leave it out")
+            raise StorageError(f"{where(number)} has one time; a series needs two at least: leave it out")
+    values = np.stack([_values(table, name) if to_learn else table.numbers(name) for name in features], 1)
+    for number, part in enumerate(groups.parts):
         if np.isnan(values[part]).all():
-            raise StorageError(f"{where}: all its values are missing; leave it out")
+            raise StorageError(f"{where(number)}: all its values are missing; leave it out")
     return SeriesSet.of(
         [times[part] for part in groups.parts],
         [values[part] for part in groups.parts],
