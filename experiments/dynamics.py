@@ -24,7 +24,7 @@ TRUE = {"growth": 1.5, "predation": 1.0, "reproduction": 1.0, "death": 3.0}
 FITS = {
     "whole": ShootingConfig(horizon=1.0),
     "growing": ShootingConfig(),
-    "windows": ShootingConfig(window=11),
+    "windows": ShootingConfig(horizon=1.0, window=11),
 }
 
 

@@ -330,7 +330,7 @@ class DynamicBlock(nn.Module):
         """
         if self._evaluations is not None:
             return self._evaluations
-        return self.steps * self.integrator.evaluations
+        return self.integrator.evaluations_to_begin + self.steps * self.integrator.evaluations
 
     @property
     def not_converged(self) -> int:

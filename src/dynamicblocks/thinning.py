@@ -26,9 +26,15 @@ def thinned(
         Times (n, longest), float64, increasing in each, ``t0`` behind the last; and how many each has, (n,).
 
     Raises:
-        ConfigurationError: the bound asks for more events than memory has room for.
+        ConfigurationError: the bound is negative, the window has no length, or more events are asked for than memory
+            has room for.
         SolverError: a rate is above its bound, or not finite.
     """
+    if bound.ndim != 1 or not bool((bound >= 0).all()) or not -torch.inf < t0 < t1 < torch.inf:
+        raise ConfigurationError(
+            f"thinning needs bounds (n,) of zero or more and a finite window with a length, got bounds of shape "
+            f"{tuple(bound.shape)} from {bound.min().item() if bound.numel() else 0:.6g} and [{t0:g}, {t1:g}]"
+        )
     expected = bound.sum().item() * (t1 - t0)
     if not expected <= MOST_EVENTS:
         raise ConfigurationError(
@@ -42,6 +48,10 @@ def thinned(
     times = (t0 + (t1 - t0) * drawn).where(there, torch.inf).sort(1).values.where(there, t0)
     kept_share = torch.rand(len(bound), longest, generator=generator, dtype=torch.float64)
     rates = rate(times).double() if longest else times
+    if rates.shape != times.shape:
+        raise ConfigurationError(
+            f"rate must return a number for each time, {tuple(times.shape)}, got {tuple(rates.shape)}"
+        )
     if not bool(((rates >= 0) & (rates <= bound[:, None])).all()):
         raise SolverError(
             f"a rate to thin by must lie between zero and its bound, got {rates.min().item():.6g} to "

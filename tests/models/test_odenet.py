@@ -1,14 +1,26 @@
 """ODE-Net and its partners, against the network written plainly and solved by torchdiffeq, and exact solutions."""
 
 import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from dynamicblocks import ConfigurationError, DynamicBlock, create_model
+from dynamicblocks import (
+    ConfigurationError,
+    DynamicBlock,
+    create_model,
+    refine,
+    with_gradient,
+    with_integrator,
+    with_tolerance,
+)
 from dynamicblocks.counting import counting
 from dynamicblocks.layers import SecondOrder, TimedDouble
+from dynamicblocks.structure import structure, with_structure
 
 torchdiffeq = pytest.importorskip("torchdiffeq")
 
@@ -29,23 +41,38 @@ def test_published_weight_counts(name: str, downsampling: str, weights: int) -> 
 
 
 class PlainField(nn.Module):
-    def __init__(self, width: int) -> None:
+    """The published field; of a state that is wider, and of second order: of position and velocity."""
+
+    def __init__(self, state: int, hidden: int, outputs: int, activation: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.norms = nn.ModuleList(nn.GroupNorm(width, width) for _ in range(3))
-        self.convs = nn.ModuleList(nn.Conv2d(width + 1, width, 3, padding=1) for _ in range(2))
+        self.activation = activation
+        widths = (state, hidden, outputs)
+        self.norms = nn.ModuleList(nn.GroupNorm(width, width) for width in widths)
+        self.convs = nn.ModuleList(nn.Conv2d(a + 1, b, 3, padding=1) for a, b in pairwise(widths))
 
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        state = y
         for norm, conv in zip(self.norms[:2], self.convs, strict=True):
-            y = torch.relu(norm(y))
+            y = self.activation(norm(y))
             y = conv(torch.cat([t.expand_as(y[:, :1]), y], dim=1))
-        return self.norms[2](y)
+        y, outputs = self.norms[2](y), y.shape[1]
+        return y if outputs == state.shape[1] else torch.cat([state[:, outputs:], y], dim=1)
 
 
 class Plain(nn.Module):
-    """The network of the published example with convolutions for downsampling."""
+    """The network of the published example with convolutions for downsampling, solved by torchdiffeq."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(
+        self,
+        width: int,
+        augment: int = 0,
+        order: int = 1,
+        activation: Callable[[Tensor], Tensor] = torch.relu,
+        **solver: Any,
+    ) -> None:
         super().__init__()
+        position = width + augment
+        self.zeros, self.position, self.solver = position * order - width, position, solver
         self.before = nn.Sequential(
             nn.Conv2d(1, width, 3),
             nn.GroupNorm(width, width),
@@ -55,38 +82,121 @@ class Plain(nn.Module):
             nn.ReLU(),
             nn.Conv2d(width, width, 4, 2, 1),
         )
-        self.field = PlainField(width)
+        self.field = PlainField(position * order, width, position, activation)
         self.after = nn.Sequential(
-            nn.GroupNorm(width, width), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10)
+            nn.GroupNorm(position, position), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(position, 10)
         )
 
+    def weights(self) -> list[nn.Parameter]:
+        """In the order of ``odenet``."""
+        found = [*self.before.parameters()]
+        for norm, conv in zip(self.field.norms, [*self.field.convs, None], strict=True):
+            found += [*norm.parameters(), *(conv.parameters() if conv is not None else ())]
+        return [*found, *self.after.parameters()]
+
     def forward(self, images: Tensor) -> Tensor:
-        t = torch.tensor([0.0, 1.0], dtype=images.dtype)
-        return self.after(
-            torchdiffeq.odeint(self.field, self.before(images), t, method="rk4", options={"step_size": 0.25})[1]
-        )
+        y = self.before(images)
+        y = torch.cat([y, y.new_zeros(len(y), self.zeros, *y.shape[2:])], dim=1)
+        end = torchdiffeq.odeint(self.field, y, torch.tensor([0.0, 1.0], dtype=y.dtype), **self.solver)[1]
+        return self.after(end[:, : self.position])
+
+
+def check_alike(net: nn.Module, plain: Plain, tolerance: float) -> None:
+    """Logits and all gradients agree, relative to the largest of each."""
+    mine, theirs = [*net.parameters()], plain.weights()
+    with torch.no_grad():
+        for one, other in zip(mine, theirs, strict=True):
+            other.copy_(one)
+    images = torch.randn(2, 1, 10, 10, dtype=torch.float64)
+    logits = net(images), plain(images)
+    for each in logits:
+        each.square().sum().backward()
+    pairs = [logits, *((one.grad, other.grad) for one, other in zip(mine, theirs, strict=True))]
+    # Of a bias before a norm the gradient is zero but for rounding.
+    most = max(other.grad.abs().max() for other in theirs)
+    for one, other in pairs:
+        assert (one - other).abs().max() <= tolerance * max(other.abs().max(), 1e-3 * most)
+
+
+WIDER = [{}, {"augment": 5}, {"order": 2}, {"augment": 1, "order": 2}]
 
 
 @pytest.mark.parametrize("gradient", ["backprop", "checkpoint"])
-def test_outputs_and_gradients_of_the_published_example(gradient: str) -> None:
+@pytest.mark.parametrize("options", WIDER)
+def test_outputs_and_gradients_of_the_published_example(gradient: str, options: dict[str, int]) -> None:
     """On the same steps, so that both differ by rounding alone."""
     torch.manual_seed(0)
-    net = create_model("odenet", in_channels=1, width=4, integrator="rk4", steps=4, gradient=gradient).double()
-    plain = Plain(4).double()
-    order = [*plain.before.parameters()]
-    for norm, conv in zip(plain.field.norms, [*plain.field.convs, None], strict=True):
-        order += [*norm.parameters(), *(conv.parameters() if conv is not None else ())]
-    order += [*plain.after.parameters()]
-    assert len(order) == len([*net.parameters()])
+    choices = {"integrator": "rk4", "steps": 4, "gradient": gradient, **options}
+    net = create_model("odenet", in_channels=1, width=4, **choices).double()
+    check_alike(net, Plain(4, **options, method="rk4", options={"step_size": 0.25}).double(), 1e-10)
+
+
+@pytest.mark.parametrize(
+    ("gradient", "options", "tolerance", "bound"),
+    [
+        ("backprop", {}, 1e-8, 1e-5),
+        # The gradient of the equation, and that of torchdiffeq's steps: both have errors of their own.
+        ("adjoint(interpolant=True)", {}, 1e-6, 1e-2),
+    ],
+)
+def test_adaptive_steps(gradient: str, options: dict[str, int], tolerance: float, bound: float) -> None:
+    """Both choose steps of their own, so they differ by the errors of these.
+
+    With a smooth activation: at every kink of ReLU the order is lost, and gradients are off by more than a tolerance.
+    """
+    torch.manual_seed(0)
+    net = create_model("odenet", in_channels=1, width=4, tolerance=tolerance, gradient=gradient, **options).double()
+    for layer in net.modules():
+        if isinstance(layer, TimedDouble):
+            layer.act1 = layer.act2 = nn.Tanh()
+    plain = Plain(4, **options, activation=torch.tanh, method="dopri5", rtol=tolerance, atol=tolerance)
+    check_alike(net, plain.double(), bound)
+
+
+def test_adaptive_steps_of_a_wider_equation_of_second_order() -> None:
+    """Logits alone: where the velocity is zero its norm is so steep that gradients need far finer steps than they."""
+    torch.manual_seed(0)
+    net = create_model("odenet", in_channels=1, width=4, tolerance=1e-6, augment=1, order=2).double()
+    layer = net.blocks[0].controls.layers[0].acceleration
+    layer.act1 = layer.act2 = nn.Tanh()
+    plain = Plain(4, augment=1, order=2, activation=torch.tanh, method="dopri5", rtol=1e-6, atol=1e-6).double()
     with torch.no_grad():
-        for mine, theirs in zip(net.parameters(), order, strict=True):
-            theirs.copy_(mine)
+        for one, other in zip(net.parameters(), plain.weights(), strict=True):
+            other.copy_(one)
+        images = torch.randn(2, 1, 10, 10, dtype=torch.float64)
+        torch.testing.assert_close(net(images), plain(images), rtol=0, atol=1e-4)
+
+
+def test_partners_are_their_plain_writings() -> None:
+    """RK-Net against torchdiffeq's grid, the residual network against a loop over its units."""
+    torch.manual_seed(0)
+    check_alike(
+        create_model("rknet", in_channels=1, width=4, integrator="rk4").double(),
+        Plain(4, method="rk4", options={"step_size": 0.25}).double(),
+        1e-10,
+    )
+    net = create_model("odenet_resnet", in_channels=1, width=4, units=3).double()
     images = torch.randn(2, 1, 10, 10, dtype=torch.float64)
-    for model in (net, plain):
-        model(images).square().sum().backward()
-    torch.testing.assert_close(net(images), plain(images), rtol=1e-9, atol=1e-11)
-    for mine, theirs in zip(net.parameters(), order, strict=True):
-        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-8, atol=1e-10)
+    y = net.opening(images)
+    for layer in net.body[0].controls.layers:
+        y = y + layer(y)
+    torch.testing.assert_close(net(images), net.head(y))
+
+
+def test_structure_and_changes_keep_the_weights() -> None:
+    torch.manual_seed(0)
+    net = create_model("odenet", in_channels=1, width=4, augment=1, order=2, tolerance=1e-2, gradient="adjoint")
+    images = torch.randn(2, 1, 10, 10)
+    again = with_structure(create_model("odenet", in_channels=1, width=4, augment=1, order=2), structure(net))
+    again.load_state_dict(net.state_dict())
+    assert torch.equal(again(images), net(images))
+    assert again.evaluations == net.evaluations
+    (block,) = with_tolerance(net, 1e-4).blocks
+    assert (block.integrator.rtol, block.integrator.atol) == (1e-4, 1e-4)
+    on_grid = refine(with_integrator(with_gradient(net, "checkpoint"), "rk4_classic", steps=4))
+    assert on_grid.evaluations == 32
+    as_fine = with_integrator(net, "rk4_classic", steps=8)
+    torch.testing.assert_close(on_grid(images), as_fine(images), rtol=1e-5, atol=1e-5)
 
 
 class Spring(nn.Module):
@@ -151,6 +261,18 @@ def test_evaluations_are_those_that_hooks_see(gradient: str) -> None:
         ({"order": 3}, "order"),
         ({"augment": -1}, "augment"),
         ({"integrator": "rk4", "tolerance": 1e-3}, "tolerance"),
+        *(({"tolerance": wrong}, "tolerance") for wrong in (0.0, -1e-3, math.nan, math.inf, "fine", True)),
+        *(({"order": wrong}, "order") for wrong in (0, 1.5, True, "2", None)),
+        *(({"augment": wrong}, "augment") for wrong in (1.5, True, None, "5")),
+        *(({"width": wrong}, "width") for wrong in (0, -4, 2.0)),
+        *(({"steps": wrong}, "steps") for wrong in (0, 1.5)),
+        ({"downsampling": None}, "downsampling"),
+        ({"integrator": "dopri6"}, "dopri5"),
+        ({"gradient": "adjoin"}, "adjoint"),
+        ({"gradient": "reversible"}, "reversible"),
+        ({"augmented": 5}, "augment"),
+        ({"in_channels": 0}, "in_channels"),
+        ({"num_classes": 0}, "classes"),
     ],
 )
 def test_wrong_options(options: dict, said: str) -> None:

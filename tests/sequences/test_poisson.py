@@ -189,9 +189,14 @@ def test_thinning_refuses_what_it_cannot_do():
 @pytest.mark.parametrize(("change", "message"), [
     ({"times": torch.tensor([[5.0]])}, r"sequence 0 has an event at 5, outside its window \[0, 4\]"),
     ({"times": torch.tensor([[math.nan]])}, "sequence 0 has an event at nan"),
-    ({"t1": 0.0}, r"of no length"),
+    ({"t1": 0.0}, r"window \[0, 0\]; it must be finite and have a length"),
+    ({"t1": math.inf}, r"window \[0, inf\]; it must be finite"),
+    ({"t1": torch.ones(3)}, r"t0 and t1 must be numbers, or \(1,\)"),
+    ({"lengths": torch.tensor([2])}, "sequence 0 has the length 2, and there are 1 times"),
+    ({"lengths": torch.tensor([-1])}, "sequence 0 has the length -1"),
+    ({"lengths": torch.tensor([1.0])}, "whole numbers lengths"),
     ({"t0": -1.0}, "not before the origin 0"),
-    ({"lengths": torch.tensor([1, 1])}, r"expected times \(n, longest\) and lengths \(n,\)"),
+    ({"lengths": torch.tensor([1, 1])}, r"expected times \(n, longest\) and whole numbers lengths \(n,\)"),
     ({"initial": torch.ones(1, 1)}, "the first state is learnt"),
 ])  # fmt: skip
 def test_arguments_that_cannot_be(change, message):

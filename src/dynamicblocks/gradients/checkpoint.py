@@ -142,7 +142,8 @@ class _Segment:
         again = contextlib.nullcontext() if self._random is None else self._random.again()
         with going_back(course.tally), again:
             if course.tally is None:
-                counted((last - first) * course.integrator.evaluations)
+                begin = 0 if first else course.integrator.evaluations_to_begin
+                counted(begin + (last - first) * course.integrator.evaluations)
             return course.apart(self._kept.by_place()).advance(carry, first, last)
 
 

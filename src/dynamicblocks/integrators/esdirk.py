@@ -206,7 +206,8 @@ class Esdirk(Embedded):
         if not bool(found.all()):
             left = unsolved(self.name, still, z, known, layout)
             z = torch.where(found.unsqueeze(1), z, 0)
-        return layout.unpack(attach(equation(known, h), z, self.derivatives, still=still))[0], found, left
+        z = attach(equation(known, h), z, self.derivatives, still=still, evaluations=1)
+        return layout.unpack(z)[0], found, left
 
     @staticmethod
     def _units(layout: Rows, y: Tensor, scale: Tensor, coarse: float | None) -> tuple[Tensor, Tensor]:

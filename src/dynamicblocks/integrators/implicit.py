@@ -193,7 +193,8 @@ class ImplicitRungeKutta(Integrator):
         root, found = newton(still, guess, size, unit, max_iters=self.max_iters)
         if not bool(found.all()):
             tell(stage, unsolved(self.name, still, root, known, layout, count))
-        return layout.unpack(attach(equation(known, h), root, self.derivatives, still=still), count)
+        root = attach(equation(known, h), root, self.derivatives, still=still, evaluations=count)
+        return layout.unpack(root, count)
 
 
 _R3, _R6, _R15 = math.sqrt(3), math.sqrt(6), math.sqrt(15)

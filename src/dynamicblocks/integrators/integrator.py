@@ -125,6 +125,11 @@ class Integrator(ABC):
         return sum(1 for _, part in self.reads if part != PROJECTION)
 
     @property
+    def evaluations_to_begin(self) -> int:
+        """Evaluations before the first step."""
+        return 0
+
+    @property
     def fixed_cost(self) -> bool:
         """Whether every step takes the same number of evaluations, so that they need not be counted."""
         return True

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dynamicblocks.counting import counted_back
 from dynamicblocks.errors import ConfigurationError, SolverError
 from dynamicblocks.tracing import untraced
 
@@ -295,6 +297,7 @@ def attach(
     *,
     strict: bool = True,
     still: Residual | None = None,
+    evaluations: int = 0,
 ) -> Tensor:
     """The root z of r(z; theta) = 0, with the gradient that the implicit function theorem gives it.
 
@@ -309,6 +312,7 @@ def attach(
         derivatives: how often the result may be differentiated. Each time costs one evaluation and one system more.
         strict: whether one derivative more is an error; else it lacks what r' and theta have to do with each other.
         still: the same r of numbers without a graph, where there are such (:func:`still_numbers`).
+        evaluations: of a field in each of r, to be counted in the backward pass.
 
     Raises:
         SolverError: in the backward pass, where GMRES does not solve the system.
@@ -323,7 +327,8 @@ def attach(
         value = residual(root)
         if not value.requires_grad:
             break
-        root = _Root.apply(value, root, (residual, still or residual), level, strict and level == derivatives)  # type: ignore[no-untyped-call]
+        last = strict and level == derivatives
+        root = _Root.apply(value, root, (residual, still or residual), level, last, evaluations)  # type: ignore[no-untyped-call]
     return root
 
 
@@ -336,10 +341,16 @@ class _Root(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, value: Tensor, root: Tensor, residuals: tuple[Residual, Residual], level: int, strict: bool
+        ctx: Any,
+        value: Tensor,
+        root: Tensor,
+        residuals: tuple[Residual, Residual],
+        level: int,
+        strict: bool,
+        evaluations: int,
     ) -> Tensor:
         kind = value.device.type
-        ctx.residuals, ctx.level, ctx.strict = residuals, level, strict
+        ctx.residuals, ctx.level, ctx.strict, ctx.evaluations = residuals, level, strict, evaluations
         ctx.autocast = (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
         ctx.save_for_backward(root)
         return root.clone()
@@ -349,7 +360,7 @@ class _Root(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (root,) = ctx.saved_tensors
         again = torch.is_grad_enabled()
-        residual = ctx.residuals[0 if again else 1]
+        residual = partial(_counted, ctx.residuals[0 if again else 1], ctx.evaluations)
         enabled, kind = ctx.autocast
         with torch.enable_grad(), torch.autocast(root.device.type, dtype=kind, enabled=enabled):
             # The graph of the forward pass may be recomputed at each use (checkpointing): this one is our own.
@@ -363,7 +374,12 @@ class _Root(torch.autograd.Function):
                 found = attach(equation, found, ctx.level - 1, strict=ctx.strict)
             elif again and ctx.strict:
                 found = _Once.apply(found, value)  # type: ignore[no-untyped-call]
-        return found, gradient if ctx.level > 1 else None, None, None, None
+        return found, gradient if ctx.level > 1 else None, None, None, None, None
+
+
+def _counted(residual: Residual, evaluations: int, z: Tensor) -> Tensor:
+    counted_back(evaluations)
+    return residual(z)
 
 
 class _Once(torch.autograd.Function):

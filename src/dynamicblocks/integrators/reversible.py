@@ -64,6 +64,10 @@ class ReversibleHeun(Integrator):
         return 1 if self.reuse else 2
 
     @property
+    def evaluations_to_begin(self) -> int:
+        return 1 if self.reuse else 0
+
+    @property
     def shorthand(self) -> str:
         # Bare, the name of a block's method.
         return f"{self.name}(reuse=True)" if self.reuse else self.name
@@ -135,6 +139,10 @@ class AsynchronousLeapfrog(Integrator):
 
     @property
     def evaluations(self) -> int:
+        return 1
+
+    @property
+    def evaluations_to_begin(self) -> int:
         return 1
 
     def begin(self, stage: Stage, h: Size, y: Tensor) -> Moving:

@@ -15,7 +15,7 @@ from dynamicblocks.layers import PreactDouble, SecondOrder, TimedDouble
 from dynamicblocks.layers.inputs import check_input, telling_causes
 from dynamicblocks.models.registry import models
 from dynamicblocks.network import DynamicNet
-from dynamicblocks.times import MAX_BLOCK_STEPS, MAX_CONTROLS, check_amount, check_count, check_steps, uniform
+from dynamicblocks.times import MAX_BLOCK_STEPS, MAX_CONTROLS, check_count, check_positive, check_steps, uniform
 
 MOST_GROUPS = 32
 # The fewest pixels along an axis of which the strides leave one.
@@ -202,5 +202,5 @@ def _to_tolerance(integrator: Integrator, tolerance: float | None) -> Integrator
             f"tolerance is of integrators that choose their steps, and {integrator.name} takes those of the grid: give "
             "steps, or an adaptive integrator such as 'dopri5'"
         )
-    check_amount(tolerance, "tolerance")
+    check_positive(tolerance, "tolerance")
     return replace(integrator, rtol=tolerance, atol=tolerance)

@@ -9,6 +9,7 @@ from dynamicblocks.errors import ConfigurationError, SolverError
 from dynamicblocks.sequences.solver import Solver
 from dynamicblocks.sequences.with_integral import TIGHT, log_rate_of, with_integral
 from dynamicblocks.thinning import thinned
+from dynamicblocks.times import check_count
 
 # Numbers of the states of one solve at all its times: beyond, the sequences are solved in parts.
 ROOM = 2**24
@@ -52,6 +53,8 @@ class PoissonProcess(nn.Module):
         origin: float = 0.0,
     ) -> None:
         super().__init__()
+        if features is not None:
+            check_count(features, "features")
         if features is not None and start is not None:
             raise ConfigurationError(
                 "features is of a first state that is learnt, and start makes one of what is given: give one of them"
@@ -80,23 +83,7 @@ class PoissonProcess(nn.Module):
         Raises:
             ConfigurationError: sizes do not go together, an event lies outside the window, or that before the origin.
         """
-        begin, end = (torch.as_tensor(each, dtype=torch.float64, device=times.device) for each in (t0, t1))
-        begin, end = (each.expand(len(times)) for each in (begin, end))
-        if times.ndim != 2 or lengths.shape != times.shape[:1]:
-            raise ConfigurationError(
-                f"expected times (n, longest) and lengths (n,), got {tuple(times.shape)} and {tuple(lengths.shape)}"
-            )
-        there = torch.arange(times.shape[1], device=times.device) < lengths[:, None]
-        outside = there & ~((times >= begin[:, None]) & (times <= end[:, None]))
-        if bool(outside.any()) or bool((end <= begin).any()):
-            row = int((outside.any(1) | (end <= begin)).nonzero()[0])
-            window = f"[{begin[row].item():.9g}, {end[row].item():.9g}]"
-            what = (
-                f"has an event at {times[row][outside[row]][0].item():.9g}, outside its window {window}"
-                if bool(outside[row].any())
-                else f"has the window {window}, of no length"
-            )
-            raise ConfigurationError(f"sequence {row} {what}")
+        begin, end, there = checked(times, lengths, t0, t1)
         asked = torch.cat([begin[:, None], end[:, None], times.double().where(there, begin[:, None])], 1)
         log_rates, integrals = self._solved(asked, initial)
         return (log_rates[:, 2:] * there).sum(1) - (integrals[:, 1] - integrals[:, 0])
@@ -136,11 +123,15 @@ class PoissonProcess(nn.Module):
             Times (number, longest), float64, on the CPU, ``t0`` behind the last; and how many each has, (number,).
 
         Raises:
+            ConfigurationError: the window has no length, or peaks of the rate are too narrow for it.
             SolverError: the rate is not finite.
         """
-        if not t1 > t0:
-            raise ConfigurationError(f"a window must have a length, got [{t0:g}, {t1:g}]")
-        looked = torch.linspace(t0, t1, LOOKED_AT, dtype=torch.float64, device=self._place_of(initial))
+        check_count(number, "number", least=0)
+        if not -torch.inf < t0 < t1 < torch.inf:
+            raise ConfigurationError(f"a window must be finite and have a length, got [{t0:g}, {t1:g}]")
+        self._starts(initial, number)
+        place = self._place_of(initial)
+        looked = torch.linspace(t0, t1, LOOKED_AT, dtype=torch.float64, device=place)
         bound = MARGIN * self.rate(looked, initial).max(1).values.double().cpu().expand(number)
         if not bool(torch.isfinite(bound).all()):
             raise SolverError(f"the rate on [{t0:g}, {t1:g}] is not finite, so nothing can be drawn")
@@ -149,7 +140,7 @@ class PoissonProcess(nn.Module):
 
         def rate(times: Tensor) -> Tensor:
             nonlocal passed
-            found = self.rate(times.to(looked.device), initial).double().cpu()
+            found = self.rate(times.to(place), initial).double().cpu()
             passed = bool((found > bound[:, None]).any())
             return found.minimum(bound[:, None])
 
@@ -208,7 +199,7 @@ class PoissonProcess(nn.Module):
         # The difference is made in float64: times may be large and their distances small.
         since = (times.double() - self.origin).to(starts.dtype)
         grid, place = torch.unique(torch.cat([since.new_zeros(1), since.reshape(-1)]), return_inverse=True)
-        if not bool(grid[0] >= 0):
+        if not bool((grid[0] >= 0) & torch.isfinite(grid[-1])):  # NaN is the last
             raise ConfigurationError(f"times must be finite and not before the origin {self.origin:g}, where z starts")
         place = place[1:].reshape(times.shape)
         zero = starts.new_zeros(len(starts))
@@ -219,3 +210,40 @@ class PoissonProcess(nn.Module):
         row = torch.arange(len(starts), device=starts.device)[:, None]
         chosen = z[place, row]
         return log_rate_of(self.equation.log_rate, chosen), integral[place, row]
+
+
+def checked(times: Tensor, lengths: Tensor, t0: float | Tensor, t1: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Both ends of the window of each sequence, (n,), float64; and where an event stands, (n, longest).
+
+    Raises:
+        ConfigurationError: sizes do not go together, or an event lies outside its window.
+    """
+    if times.ndim != 2 or lengths.shape != times.shape[:1] or lengths.is_floating_point():
+        raise ConfigurationError(
+            f"expected times (n, longest) and whole numbers lengths (n,), got {tuple(times.shape)} and "
+            f"{tuple(lengths.shape)} ({str(lengths.dtype).removeprefix('torch.')})"
+        )
+    begin, end = (torch.as_tensor(each, dtype=torch.float64, device=times.device) for each in (t0, t1))
+    if any(each.shape not in ((), lengths.shape) for each in (begin, end)):
+        raise ConfigurationError(
+            f"t0 and t1 must be numbers, or ({len(times)},), one a sequence; got {tuple(begin.shape)} and "
+            f"{tuple(end.shape)}"
+        )
+    begin, end = (each.expand(len(times)) for each in (begin, end))
+    there = torch.arange(times.shape[1], device=times.device) < lengths[:, None]
+    outside = (there & ~((times >= begin[:, None]) & (times <= end[:, None]))).any(1)
+    unreal = ~((begin < end) & begin.isfinite() & end.isfinite())
+    long = (lengths < 0) | (lengths > times.shape[1])
+    if bool((wrong := outside | unreal | long).any()):
+        row = int(wrong.nonzero()[0])
+        window = f"[{begin[row].item():.12g}, {end[row].item():.12g}]"
+        if bool(long[row]):
+            said = f"has the length {int(lengths[row])}, and there are {times.shape[1]} times"
+        elif bool(unreal[row]):
+            said = f"has the window {window}; it must be finite and have a length"
+        else:
+            mine = times[row][there[row]]
+            strange = mine[~((mine >= begin[row]) & (mine <= end[row]))][0]
+            said = f"has an event at {strange.item():.12g}, outside its window {window}"
+        raise ConfigurationError(f"sequence {row} {said}")
+    return begin, end, there

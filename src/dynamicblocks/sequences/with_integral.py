@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.sequences.solver import Solver
 
 # What a likelihood's integral wants: training finds rates of which a loose solve tells too small an integral, at 1e-3
@@ -49,4 +50,11 @@ def with_integral(field: Callable[..., Tensor], log_rate: Callable[[Tensor], Ten
 def log_rate_of(log_rate: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
     """The logarithm of the rate, (...), of states (..., width)."""
     found = log_rate(z)
-    return found.squeeze(-1) if found.ndim == z.ndim else found
+    if found.ndim == z.ndim and found.shape[-1] == 1:
+        return found.squeeze(-1)
+    if found.shape != z.shape[:-1]:
+        raise ConfigurationError(
+            f"log_rate must tell one number for each state: of states {tuple(z.shape)}, {tuple(z.shape[:-1])} or "
+            f"{(*z.shape[:-1], 1)}, got {tuple(found.shape)}"
+        )
+    return found

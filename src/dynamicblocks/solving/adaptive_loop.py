@@ -293,7 +293,7 @@ class AdaptiveLoop:
         raise StepLimitError(
             f"max_num_steps exceeded: {self.max_steps} steps ({tally.accepted} accepted and {tally.rejected} rejected "
             f"in all, {tally.evaluations} evaluations) ended at t = {t:.9g} with dt = {size:.3g}.{_largest(scaled)} "
-            f"Allow more steps, or loosen the tolerances{'' if self.method.meets_outputs else explicit}",
+            f"Allow more steps (max_steps), or loosen the tolerances{'' if self.method.meets_outputs else explicit}",
             self.circumstances(t, size),
         )
 

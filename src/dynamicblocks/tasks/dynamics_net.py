@@ -154,10 +154,7 @@ class DynamicsNet(nn.Module):
             times, window = self._within(batch), self.shooting.window
         begins = self.begins(batch, window)
         if window:
-            count = windows_of(times.shape[1], window)
-            # Windows that are joined begin at the state of the first of them.
-            joined = max(1, round(count * self._share(batch)))
-            begins, window = begins[:, :count:joined], joined * (window - 1) + 1
+            begins = begins[:, : windows_of(times.shape[1], window)]
         found, gaps = shoot(self.ode, begins, times, window)
         if gaps.numel():
             gap = gaps.square().mean()
@@ -183,13 +180,9 @@ class DynamicsNet(nn.Module):
         """Normalised values, (n, length, features), from states (n, order * features)."""
         return self.ode(starts, times)[..., : self.features]
 
-    def _share(self, batch: TrajectoryBatch) -> float:
-        """Of its time, over which a solve goes."""
-        return horizon(float(batch.progress), self.shooting.horizon, self.shooting.until)
-
     def _within(self, batch: TrajectoryBatch) -> Tensor:
-        """The times that are trained on, up to the horizon, two at least; with windows all of them."""
-        share = 1.0 if self.shooting.window else self._share(batch)
+        """The times up to the horizon, two at least."""
+        share = horizon(float(batch.progress), self.shooting.horizon, self.shooting.until)
         used = batch.known.any(-1).any(0).nonzero()
         length = max(2, int(used[-1]) + 1 if len(used) else 2)
         times = batch.times[:, :length]

@@ -78,14 +78,13 @@ class DynamicsModel:
 
 @dataclass(frozen=True)
 class ShootingConfig:
-    """How far each solve goes: over a horizon that grows to the whole trajectory, and from where.
+    """How long trajectories are fitted: over a horizon that grows, whole, or in windows; both at a time are allowed.
 
     Args:
-        horizon: the share of its time over which each trajectory is solved at first; 1 is all of it from the start.
+        horizon: the share of its time over which each trajectory is followed at first; 1 is all of it from the start.
         until: the share of the training at which the horizon has grown to all.
         window: times in a window (multiple shooting): each is solved from a learnt state of its own, and gaps between
-            them are penalised, so that all observations are fitted from the start; windows are joined as the horizon
-            grows. 0 for none: what lies behind the horizon waits.
+            them are penalised; 0 for one that holds all.
         continuity: the weight of the mean square of the gaps beside that of the errors.
     """
 

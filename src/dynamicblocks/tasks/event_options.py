@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 
-from dynamicblocks.data.series.event_catalogue import check_event_name, load_events, split_events
+from dynamicblocks.data.series.checks import check_share
+from dynamicblocks.data.series.event_catalogue import SET, load_events, split_events
 from dynamicblocks.data.series.events import EventDataset, EventSet
-from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.data.series.files import source_of
+from dynamicblocks.data.series.known_rates import known_rates
 from dynamicblocks.tasks.series_options import GIVEN
-from dynamicblocks.times import check_amount, check_count, check_seed
+from dynamicblocks.times import check_count, check_seed
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,12 @@ class EventConfig:
             if getattr(self, option) is not None:
                 check_count(getattr(self, option), f"data.{option}")
         for option in ("validation", "test"):
-            if not 0 < check_amount(getattr(self, option), f"data.{option}") < 1:
-                raise ConfigurationError(f"data.{option} must be a share, between 0 and 1, got {getattr(self, option)}")
+            check_share(getattr(self, option), f"data.{option}")
 
     def check(self) -> None:
         """Raise where there is no such set of events."""
         if self.name != GIVEN:
-            check_event_name(self.name)
+            source_of(self.name, SET, known_rates)
 
     def load(self) -> EventDataset:
         """The events, split."""

@@ -130,7 +130,7 @@ def test_a_parquet_file_is_as_its_table(tmp_path):
 @pytest.mark.parametrize(("rows", "more", "message"), [
     ("id,when\na,1\n", {}, "there is no column 'time'; there are 'id', 'when'"),
     ("id,time\na,1\n", {"initial": ("age",)}, "no column 'age'"),
-    ("id,time\na,2\na,1\n", {}, "lines 2 and 3: series 'a': time 1 comes after 2"),
+    ("id,time\na,2\na,1\n", {}, "lines 2 and 3: sequence 'a': time 1 comes after 2"),
     ("id,time\na,2\na,2\n", {}, "time 2 repeats"),
     ("id,time\na,1\na,\n", {}, "line 3: column 'time': a time of sequence 'a' is missing or NaN"),
     ("id,time\na,one\n", {}, "'one', which is no number"),

@@ -39,10 +39,39 @@ def test_rows_of_a_series_need_not_stand_together_and_text_is_left_out(tmp_path)
     assert found.observed.squeeze(-1).tolist() == [[True, False], [True, True]]
 
 
-def test_dates_are_seconds(tmp_path):
+@pytest.mark.parametrize(
+    ("first", "second", "apart"),
+    [
+        ("2024-01-01", "2024-01-02", 86400),
+        ("2024-01-01 10:00:00.5", "2024-01-01 10:00:01", 0.5),
+        ("2024-01-01T10:00:00.123456789Z", "2024-01-01T10:00:02.123456789Z", 2),
+        ("10:00:30", "10:01:00", 30),
+    ],
+)
+def test_dates_and_times_of_a_day_are_seconds(tmp_path, first, second, apart):
     path = tmp_path / "a.csv"
-    path.write_text(HEAD + "a,2024-01-01,1\na,2024-01-02,2\n")
-    assert read_series(path, "csv").times.diff().tolist() == [[86400]]
+    path.write_text(HEAD + f"a,{first},1\na,{second},2\n")
+    assert read_series(path, "csv").times.diff().tolist() == [[apart]]
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_stamps_of_every_unit_are_rounded_once(tmp_path, unit):
+    path = tmp_path / "a.parquet"
+    ticks = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
+    for kind, begin in ((pa.timestamp(unit), 1704103200), (pa.duration(unit), 5)):
+        times = pa.array([begin * ticks, (2 * begin + 1) * ticks // 2 + 1], pa.int64()).cast(kind)
+        parquet.write_table(pa.table({"id": ["a", "a"], "time": times, "x": [1.0, 2.0]}), path)
+        exact = [begin, ((2 * begin + 1) * ticks // 2 + 1) / ticks]  # one division of whole numbers
+        assert read_series(path, "parquet").times.tolist() == [exact]
+
+
+def test_row_numbers_of_pandas_are_no_values_unless_asked_for(tmp_path):
+    path = tmp_path / "a.parquet"
+    table = {"id": ["a", "a"], "time": [0, 1], "x": [1.0, 2.0], "__index_level_0__": [3, 7]}
+    parquet.write_table(pa.table(table), path)
+    with pytest.raises(StorageError, match="column number 4 has no name"):
+        read_series(path, "parquet")
+    assert read_series(path, "parquet", Columns(values=("x",))).features == ("x",)
 
 
 @pytest.mark.parametrize(
@@ -60,15 +89,27 @@ def test_dates_are_seconds(tmp_path):
         ("id,time,x,x\n1,2,3,4\n", "two columns 'x'"),
         (HEAD + "a,0,1\na,1,1\n", "column 'x' is constant"),
         (HEAD + "a,0,\na,1,NaN\n", "all values of column 'x' are missing"),
-        (HEAD + "a,0,\na,1,NaN\nb,0,1\nb,1,2\n", "all values of series 'a' are missing"),
+        (HEAD + "a,0,\na,1,NaN\nb,0,1\nb,1,2\n", "line 2: series 'a': all its values are missing"),
         (HEAD + "a,,1\na,1,2\n", "line 2: column 'time': a time is missing"),
         (HEAD + "a,0,1\na,1,inf\n", "line 3: column 'x' holds inf"),
-        (HEAD + "a,0,1\na,1\n", "Expected 3 columns, got 2"),
+        (HEAD + '\n"a\nb",0,1\na,1\n', "line 5: expected as many cells as there are names, 3, got 2: 'a,1'"),
+        ("id;time;x\n1;2;3,5\n", "line 2: .* 1, got 2: .*decimals by a point"),
         (HEAD + ",0,1\na,1,2\n", "line 2: column 'id' is empty"),
         ("id,time,note\na,0,x\na,1,y\n", "no column of values"),
         ((HEAD + "a,0,\xe4\n").encode("latin1"), "UTF-8"),
         (HEAD.replace("x", "\xe4").encode("latin1") + b"a,0,1\n", "UTF-8"),
         ((HEAD + "a,0,1\n").encode("utf-16"), "UTF-8"),
+        ((HEAD + "a,0,1\n").encode("utf-16-le"), "UTF-8"),
+        (HEAD.encode() + b"\xe4,0,1\n", "UTF-8"),
+        (HEAD.encode() + b"\xff\xe4,0\n", "UTF-8"),
+        ("\n\n", "got no line"),
+        (HEAD.strip(), "no rows"),
+        (HEAD + '"a,0,1\n', "line 2: expected as many cells"),
+        (HEAD + "a,1700000001,1\na,1700000000,2\n", "time 1700000000 comes after 1700000001"),
+        (HEAD + "a,1700000000000000001,1\na,1700000000000000002,2\n", "000001 and 17.*002 are one in float64"),
+        (HEAD + "a,2024-01-01 00:00:00.000000001,1\na,2024-01-01 00:00:00.000000002,2\n", "are one in float64"),
+        (HEAD + "a,false,1\na,true,2\n", "column 'time' holds no times, but true and false"),
+        ("," + HEAD + "0,a,0,1\n1,a,1,2\n", "column number 1 has no name"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_told_in_one_line(tmp_path, text, said):
@@ -112,7 +153,7 @@ def test_what_is_only_predicted_from_may_be_constant_or_missing(tmp_path):
 def test_labels_are_one_a_series(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("id,time,x,kind\na,0,1,p\na,1,2,q\n")
-    with pytest.raises(StorageError, match="lines 2 and 3: series 'a' has two labels, 'p' and 'q'"):
+    with pytest.raises(StorageError, match="lines 2 and 3: series 'a' has two labels in column 'kind', 'p' and 'q'"):
         read_series(path, "csv", Columns(label="kind"))
 
 

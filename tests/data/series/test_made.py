@@ -105,7 +105,7 @@ def test_the_spiral_is_the_one_that_scipy_solves():
         ("spirals", {"points": 1}, r"data.points must be a whole number of at least 2"),
         ("spirals", {"noise": -1.0}, "data.noise"),
         ("spirals", {"noise": math.nan}, "data.noise"),
-        ("spirals", {"validation": 1.0}, r"data.validation, a share of the series, must be in \(0, 1\)"),
+        ("spirals", {"validation": 1.0}, r"data.validation must be a share, in \(0, 1\)"),
         ("spirals", {"label": "kind"}, "names of columns are of files"),
         ("periodic", {"points": 5001}, "at most 5000"),
         ("spiral", {"series": 2}, "one trajectory"),

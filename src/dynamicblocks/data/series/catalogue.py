@@ -5,10 +5,10 @@ from pathlib import Path
 
 from dynamicblocks.data.series import dynamics, periodic, spirals  # noqa: F401  (they register)
 from dynamicblocks.data.series.dataset import SeriesDataset
-from dynamicblocks.data.series.files import KINDS, Columns, read_series
+from dynamicblocks.data.series.files import Columns, read_series, source_of
 from dynamicblocks.data.series.made import Wishes, made_series
 from dynamicblocks.data.series.splits import split_series
-from dynamicblocks.errors import ConfigurationError, unknown_name
+from dynamicblocks.errors import ConfigurationError
 
 
 def load_series(
@@ -45,26 +45,19 @@ def load_series(
         StorageError: a file is missing or damaged, or its rows are not what they should be.
     """
     wishes = Wishes(seed, points, series, noise, validation, test)
-    kind, colon, where = name.partition(":")
-    if not colon:
-        if name not in made_series:
-            raise _unknown(name)
+    source = source_of(name, "set of series", made_series)
+    if source is None:
         if (id, time, values, label) != ("id", "time", None, None):
             raise ConfigurationError(f"names of columns are of files, and {name!r} is made: leave them out")
         return made_series.create(name, wishes)
-    if kind not in KINDS.values() or not where:
-        raise _unknown(name)
+    kind, where = source
     for option, given in (("points", points), ("series", series), ("noise", noise)):
         if given is not None:
             raise ConfigurationError(f"data.{option} is of series that are made, and {name!r} is a file: leave it out")
     path = Path(data_dir or "") / where
-    found = read_series(path, kind, Columns(id, time, None if values is None else tuple(values), label))
-    return split_series(found, str(where), validation, test, seed)
-
-
-def _unknown(name: str) -> ConfigurationError:
-    path = Path(name)
-    kind = KINDS.get(path.suffix.lower())
-    if kind and ":" not in name:
-        return ConfigurationError(f"unknown set of series {name!r}; did you mean {kind}:{name}?")
-    return unknown_name("set of series", name, [*made_series, *(f"{each}:PATH" for each in KINDS.values())])
+    found = read_series(
+        path,
+        kind,
+        Columns(id, time, (values,) if isinstance(values, str) else None if values is None else tuple(values), label),
+    )
+    return split_series(found, where, validation, test, seed)

@@ -1,13 +1,52 @@
 """Series from whatever somebody has, checked once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.errors import ArgumentTypeError, ConfigurationError, brief
 from dynamicblocks.memory import check_memory
+from dynamicblocks.times import check_amount
+
+
+def exact(number: float) -> str:
+    """A number with all of its digits.
+
+    >>> exact(1700000000.25), exact(-1.0)
+    ('1700000000.25', '-1')
+    """
+    return repr(float(number)).removesuffix(".0")
+
+
+def check_share(value: float, what: str) -> float:
+    """Return ``value``, or raise: a share that leaves something on both sides."""
+    if not 0 < check_amount(value, what) < 1:
+        raise ConfigurationError(f"{what} must be a share, in (0, 1), got {value}")
+    return value
+
+
+def each_of(given: Any, what: str) -> list[Any]:
+    """The entries of a sequence, one for each series, or of a table."""
+    if isinstance(given, str) or not isinstance(given, Iterable) or getattr(given, "ndim", 1) == 0:
+        raise ArgumentTypeError(f"{what} must be a sequence, an entry for each, got {brief(given)}")
+    return list(given)
+
+
+def numbers_of(given: Any, what: str) -> Tensor:
+    """Real numbers, in float64 on the CPU.
+
+    Raises:
+        ConfigurationError: there is something else among them.
+    """
+    if given.is_complex() if isinstance(given, Tensor) else isinstance(given, np.ndarray) and np.iscomplexobj(given):
+        raise ConfigurationError(f"{what} must be real numbers, got complex ones")
+    try:
+        return torch.as_tensor(given, dtype=torch.float64).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigurationError(f"{what} must be a table of real numbers, got {brief(given)}") from error
 
 
 def padded(
@@ -20,16 +59,20 @@ def padded(
     classes: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """The fields of a :class:`~dynamicblocks.data.series.SeriesSet`, padded; or an error that names a series."""
-    all_values = [_table(each) for each in values]
-    number = len(all_values)
-    shared = isinstance(times, Tensor) and times.ndim == 1
-    all_times = [_tensor(times)] * number if shared else [_tensor(each) for each in times]
+    given, every = each_of(values, "values"), each_of(times, "times")
+    number = len(given)
     names = tuple(str(each) for each in (range(number) if ids is None else ids))
-    if not number or len(all_times) != number or len(names) != number:
+    shared = bool(every) and all(isinstance(each, int | float) or getattr(each, "ndim", 1) == 0 for each in every)
+    if not number or len(names) != number or (len(every) != number and not shared):
         raise ConfigurationError(
-            f"there must be times, values and an id for each series, and one series at least; got {len(all_times)} "
+            f"there must be times, values and an id for each series, and one series at least; got {len(every)} "
             f"times, {number} values and {len(names)} ids"
         )
+    all_values = [_table(each, f"series {name}: values") for name, each in zip(names, given, strict=True)]
+    if shared:
+        all_times = [numbers_of(times, "times")] * number
+    else:
+        all_times = [numbers_of(each, f"series {name}: times") for name, each in zip(names, every, strict=True)]
     masks = [~each.isnan() for each in all_values]
     if observed is not None:
         masks = _observed(masks, observed, names)
@@ -85,12 +128,8 @@ def _padded(tables: Sequence[Tensor], longest: int) -> Tensor:
     return torch.stack([torch.cat([each, each.new_zeros(longest - len(each), each.shape[1])]) for each in tables])
 
 
-def _tensor(given: Any) -> Tensor:
-    return torch.as_tensor(given, dtype=torch.float64).detach().cpu()
-
-
-def _table(given: Any) -> Tensor:
-    found = _tensor(given)
+def _table(given: Any, what: str) -> Tensor:
+    found = numbers_of(given, what)
     return found[:, None] if found.ndim == 1 else found
 
 
@@ -110,8 +149,8 @@ def _check(name: str, times: Tensor, values: Tensor, mask: Tensor) -> None:
     if bool((gaps <= 0).any()):
         place = int((gaps <= 0).nonzero()[0])
         before, after = times[place].item(), times[place + 1].item()
-        said = "repeats" if after == before else f"comes after {before:.9g}: sort the times"
-        raise ConfigurationError(f"{what}: times must increase, but time {after:.9g} {said}")
+        said = "repeats" if after == before else f"comes after {exact(before)}: sort the times"
+        raise ConfigurationError(f"{what}: times must increase, but time {exact(after)} {said}")
     if not bool(torch.isfinite(values[mask]).all()):
         raise ConfigurationError(f"{what}: values must be finite, or NaN where they are missing; got infinity")
     if not bool(mask.any()):

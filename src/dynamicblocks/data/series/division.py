@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from dynamicblocks.data.series.checks import check_share
 from dynamicblocks.data.series.series import SeriesSet
 from dynamicblocks.draws import generator
 from dynamicblocks.errors import ConfigurationError, unknown_name
@@ -38,8 +39,7 @@ def divided(series: SeriesSet, how: str, share: float = 0.5, seed: int = 0, *, t
     there = torch.arange(series.times.shape[1]) < series.lengths[:, None]
     if how == "reconstruct":
         return replace(series, seen=there, wanted=there)
-    if not 0 < share < 1:
-        raise ConfigurationError(f"the share of a series that is seen must be in (0, 1), got {share}")
+    check_share(share, "the share of a series that is seen")
     if how == "interpolate":
         seen, wanted = _some_of(series.observed.any(-1), share, seed), there
     else:

@@ -5,16 +5,18 @@ from pathlib import Path
 
 import torch
 
+from dynamicblocks.data.series.checks import check_share, exact
 from dynamicblocks.data.series.event_files import read_events
-from dynamicblocks.data.series.events import EventDataset, EventSet
-from dynamicblocks.data.series.files import KINDS
+from dynamicblocks.data.series.events import EventDataset, EventSet, check_window
+from dynamicblocks.data.series.files import source_of
 from dynamicblocks.data.series.known_rates import KnownRate, known_rates
 from dynamicblocks.data.series.made import MOST_SERIES, PARTS, names
 from dynamicblocks.draws import generator
-from dynamicblocks.errors import ConfigurationError, unknown_name
+from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.thinning import thinned
 from dynamicblocks.times import check_count, check_seed
 
+SET = "set of events"
 SEQUENCES, STOP = 1000, 10.0
 # Fewer sequences of a file than splits cannot be split.
 FEWEST = 3
@@ -51,23 +53,22 @@ def load_events(
         StorageError: a file is missing or damaged, or its rows are not what they should be.
     """
     check_seed(seed, "data.seed")
-    for share, what in ((validation, "validation"), (test, "test")):
-        if not 0 < share < 1:
-            raise ConfigurationError(f"data.{what}, a share of the sequences, must be in (0, 1), got {share}")
-    check_event_name(name)
-    kind, colon, where = name.partition(":")
-    if colon:
+    check_share(validation, "data.validation")
+    check_share(test, "data.test")
+    source = source_of(name, SET, known_rates)
+    if source is not None:
         if sequences is not None:
             raise ConfigurationError(
                 f"data.sequences is of events that are drawn, and {name!r} is a file: leave it out"
             )
+        kind, where = source
         path = Path(data_dir or "") / where
         found = read_events(path, kind, id=id, time=time, initial=initial, t0=t0, t1=t1)
         return split_events(found, where, validation, test, seed)
     if (id, time, initial) != ("id", "time", None):
         raise ConfigurationError(f"names of columns are of files, and the events of {name!r} are drawn: leave them out")
     number = SEQUENCES if sequences is None else check_count(sequences, "data.sequences", most=MOST_SERIES)
-    begin, end = 0.0 if t0 is None else t0, STOP if t1 is None else t1
+    begin, end = check_window(0.0 if t0 is None else t0, STOP if t1 is None else t1)
     counts = {"train": number, "validation": max(1, round(validation * number)), "test": max(1, round(test * number))}
     rate = known_rates.create(name)
     train, held, tested = (drawn_events(rate, count, begin, end, seed, part) for part, count in counts.items())
@@ -83,8 +84,7 @@ def drawn_events(rate: KnownRate, number: int, t0: float, t1: float, seed: int, 
     >>> drawn_events(known_rates.create("constant"), 2, 0.0, 10.0, seed=0).lengths.shape
     torch.Size([2])
     """
-    if not -torch.inf < t0 < t1 < torch.inf:
-        raise ConfigurationError(f"the window of events must be finite and have a length, got [{t0:.9g}, {t1:.9g}]")
+    check_window(t0, t1)
     draws = generator(seed, PARTS.index(part))
     initial = rate.draw(number, draws)
     path = rate.along(initial, t0, t1)
@@ -111,16 +111,14 @@ def split_events(events: EventSet, origin: str, validation: float, test: float, 
     if not train.events:
         raise ConfigurationError(f"{origin}: the sequences to train on have no event; take another data.split_seed")
     check_covariates(train, origin)
-    note = (
-        f"{origin}: {_counted(train, validation_set, test_set)}, window [{events.t0:.9g}, {events.t1:.9g}], split seed "
-    )
-    return EventDataset(train, validation_set, test_set, f"{note}{seed}")
+    counted, window = _counted(train, validation_set, test_set), f"[{exact(events.t0)}, {exact(events.t1)}]"
+    return EventDataset(train, validation_set, test_set, f"{origin}: {counted}, window {window}, split seed {seed}")
 
 
 def _counted(*splits: EventSet) -> str:
     return ", ".join(
-        f"{len(each):,} sequences with {each.events:,} events for {part}"
-        for part, each in zip(PARTS, splits, strict=True)
+        f"{len(each):,} sequences with {each.events:,} events for {use}"
+        for use, each in zip(("training", *PARTS[1:]), splits, strict=True)
     )
 
 
@@ -132,14 +130,3 @@ def check_covariates(events: EventSet, what: str) -> None:
                 f"{what}: the column {name} is {values[0]:g} in all sequences to train on, so nothing can be learnt of "
                 "it; leave it out, or name the others by data.initial"
             )
-
-
-def check_event_name(name: str) -> None:
-    """Raise unless there is such a set of events, or kind of file."""
-    kind, colon, where = name.partition(":")
-    if name in known_rates or (colon and where and kind in KINDS.values()):
-        return
-    known = KINDS.get(Path(name).suffix.lower())
-    if known and not colon:
-        raise ConfigurationError(f"unknown set of events {name!r}; did you mean {known}:{name}?")
-    raise unknown_name("set of events", name, [*known_rates, *(f"{each}:PATH" for each in KINDS.values())])

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dynamicblocks.data.series.checks import exact
 from dynamicblocks.data.series.events import EventSet, outside_said, window_of
-from dynamicblocks.data.series.files import check_order, columns_of_numbers
-from dynamicblocks.data.series.tables import Table, read_table
+from dynamicblocks.data.series.groups import Groups, grouped
+from dynamicblocks.data.series.tables import read_table
 from dynamicblocks.errors import StorageError, brief
 from dynamicblocks.visible import legible
 
@@ -45,19 +46,16 @@ def read_events(
     table = read_table(path, kind, (id,))
     for name in (id, time, *(initial or ())):
         table.found(name)
-    columns = tuple(columns_of_numbers(table, (id, time)) if initial is None else initial)
-    times, ids = table.numbers(time), table.texts(id)
-    known = {name: number for number, name in enumerate(dict.fromkeys(ids))}
-    rows = np.argsort(owner := np.array([known[name] for name in ids]), kind="stable")
-    parts = np.split(rows, np.searchsorted(owner[rows], np.arange(1, len(known))))
-    for name, part in zip(known, parts, strict=True):
+    columns = tuple(table.columns_of_numbers((id, time)) if initial is None else initial)
+    times, groups = table.times(time), grouped(table, id, "sequence")
+    for number, part in enumerate(groups.parts):
         missing = part[np.isnan(times[part])]
         if len(missing) and len(part) > 1:
             raise StorageError(
-                f"{legible(path)}, {table.place(int(missing[0]))}: column {brief(time)}: a time of sequence "
-                f"{brief(name)} is missing or NaN; leave the row out (a sequence without an event has one row)"
+                f"{legible(path)}, {table.place(int(missing[0]))}: column {brief(time)}: a time of "
+                f"{groups.named(number)} is missing or NaN; leave the row out (a sequence without an event has one row)"
             )
-    check_order(table, times, rows, owner, list(known))
+    groups.check_order(times, time)
     there = np.flatnonzero(~np.isnan(times))
     if to_learn:
         begin, end = window_of([torch.from_numpy(times[there])], t0, t1)
@@ -68,28 +66,28 @@ def read_events(
     if len(outside):
         where = f"{legible(path)}, {table.place(int(outside[0]))}"
         raise StorageError(outside_said(where, float(times[outside[0]]), begin, end))
-    numbers = [_of_sequences(table, name, list(known), parts) for name in columns]
+    numbers = [_of_sequences(groups, name) for name in columns]
     return EventSet.of(
-        [times[part[~np.isnan(times[part])]] for part in parts],
+        [times[part[~np.isnan(times[part])]] for part in groups.parts],
         t0=begin,
         t1=end,
         initial=np.stack(numbers, 1) if numbers else None,
         columns=columns or None,
-        ids=tuple(known),
+        ids=groups.ids,
     )
 
 
-def _of_sequences(table: Table, column: str, ids: list[str], parts: list[NDArray[np.intp]]) -> NDArray[np.float64]:
+def _of_sequences(groups: Groups, column: str) -> NDArray[np.float64]:
     """A number of each sequence, which stands in each of its rows."""
-    values = table.numbers(column)
-    for name, part in zip(ids, parts, strict=True):
+    table, values = groups.table, groups.table.numbers(column)
+    for number, part in enumerate(groups.parts):
         mine = values[part]
         wrong = np.flatnonzero(mine != mine[0])  # NaN, too
         if len(wrong):
             row = int(part[wrong[0]])
-            said = "is missing" if np.isnan(values[row]) else f"is {values[row]:.9g}, and {mine[0]:.9g} before"
+            said = "is missing" if np.isnan(values[row]) else f"is {exact(values[row])}, and {exact(mine[0])} before"
             raise StorageError(
-                f"{legible(table.path)}, {table.place(row)}: column {brief(column)} of sequence {brief(name)} {said}; "
+                f"{legible(table.path)}, {table.place(row)}: column {brief(column)} of {groups.named(number)} {said}; "
                 "it must be one number in all rows of a sequence: leave it out, or name others by data.initial"
             )
-    return values[[part[0] for part in parts]]
+    return values[[part[0] for part in groups.parts]]

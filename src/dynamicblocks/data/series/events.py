@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dynamicblocks.data.series.checks import each_of, exact, numbers_of
 from dynamicblocks.data.series.known_rates import KnownRate
 from dynamicblocks.errors import ConfigurationError, brief
 
@@ -62,12 +63,15 @@ class EventSet:
         >>> events.times.tolist(), events.lengths.tolist()
         ([[0.5, 1.5], [0.0, 0.0]], [2, 0])
         """
-        found = [torch.as_tensor(each, dtype=torch.float64).detach().cpu() for each in times]
-        names = tuple(str(each) for each in (range(len(found)) if ids is None else ids))
-        if not found or len(names) != len(found):
+        given = each_of(times, "times")
+        names = tuple(str(each) for each in (range(len(given)) if ids is None else ids))
+        found = [numbers_of(each, f"sequence {name}: times") for name, each in zip(names, given, strict=False)]
+        if not given or len(names) != len(given):
             raise ConfigurationError(
-                f"there must be one sequence at least, and an id for each; got {len(found)} and {len(names)} ids"
+                f"there must be one sequence at least, and an id for each; got {len(given)} and {len(names)} ids"
             )
+        if len(set(names)) < len(names):
+            raise ConfigurationError(f"ids must be different names, got {names[:10]}")
         for name, each in zip(names, found, strict=True):
             _check_times(name, each)
         begin, end = window_of(found, t0, t1)
@@ -138,17 +142,24 @@ def window_of(times: Sequence[Tensor], t0: float | None, t1: float | None) -> tu
     every = torch.cat([torch.as_tensor(each).reshape(-1) for each in times])
     if not len(every):
         raise ConfigurationError("no sequence has an event, so there is no rate to learn")
-    begin, end = every.min().item() if t0 is None else t0, every.max().item() if t1 is None else t1
-    if not -torch.inf < begin < end < torch.inf:
+    return check_window(every.min().item() if t0 is None else t0, every.max().item() if t1 is None else t1)
+
+
+def check_window(t0: float, t1: float) -> tuple[float, float]:
+    """Return both, or raise: finite numbers, the second above the first."""
+    for value, what in ((t0, "t0"), (t1, "t1")):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigurationError(f"{what}, an end of the window of events, must be a number, got {brief(value)}")
+    if not -torch.inf < t0 < t1 < torch.inf:
         raise ConfigurationError(
-            f"the window of events must be finite and have a length, got [{begin:.9g}, {end:.9g}]; give t0 and t1"
+            f"the window of events must be finite and have a length, got [{exact(t0)}, {exact(t1)}]; give t0 and t1"
         )
-    return begin, end
+    return float(t0), float(t1)
 
 
 def outside_said(what: str, time: float, t0: float, t1: float) -> str:
     """The message for an event outside its window."""
-    return f"{what}: event at {time:.9g} lies outside the window [{t0:.9g}, {t1:.9g}]; give another t0 or t1"
+    return f"{what}: event at {exact(time)} lies outside the window [{exact(t0)}, {exact(t1)}]; give another t0 or t1"
 
 
 def _check_times(name: str, times: Tensor) -> None:
@@ -159,8 +170,8 @@ def _check_times(name: str, times: Tensor) -> None:
     wrong = (times.diff() <= 0).nonzero()
     if len(wrong):
         before, after = (times[int(wrong[0]) + next].item() for next in (0, 1))
-        said = "repeats: leave one out" if before == after else f"comes after {before:.9g}: sort the times"
-        raise ConfigurationError(f"sequence {name}: times must increase, but time {after:.9g} {said}")
+        said = "repeats: leave one out" if before == after else f"comes after {exact(before)}: sort the times"
+        raise ConfigurationError(f"sequence {name}: times must increase, but time {exact(after)} {said}")
 
 
 def _covariates(given: Any, columns: Sequence[str] | None, ids: tuple[str, ...]) -> tuple[Tensor, tuple[str, ...]]:
@@ -168,7 +179,7 @@ def _covariates(given: Any, columns: Sequence[str] | None, ids: tuple[str, ...])
         if columns:
             raise ConfigurationError(f"columns {', '.join(columns)} are names of initial, which is not given")
         return torch.zeros(len(ids), 0, dtype=torch.float64), ()
-    numbers = torch.as_tensor(given, dtype=torch.float64).detach().cpu()
+    numbers = numbers_of(given, "initial")
     numbers = numbers[:, None] if numbers.ndim == 1 else numbers
     if numbers.ndim != 2 or len(numbers) != len(ids):
         raise ConfigurationError(f"initial must be ({len(ids)}, numbers), a row a sequence, got {tuple(numbers.shape)}")

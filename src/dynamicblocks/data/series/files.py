@@ -1,7 +1,7 @@
 """Series as the rows of a table in a CSV or Parquet file: an id, a time, and values, some of which may be missing."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,14 +9,40 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dynamicblocks.data.series.groups import Groups, grouped
 from dynamicblocks.data.series.series import SeriesSet
-from dynamicblocks.data.series.tables import Table, is_numeric, read_table
-from dynamicblocks.errors import ConfigurationError, StorageError, brief
+from dynamicblocks.data.series.tables import Table, read_table
+from dynamicblocks.errors import ConfigurationError, StorageError, brief, unknown_name
 from dynamicblocks.extras import needed_for
 from dynamicblocks.visible import legible
 
 KINDS = {".csv": "csv", ".parquet": "parquet"}
 """Kinds of files by how their names end."""
+
+
+def source_of(name: str, what: str, made: Iterable[str]) -> tuple[str, str] | None:
+    """The kind and path of ``csv:PATH`` or ``parquet:PATH``; None for the name of a set that is made.
+
+    Args:
+        name: as somebody wrote it.
+        what: a set is, for messages.
+        made: names of those that are made.
+
+    Raises:
+        ConfigurationError: it is neither; the message says what there is.
+    """
+    if not isinstance(name, str):
+        raise ConfigurationError(f"the name of a {what} must be text, got {brief(name)}")
+    known = list(made)
+    if name in known:
+        return None
+    kind, colon, where = name.partition(":")
+    if colon and where and kind in KINDS.values():
+        return kind, where
+    meant = KINDS.get(Path(name).suffix.lower())
+    if meant and not colon:
+        raise ConfigurationError(f"unknown {what} {name!r}; did you mean {meant}:{name}?")
+    raise unknown_name(what, name, [*known, *(f"{each}:PATH" for each in KINDS.values())])
 
 
 @dataclass(frozen=True)
@@ -65,28 +91,33 @@ def read_series(path: Path, kind: str, columns: Columns | None = None, *, to_lea
     for name in (columns.time, *(columns.values or ()), *names):
         table.found(name)
     features = _features(table, columns) if columns.values is None else columns.values
-    times = _times(table, columns.time)
-    values = np.stack([_values(table, name) if to_learn else table.numbers(name) for name in features], 1)
-    ids = table.texts(columns.id)
-    known = {name: number for number, name in enumerate(dict.fromkeys(ids))}
-    rows = np.argsort(owner := np.array([known[name] for name in ids]), kind="stable")
-    starts = np.searchsorted(owner[rows], np.arange(1, len(known)))
-    parts = np.split(rows, starts)
-    check_order(table, times, rows, owner, list(known))
-    for name, part in zip(known, parts, strict=True):
+    times = table.times(columns.time)
+    missing = np.flatnonzero(np.isnan(times))
+    if len(missing):
+        raise StorageError(
+            f"{legible(path)}, {table.place(int(missing[0]))}: column {brief(columns.time)}: a time is missing or NaN; "
+            "leave the row out"
+        )
+    groups = grouped(table, columns.id, "series")
+    groups.check_order(times, columns.time)
+
+    def where(number: int) -> str:
+        return f"{legible(path)}, {table.place(int(groups.parts[number][0]))}: {groups.named(number)}"
+
+    # A series of one time makes a small table's columns constant: the first is what is said.
+    for number, part in enumerate(groups.parts):
         if len(part) < 2:
-            raise StorageError(
-                f"{legible(path)}, {table.place(int(part[0]))}: series {brief(name)} has one time; a series needs two "
-                "at least: leave it out"
-            )
+            raise StorageError(f"{where(number)} has one time; a series needs two at least: leave it out")
+    values = np.stack([_values(table, name) if to_learn else table.numbers(name) for name in features], 1)
+    for number, part in enumerate(groups.parts):
         if np.isnan(values[part]).all():
-            raise StorageError(f"{legible(path)}: all values of series {brief(name)} are missing; leave it out")
+            raise StorageError(f"{where(number)}: all its values are missing; leave it out")
     return SeriesSet.of(
-        [times[part] for part in parts],
-        [values[part] for part in parts],
+        [times[part] for part in groups.parts],
+        [values[part] for part in groups.parts],
         features=features,
-        ids=tuple(known),
-        labels=None if columns.label is None else _labels(table, columns.label, list(known), parts),
+        ids=groups.ids,
+        labels=None if columns.label is None else _labels(groups, columns.label),
     )
 
 
@@ -126,7 +157,7 @@ def encoded(series: SeriesSet, kind: str) -> bytes:
 def _features(table: Table, columns: Columns) -> tuple[str, ...]:
     """All columns of numbers that are nothing else."""
     taken = (columns.id, columns.time, columns.label)
-    found = columns_of_numbers(table, taken)
+    found = table.columns_of_numbers(taken)
     if not found:
         others = [name for name in table.columns if name not in taken]
         listed = ", ".join(map(brief, others[:10])) or "none"
@@ -137,39 +168,13 @@ def _features(table: Table, columns: Columns) -> tuple[str, ...]:
     return tuple(found)
 
 
-def columns_of_numbers(table: Table, taken: Sequence[str | None]) -> list[str]:
-    """The columns that hold numbers, also if not in all cells, but for those that are taken."""
-    with needed_for(f"reading {table.kind} files"):
-        import pyarrow as pa
-    found = []
-    for name in table.columns:
-        if name in taken:
-            continue
-        kind = table.arrow.schema.field(name).type
-        text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-        if is_numeric(kind) or pa.types.is_null(kind) or (text and table.mixed(name)):
-            found.append(name)
-    return found
-
-
-def _times(table: Table, column: str) -> NDArray[np.float64]:
-    times = table.numbers(column)
-    missing = np.flatnonzero(np.isnan(times))
-    if len(missing):
-        raise StorageError(
-            f"{legible(table.path)}, {table.place(int(missing[0]))}: column {brief(column)}: a time is missing or NaN; "
-            "leave the row out"
-        )
-    return times
-
-
 def _values(table: Table, column: str) -> NDArray[np.float64]:
     """A column of which something can be learnt."""
     values = table.numbers(column)
     there = values[~np.isnan(values)]
     if not len(there):
         raise StorageError(f"{legible(table.path)}: all values of column {brief(column)} are missing; leave it out")
-    if len(there) and there.min() == there.max():
+    if there.min() == there.max():
         raise StorageError(
             f"{legible(table.path)}: column {brief(column)} is constant, {there[0]:g} in each row, so nothing can be "
             "learnt of it; leave it out, or name the others by data.values"
@@ -177,31 +182,14 @@ def _values(table: Table, column: str) -> NDArray[np.float64]:
     return values
 
 
-def check_order(
-    table: Table, times: NDArray[np.float64], rows: NDArray[np.intp], owner: NDArray[np.intp], ids: list[str]
-) -> None:
-    """Raise unless the times of each series increase from row to row."""
-    same = owner[rows][1:] == owner[rows][:-1]
-    wrong = np.flatnonzero(same & (np.diff(times[rows]) <= 0))
-    if not len(wrong):
-        return
-    before, after = (int(rows[wrong[0] + next]) for next in (0, 1))
-    said = f"{table.place(before, after)}: series {brief(ids[owner[before]])}"
-    if times[before] == times[after]:
-        raise StorageError(f"{legible(table.path)}, {said}: time {times[after]:.9g} repeats; leave one of the rows out")
-    raise StorageError(
-        f"{legible(table.path)}, {said}: time {times[after]:.9g} comes after {times[before]:.9g}; sort the rows by time"
-    )
-
-
-def _labels(table: Table, column: str, ids: list[str], parts: list[NDArray[np.intp]]) -> list[str]:
+def _labels(groups: Groups, column: str) -> list[str]:
     """The label of each series."""
-    given = table.texts(column)
-    for name, part in zip(ids, parts, strict=True):
+    table, given = groups.table, groups.table.texts(column)
+    for number, part in enumerate(groups.parts):
         other = next((row for row in part if given[row] != given[part[0]]), None)
         if other is not None:
             raise StorageError(
-                f"{legible(table.path)}, {table.place(int(part[0]), int(other))}: series {brief(name)} has two labels, "
-                f"{brief(given[part[0]])} and {brief(given[other])}"
+                f"{legible(table.path)}, {table.place(int(part[0]), int(other))}: {groups.named(number)} has two "
+                f"labels in column {brief(column)}, {brief(given[part[0]])} and {brief(given[other])}"
             )
-    return [given[part[0]] for part in parts]
+    return [given[part[0]] for part in groups.parts]

@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 
 from dynamicblocks.functional import odeint
+from dynamicblocks.memory import check_memory
 from dynamicblocks.registry import Registry
 
 TOLERANCE = 1e-10
 # Between points of a path. Cubics between states, and Simpson's rule, then err by less than 1e-8.
 STEP = 0.02
+# In memory while the integral is taken: times and rates, and states and slopes of a pendulum.
+NUMBERS_OF_A_POINT = 8
 
 
 class RatePath(ABC):
@@ -20,6 +23,7 @@ class RatePath(ABC):
 
     def __init__(self, number: int, t0: float, t1: float) -> None:
         intervals = 2 * math.ceil((t1 - t0) / STEP / 2)
+        check_memory(NUMBERS_OF_A_POINT * 8 * number * intervals, f"rates of {number:,} sequences on [{t0:g}, {t1:g}]")
         self.number = number
         self.grid = torch.linspace(t0, t1, intervals + 1, dtype=torch.float64)
 

@@ -3,17 +3,21 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from dynamicblocks.data.series.checks import check_share
 from dynamicblocks.data.series.dataset import SeriesDataset
-from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.memory import check_memory
 from dynamicblocks.registry import Registry
-from dynamicblocks.times import check_count, check_seed
+from dynamicblocks.times import check_amount, check_count, check_seed
 
 made_series: Registry[SeriesDataset] = Registry("set of series")
 
 # The splits, in the order of the numbers that their draws depend on.
 PARTS = ("train", "validation", "test")
-# More values than these of one split are asked for by mistake.
+# More series, or points of one, are asked for by mistake.
 MOST_SERIES = 10_000_000
+USUAL_POINTS = 100
+# Two features in float64, drawn, solved for, and stored.
+BYTES_OF_A_POINT = 2 * 8 * 4
 
 
 @dataclass(frozen=True)
@@ -38,20 +42,23 @@ class Wishes:
     def __post_init__(self) -> None:
         check_seed(self.seed, "data.seed")
         if self.points is not None:
-            check_count(self.points, "data.points", least=2)
+            check_count(self.points, "data.points", least=2, most=MOST_SERIES)
         if self.series is not None:
             check_count(self.series, "data.series", most=MOST_SERIES)
-        if self.noise is not None and not 0 <= self.noise < float("inf"):
-            raise ConfigurationError(f"data.noise must be a deviation of at least 0, got {self.noise}")
+        if self.noise is not None:
+            check_amount(self.noise, "data.noise")
         for name in PARTS[1:]:
-            if not 0 < getattr(self, name) < 1:
-                raise ConfigurationError(
-                    f"data.{name}, a share of the series, must be in (0, 1), got {getattr(self, name)}"
-                )
+            check_share(getattr(self, name), f"data.{name}")
 
     def counts(self, usual: int) -> dict[str, int]:
-        """Series of each split."""
+        """Series of each split.
+
+        Raises:
+            ConfigurationError: they need more memory than there is.
+        """
         train = usual if self.series is None else self.series
+        points = USUAL_POINTS if self.points is None else self.points
+        check_memory(BYTES_OF_A_POINT * train * points, f"making {train:,} series of {points:,} points")
         return {
             "train": train,
             "validation": max(1, round(self.validation * train)),

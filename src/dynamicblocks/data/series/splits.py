@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from dynamicblocks.data.series.checks import check_share
 from dynamicblocks.data.series.dataset import SeriesDataset
 from dynamicblocks.data.series.series import SeriesSet
 from dynamicblocks.errors import ConfigurationError
@@ -26,9 +27,8 @@ def split_series(series: SeriesSet, origin: str, validation: float, test: float,
     Raises:
         ConfigurationError: a share is none, or nothing is left to train on.
     """
-    for share, what in ((validation, "validation"), (test, "test")):
-        if not 0 < share < 1:
-            raise ConfigurationError(f"data.{what}, a share of the series, must be in (0, 1), got {share}")
+    check_share(validation, "data.validation")
+    check_share(test, "data.test")
     if validation + test >= 1:
         raise ConfigurationError(
             f"data.validation {validation:g} and data.test {test:g} leave nothing to train on: lower them"

@@ -1,8 +1,11 @@
 """Tables in CSV and Parquet files, read with pyarrow and checked before they are believed."""
 
 import csv
+import re
 import stat
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +24,11 @@ LONGEST_BLOCK = 2**31 - 1
 BYTES_OF_A_NUMBER = 3 * 8
 # What stands for a missing number, as pyarrow has it in columns of numbers.
 MISSING = frozenset(("", "#N/A", "#NA", "-NaN", "-nan", "N/A", "NA", "NULL", "NaN", "n/a", "nan", "null"))
-# How text of another encoding begins that spreadsheets write.
-UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+# Of a second, as pyarrow names them.
+UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+# What pandas calls row numbers in Parquet files.
+INDEX = re.compile(r"__index_level_\d+__")
+COMMAS = "; columns are separated by commas, and decimals by a point"
 # Names in a message, at most.
 MOST_COLUMNS = 10
 
@@ -65,7 +71,7 @@ class Table:
         return [each if isinstance(each, str) else str(each) for each in given]
 
     def numbers(self, column: str) -> NDArray[np.float64]:
-        """A column of numbers, NaN where one is missing; dates are seconds since 1970.
+        """A column of numbers, NaN where one is missing; dates are seconds since 1970, times of a day since midnight.
 
         Raises:
             StorageError: it holds something else, or infinity.
@@ -76,10 +82,9 @@ class Table:
         kind = values.type
         if types.is_string(kind) or types.is_large_string(kind) or types.is_binary(kind):
             raise self._no_number(column, values)
-        if types.is_date(kind) or types.is_timestamp(kind):
-            values = values.cast(pa.timestamp("us")).cast(pa.int64(), safe=False)
-            return _array(values.cast(pa.float64(), safe=False)) / 1e6
-        if not is_numeric(kind) and not types.is_null(kind):
+        if types.is_temporal(kind) and not types.is_interval(kind):
+            return _seconds(values)
+        if not _is_numeric(kind) and not types.is_null(kind):
             raise StorageError(f"{legible(self.path)}: column {brief(column)} holds no numbers, but {kind}")
         if types.is_boolean(kind):
             values = values.cast(pa.int8())
@@ -92,7 +97,39 @@ class Table:
             )
         return numbers
 
-    def mixed(self, column: str) -> bool:
+    def times(self, column: str) -> NDArray[np.float64]:
+        """The same of a column of times, which are not true or false.
+
+        Raises:
+            StorageError: it holds something else, or infinity.
+        """
+        found = self.numbers(column)
+        if str(self.arrow.column(column).type) == "bool":
+            raise StorageError(f"{legible(self.path)}: column {brief(column)} holds no times, but true and false")
+        return found
+
+    def columns_of_numbers(self, taken: Sequence[str | None]) -> list[str]:
+        """The columns that hold numbers, also if not in all cells, but for those that are taken.
+
+        Raises:
+            StorageError: one of them has no name, as the row numbers that pandas writes.
+        """
+        with needed_for(f"reading {self.kind} files"):
+            import pyarrow as pa
+        found = []
+        for name, kind in zip(self.columns, self.arrow.schema.types, strict=True):
+            text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+            if name not in taken and (_is_numeric(kind) or pa.types.is_null(kind) or (text and self._mixed(name))):
+                found.append(name)
+        nameless = next((name for name in found if not name.strip() or INDEX.fullmatch(name)), None)
+        if nameless is not None:
+            raise StorageError(
+                f"{legible(self.path)}: column number {self.columns.index(nameless) + 1} has no name, as the row "
+                "numbers that pandas writes: leave it out (index=False), or name it, or say which columns to read"
+            )
+        return found
+
+    def _mixed(self, column: str) -> bool:
         """Whether a column of text holds numbers as well: one that was meant to be of numbers."""
         return any(_is_number(each) for each in self.arrow.column(column).to_pylist() if each not in MISSING)
 
@@ -105,7 +142,7 @@ class Table:
         if column not in self.columns:
             listed = ", ".join(brief(each) for each in self.columns[:MOST_COLUMNS])
             more = ", ..." if len(self.columns) > MOST_COLUMNS else ""
-            comma = "; columns are separated by commas" if len(self.columns) == 1 and self.kind == "csv" else ""
+            comma = COMMAS if len(self.columns) == 1 and self.kind == "csv" else ""
             raise StorageError(
                 f"{legible(self.path)}: there is no column {brief(column)}; there are {listed}{more}{comma}"
             )
@@ -122,7 +159,7 @@ class Table:
         return StorageError(f"{legible(self.path)}: column {brief(column)} holds text; store it as numbers")
 
 
-def is_numeric(kind: Any) -> bool:
+def _is_numeric(kind: Any) -> bool:
     """Whether a type of pyarrow's is one of numbers."""
     import pyarrow as pa
 
@@ -148,15 +185,14 @@ def read_table(path: Path, kind: str, texts: tuple[str, ...]) -> Table:
     try:
         arrow = _read_csv(path, size, texts) if kind == "csv" else _read_parquet(path)
         names = list(arrow.column_names)
-    except UnicodeDecodeError as error:
-        raise _not_utf8(path) from error
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-        if kind == "csv" and _begins_with(path, UTF_16):
-            raise _not_utf8(path) from error
+        if kind == "csv":
+            _check_text(path)
+            _check_widths(path)
         why = on_one_line(str(error)) or type(error).__name__
         raise StorageError(f"{legible(path)}: expected a whole {kind} file, got something else: {why[:200]}") from error
     if kind == "csv" and any(pa.types.is_binary(each) for each in arrow.schema.types):
-        raise _not_utf8(path)
+        _check_text(path)
     twice = [name for name, number in Counter(names).items() if number > 1]
     if twice:
         raise StorageError(f"{legible(path)}: there are two columns {brief(twice[0])}: give each a name of its own")
@@ -201,13 +237,47 @@ def _read_parquet(path: Path) -> Any:
         return file.read(use_threads=False)
 
 
-def _not_utf8(path: Path) -> StorageError:
-    return StorageError(f"{legible(path)}: expected text in UTF-8, got bytes that are none; save it as UTF-8")
+def _check_text(path: Path) -> None:
+    """Raise for a file that is no text in UTF-8, or holds a line of names at most: there pyarrow's word is no help."""
+    not_utf8 = StorageError(f"{legible(path)}: expected text in UTF-8, got bytes that are none; save it as UTF-8")
+    lines = 0
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for line in file:
+                if "\0" in line:
+                    raise not_utf8
+                lines += bool(line.strip())
+    except UnicodeDecodeError as error:
+        raise not_utf8 from error
+    if lines < 2:
+        said = "there are names of columns, but no rows" if lines else "expected a line of names, and rows; got no line"
+        raise StorageError(f"{legible(path)}: {said}")
 
 
-def _begins_with(path: Path, starts: tuple[bytes, ...]) -> bool:
-    with path.open("rb") as file:
-        return file.read(2) in starts
+def _check_widths(path: Path) -> None:
+    """Raise for a line of a CSV file that has more or fewer cells than there are names."""
+    with path.open(encoding="utf-8-sig", newline="") as file, suppress(csv.Error):
+        reader = filter(None, lines := csv.reader(file))
+        names = len(next(reader))
+        for cells in reader:
+            if len(cells) != names:
+                raise StorageError(
+                    f"{legible(path)}, line {lines.line_num}: expected as many cells as there are names, {names}, got "
+                    f"{len(cells)}: {brief(','.join(cells))}{COMMAS if names == 1 else ''}"
+                )
+
+
+def _seconds(values: Any) -> NDArray[np.float64]:
+    """Dates, times and durations in seconds, NaN where one is missing, rounded once."""
+    import pyarrow as pa
+
+    kind = values.type
+    if pa.types.is_date32(kind):
+        values = values.cast(pa.timestamp("s"))
+    unit = UNITS["ms" if pa.types.is_date64(kind) else getattr(values.type, "unit", "s")]
+    whole = values.cast(pa.int32()) if pa.types.is_time32(kind) else values
+    count = whole.cast(pa.int64()).fill_null(0).to_numpy()
+    return np.where(values.is_null().to_numpy(zero_copy_only=False), np.nan, count // unit + count % unit / unit)
 
 
 def _array(values: Any) -> NDArray[np.float64]:
@@ -226,7 +296,7 @@ def _is_number(text: object) -> bool:
 def _lines(path: Path, rows: tuple[int, ...]) -> list[int]:
     """The lines of a CSV file in which these rows end; empty lines are no rows."""
     found: dict[int, int] = {}
-    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+    with path.open(encoding="utf-8", errors="replace", newline="") as file, suppress(csv.Error):
         reader = csv.reader(file)
         for row, _ in enumerate(filter(None, reader), start=-1):
             if row in rows:
