@@ -86,6 +86,11 @@ SHELL = [
     for line in block.splitlines()
     if line.startswith("dynamicblocks train ")
 ]
+SHELL += [
+    line
+    for document in sorted((ROOT / "docs").glob("*.md"))
+    for line in re.findall(r"^    (dynamicblocks train .*)", document.read_text(), re.MULTILINE)
+]
 
 
 def test_there_are_trainings_in_documents():

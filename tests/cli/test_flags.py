@@ -7,6 +7,7 @@ import yaml
 
 from dynamicblocks.cli.main import main
 from dynamicblocks.models import models
+from dynamicblocks.tasks import tasks
 from dynamicblocks.tasks.model import options_of_model
 
 
@@ -46,6 +47,16 @@ def test_plain_help_is_of_the_usual_model_and_says_how_to_see_others(capsys):
     assert "(type: [int, ...], default: [24, 48])" in " ".join(text.split())
     assert "--model.name NAME --help" in text
     assert "Example: dynamicblocks train" in text
+
+
+@pytest.mark.parametrize("task", list(tasks))
+def test_examples_in_the_help_of_a_task_are_of_it_and_can_be_configured(task, capsys):
+    lines = [line for line in helped(capsys, "--task", task).splitlines() if line.startswith("Example: ")]
+    lines = [line for line in lines if "--help" not in line and "--config" not in line]
+    assert len(lines) >= 2
+    for line in lines:
+        assert f"--task {task}" in line or task == "classify"
+        assert configured(capsys, *line.split()[3:])["task"] == task
 
 
 def test_help_of_a_file_and_of_another_task(capsys, tmp_path):

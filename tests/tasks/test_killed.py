@@ -15,6 +15,7 @@ OWN = ["--task", str(ROOT / "examples" / "own_task.py:NextValue")]
 
 EVERY = 3  # steps between checkpoints
 COMMON = ["--epochs", "2", "--refine.epochs", "1", "--checkpoint_steps", str(EVERY), "--hardware.accelerator", "cpu"]
+ALONE = ["--table", "none"]  # equal weights give equal tables
 SMALL = ["--model.name", "dynamicnet", "--model.widths", "[4]", "--model.units", "2", "--model.controls", "linear"]
 
 # For each task: what is typed each time, the options of the training, and the steps of an epoch.
@@ -61,8 +62,8 @@ def runs(tmp_path_factory):
     command, killed = Commands(), {"signal": signal.SIGKILL}
     for name, (again, options, steps) in TASKS.items():
         given = [option.replace("FOLDER", str(folder)) for option in options]
-        begin = ["train", *again, *given, *COMMON, "--output", folder, "--run"]
-        resume = ["train", *again, "--resume", folder / f"{name}-killed"]
+        begin = ["train", *again, *given, *COMMON, *ALONE, "--output", folder, "--run"]
+        resume = ["train", *again, *ALONE, "--resume", folder / f"{name}-killed"]
         # Killed in the first epoch behind a checkpoint; then in the second, behind one of the refined network.
         done = [
             command(folder, *begin, name),

@@ -210,7 +210,7 @@ def test_options_of_a_training(flags, tmp_path):
 
 
 def test_two_processes_train_together(tmp_path):
-    flags = ["--model.norm", "group(groups=2)", "--epochs", "1", "--hardware.accelerator", "cpu"]
+    flags = ["--model.norm", "group(groups=2)", "--epochs", "1", "--hardware.accelerator", "cpu", "--table", "none"]
     assert train(tmp_path, *flags, run="one") == 0
     command = [sys.executable, "-m", "dynamicblocks.cli.main", "train", *SMALL, *flags, "--output", str(tmp_path)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}

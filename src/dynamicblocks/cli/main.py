@@ -48,7 +48,7 @@ class Entry(NamedTuple):
 
 
 COMMANDS = {
-    "train": Entry("train a network: on images, masks, fields, or a task of your own", "train"),
+    "train": Entry("train a network: on images, masks, fields, series, events, or a task of your own", "train"),
     "predict": Entry("say what a trained network sees in files", "predict"),
     "sample": Entry("draw new samples from what a run has learnt, such as time series", "sample"),
     "runs": Entry("list trained and unfinished runs with their figures, and what differs among them", "runs"),
@@ -68,6 +68,7 @@ DESCRIPTION = "Residual networks as differential equations: train, evaluate, com
 EXAMPLES = """examples:
   dynamicblocks train
   dynamicblocks train --model.name resnet20 --model.unit post --epochs 20
+  dynamicblocks train --task series
   dynamicblocks models
   dynamicblocks COMMAND --help
 

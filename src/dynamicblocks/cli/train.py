@@ -40,20 +40,53 @@ from dynamicblocks.visible import visible
 
 # A list of every flag above each error would hide the error.
 USAGE = "dynamicblocks train [--task TASK] [--config FILE] [--FLAG VALUE ...] [--resume RUN]"
-DESCRIPTION = """Train a network of dynamic blocks, then evaluate the same weights under other integrators.
+DESCRIPTION = "Train a network, write down how it went, and keep it in a folder that the other commands read."
+SEVERAL = "Several values are written one after the other or as a list: --refine.epochs 10 20, --refine.epochs [10,20]."
+EXAMPLES = {
+    "classify": """At the end the same weights are evaluated under other integrators.
 
 Without arguments: scikit-learn's digits and a small network.
 Example: dynamicblocks train --model.name resnet20 --model.unit post --epochs 20
 Example: dynamicblocks train --config runs/OLD/config.yaml --seed 1
 Example: dynamicblocks train --refine.epochs 10 20 --refine.restart true --optimizer.smoothness 2e-4 --optimizer.box 1
 Example: dynamicblocks train --run mine --seeds 0 1 2
+Example: dynamicblocks train --task series --help
 Example: dynamicblocks train --model ContinuousNet --scheme rk4_classic --dataset CIFAR10 --initial-time-d 1 --refine 25
 
-Several values are written one after the other or as a list: --refine.epochs 10 20, --refine.epochs [10,20].
-The last example is ContinuousNet's. Its flags are accepted with - or _: --model, --arch (a published name takes
-the original's defaults), --scheme, --dataset, --data-dir, --batch-size, --test-batch-size, --lr, --lr-decay,
---lr-decay-epoch, --weight-decay, --[no-]batch-norm, --device, --alpha, --widen-factor, --initial-time-d,
---n-time-steps-per, --time-epsilon, --use-skipinit, --refine, --refine-variance, --name, --depth-res, --depth-wide."""
+The last example is ContinuousNet's. Its flags are accepted with - or _: --model, --arch (a published name takes \
+the original's defaults), --scheme, --dataset, --data-dir, --batch-size, --test-batch-size, --lr, --lr-decay, \
+--lr-decay-epoch, --weight-decay, --[no-]batch-norm, --device, --alpha, --widen-factor, --initial-time-d, \
+--n-time-steps-per, --time-epsilon, --use-skipinit, --refine, --refine-variance, --name, --depth-res, --depth-wide.
+""",
+    "segment": """
+Example: dynamicblocks train --task segment
+Example: dynamicblocks train --task segment --data.name folder:PATH --model.name dynamicnet --epochs 20
+""",
+    "regress": """
+Example: dynamicblocks train --task regress
+Example: dynamicblocks train --task regress --data.name fields:heat.npz
+""",
+    "dynamics": """
+Example: dynamicblocks train --task dynamics
+Example: dynamicblocks train --task dynamics --model.equation lotka_volterra --run constants
+Example: dynamicblocks train --task dynamics --data.name csv:hares.csv --data.values hares lynxes --solver.rtol 1e-5
+""",
+    "series": """
+Example: dynamicblocks train --task series
+Example: dynamicblocks train --task series --data.points 30 --model.encoder rnn --seeds 0 1 2 --run spirals
+Example: dynamicblocks train --task series --data.name csv:visits.csv --data.label outcome --model.labels true
+""",
+    "events": """
+Example: dynamicblocks train --task events
+Example: dynamicblocks train --task events --data.name state_driven
+Example: dynamicblocks train --task events --data.name csv:visits.csv --data.t0 0 --data.t1 10 --solver.rtol 1e-5
+""",
+}
+
+
+def description_of(task: str) -> str:
+    """Of the command, with examples for the task of that name."""
+    return f"{DESCRIPTION}\n{EXAMPLES.get(task, '')}\n{SEVERAL}"
 
 
 # Flags that are no options of a training; tasks are registered later than this.
@@ -91,7 +124,7 @@ class TrainCommand:
     sources: tuple[Written, ...]
     asked: bool
     USAGE = USAGE
-    DESCRIPTION = DESCRIPTION
+    DESCRIPTION = description_of("classify")
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Every option is a flag; they are read by :func:`command_for`, the parser shows them."""
@@ -112,7 +145,7 @@ class TrainCommand:
         parser = ArgumentParser(
             prog="dynamicblocks train",
             usage=USAGE,
-            description=_escaped(DESCRIPTION),
+            description=_escaped(description_of(self.table.task.name)),
             formatter_class=Formatter,
         )
         self.add_arguments(parser)
