@@ -10,7 +10,7 @@ from torch.distributions import Normal, kl_divergence
 from dynamicblocks import solve
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.sequences import LatentODE, Solver, negative_elbo, squared_error
-from dynamicblocks.sequences.elbo import kl_of_normal, log_likelihood
+from dynamicblocks.sequences.elbo import kl_of_normal, log_likelihood, log_likelihood_of_times
 from dynamicblocks.sequences.encoders import ODERNN, RecurrentEncoder
 from dynamicblocks.sequences.forecast import Forecast
 from dynamicblocks.sequences.union_of_times import states_at
@@ -105,7 +105,7 @@ def test_padding_and_order_change_nothing(encoder: str, times: str) -> None:
     longer = torch.cat([t, t[:, -1:].expand(-1, 3)], 1)
     more = torch.cat([values, torch.full((4, 3, 2), math.nan).double()], 1)
     found = net(longer, more, torch.cat([seen, torch.zeros(4, 3, 2, dtype=torch.bool)], 1))
-    cut = found._replace(values=found.values[:, :6], log_rate=found.log_rate[:, :6])
+    cut = found._replace(values=found.values[:, :6], log_rate=found.log_rate[:, :6], integral=found.integral[:, :6])
     assert_equal(cut, whole)
     order = torch.tensor([2, 0, 3, 1])
     moved = net(t[order], values[order], seen[order])
@@ -203,10 +203,39 @@ def test_rate_and_its_integral() -> None:
     fine = torch.linspace(0, 1, 2001).double()[None] * t[:, -1:]
     assert net.log_rate is not None
     assert found.log_rate is not None
-    assert found.log_likelihood_of_times is not None
     rate = net.log_rate(states_at(EXACT, net.field, mean, fine)).squeeze(-1).exp()
-    exact = found.log_rate.sum(1) - torch.trapezoid(rate, fine, dim=1)
-    torch.testing.assert_close(found.log_likelihood_of_times, exact, rtol=0, atol=1e-6)
+    every = torch.cat([t[:, :1] == t[:, :1], t.diff(dim=1) > 0], 1)
+    exact = found.log_rate.where(every, 0.0).sum(1) - torch.trapezoid(rate, fine, dim=1)
+    torch.testing.assert_close(log_likelihood_of_times(found, every), exact, rtol=0, atol=1e-6)
+
+
+@BOTH
+@pytest.mark.parametrize("samples", [1, 3])
+def test_only_what_is_observed_is_an_event(times: str, samples: int) -> None:
+    """Times that are only asked for, between and behind, and padding change no likelihood."""
+    net = model(poisson=True, times=times)
+    t = torch.tensor([[0.1, 0.4, 0.7], [0.2, 0.5, 0.5]]).double()
+    values, seen = torch.randn(2, 3, 2).double(), torch.ones(2, 3, 2, dtype=torch.bool)
+    seen[1, 2] = False
+    asked = torch.tensor([[0.1, 0.3, 0.4, 0.7, 0.9], [0.2, 0.5, 0.6, 0.8, 0.8]]).double()
+    place = torch.tensor([[0, 2, 3], [0, 1, 1]])
+    more, met = torch.full((2, 5, 2), math.nan).double(), torch.zeros(2, 5, 2, dtype=torch.bool)
+    for row, column, of in ((0, 0, 0), (0, 2, 1), (0, 3, 2), (1, 0, 0), (1, 1, 1)):
+        more[row, column], met[row, column] = values[row, of], True
+    told = []
+    for batch in ((t, values, seen), (asked, more, met)):
+        torch.manual_seed(0)
+        told.append(net(*batch, samples))
+    torch.testing.assert_close(told[1].integral[:2].gather(1, place), told[0].integral[:2], rtol=0, atol=1e-6)
+    few, many = (log_likelihood_of_times(f, mask.any(-1)) for f, mask in zip(told, (seen, met), strict=True))
+    torch.testing.assert_close(many, few, rtol=0, atol=1e-6)
+    assert few.shape == (2,)
+    bounds = [negative_elbo(f, v, m) for f, v, m in zip(told, (values, more), (seen, met), strict=True)]
+    torch.testing.assert_close(bounds[1], bounds[0], rtol=0, atol=1e-6)
+    nothing = log_likelihood_of_times(told[0], torch.zeros(2, 3, dtype=torch.bool))
+    assert nothing.tolist() == [0.0, 0.0]
+    with pytest.raises(ConfigurationError, match="no rate of events"):
+        log_likelihood_of_times(told[0]._replace(integral=None), seen.any(-1))
 
 
 def test_draws() -> None:

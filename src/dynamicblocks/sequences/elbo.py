@@ -4,6 +4,7 @@ import math
 
 from torch import Tensor
 
+from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.sequences.forecast import Forecast
 
 
@@ -27,7 +28,45 @@ def kl_of_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(-1)
 
 
-def negative_elbo(forecast: Forecast, values: Tensor, wanted: Tensor, kl_weight: float | Tensor = 1.0) -> Tensor:
+def log_likelihood_of_times(forecast: Forecast, events: Tensor) -> Tensor:
+    """Of times of observation, as events of a Poisson process: the sum of log rate(t_i) less the integral of the rate.
+
+    The integral goes from the begin of the state, or from the first event where that is earlier, to the last event.
+    Times that are no events, padding or such as are only asked for, count nothing.
+
+    Args:
+        forecast: of a model that tells a rate, with one or more draws of each series.
+        events: (n, length), bool.
+
+    Returns:
+        (n,), the mean of the draws; zero for a series without events.
+
+    Raises:
+        ConfigurationError: the forecast has no rate.
+
+    >>> import torch
+    >>> zero, times = torch.zeros(1, 3), torch.tensor([[1.0, 2.0, 3.0]])
+    >>> constant = Forecast(zero[..., None], torch.ones(1), torch.zeros(1), log_rate=zero, integral=times)
+    >>> log_likelihood_of_times(constant, torch.tensor([[True, True, False]]))  # the rate is one: -2
+    tensor([-2.])
+    """
+    if forecast.log_rate is None or forecast.integral is None:
+        raise ConfigurationError("the forecast tells no rate of events; take a model with poisson=True")
+    draws = max(1, len(forecast.log_rate) // max(1, len(events)))
+    there = events.repeat(draws, 1)
+    reached = forecast.integral.where(there, -math.inf).amax(1)
+    begun = forecast.integral.where(there, math.inf).amin(1).clamp_max(0)
+    within = (reached - begun).where(there.any(1), 0.0)
+    return _mean(forecast.log_rate.where(there, 0.0).sum(1) - within, draws)
+
+
+def negative_elbo(
+    forecast: Forecast,
+    values: Tensor,
+    wanted: Tensor,
+    kl_weight: float | Tensor = 1.0,
+    events: Tensor | None = None,
+) -> Tensor:
     """The negative evidence lower bound of a batch for each wanted value, a number.
 
     Args:
@@ -35,11 +74,12 @@ def negative_elbo(forecast: Forecast, values: Tensor, wanted: Tensor, kl_weight:
         values: (n, length, features).
         wanted: (n, length, features), bool: which of them count.
         kl_weight: of the divergence; it often grows from zero to one in training.
+        events: (n, length), bool: times of observation, where a forecast tells their rate; by default those wanted.
     """
     draws = _draws(forecast, values)
     bound = log_likelihood(forecast, values, wanted) - kl_weight * _mean(forecast.kl, draws)
-    if forecast.log_likelihood_of_times is not None:
-        bound = bound + _mean(forecast.log_likelihood_of_times, draws)
+    if forecast.log_rate is not None:
+        bound = bound + log_likelihood_of_times(forecast, wanted.any(-1) if events is None else events)
     return -bound.sum() / wanted.sum().clamp_min(1)
 
 

@@ -14,7 +14,7 @@ class Forecast(NamedTuple):
         std: (features,) or (n, length, features), the deviation of an observation around it.
         kl: (n,), the Kullback-Leibler divergence of what was inferred from what was assumed; zero without a posterior.
         log_rate: (n, length), the logarithm of the rate of observations, or None.
-        log_likelihood_of_times: (n,), of the times of observation, or None.
+        integral: (n, length), of the rate, from the begin of the state to each time; or None.
         logits: (n, classes) of the series' label, or None.
     """
 
@@ -22,7 +22,7 @@ class Forecast(NamedTuple):
     std: Tensor
     kl: Tensor
     log_rate: Tensor | None = None
-    log_likelihood_of_times: Tensor | None = None
+    integral: Tensor | None = None
     logits: Tensor | None = None
 
 

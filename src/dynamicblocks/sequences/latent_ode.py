@@ -51,9 +51,9 @@ class LatentODE(SeriesModel):
         encoder_method, encoder_steps: of the equation of ``ode_rnn``, in each gap between observations.
         noise: the deviation of an observation from its mean, or None: one for each feature is learnt.
         classes: how many labels there are; zero: none are told.
-        poisson: the times of observation are events of a Poisson process, whose rate is read off z: its likelihood is
-            part of the forecast, the integral one more state of the same solve, whose tolerances are then at most
-            1e-5 and 1e-6. Every time of a series counts, whether or not something was observed of its values.
+        poisson: the times of observation are events of a Poisson process, whose rate is read off z: the
+            rate and its integral are part of the forecast, the integral one more state of the same solve, whose
+            tolerances are then at most 1e-5 and 1e-6. Which times count, see ``negative_elbo``.
         times: ``union``: all series of a batch share the steps of one solve to the union of their times; ``own``: each
             takes its own (explicit adaptive methods, ``backprop``).
         origin: the time of z's begin; None: the first time of each series.
@@ -141,10 +141,7 @@ class LatentODE(SeriesModel):
         field, begin = WithIntegral(self.field, self.log_rate), (z0, z0.new_zeros(len(z0)))
         z, integral = states_at(self.solver, field, begin, elapsed, self.times)
         log_rate = self.log_rate(z).squeeze(-1)
-        # From the begin of z, or from the first time where that is earlier, to the last.
-        within = integral[:, -1] - integral[:, 0].clamp_max(0)
-        of_times = log_rate.where(_events(times), 0.0).sum(1) - within
-        return Forecast(self.decoder(z), self.log_std.exp(), kl, log_rate, of_times, logits)
+        return Forecast(self.decoder(z), self.log_std.exp(), kl, log_rate, integral, logits)
 
     def sample(self, number: int, times: Tensor) -> Tensor:
         """New series, (number, length, features), at times (length,): the means of values, without their noise."""
@@ -154,11 +151,6 @@ class LatentODE(SeriesModel):
         z0 = torch.randn(number, self.latent, dtype=self.log_std.dtype, device=self.log_std.device)
         shared = times.to(self.log_std.device).expand(number, -1)
         return self.told(z0, shared, z0.new_zeros(number)).values
-
-
-def _events(times: Tensor) -> Tensor:
-    """Which times are times of a series, and no padding, which repeats the last one."""
-    return torch.cat([torch.ones_like(times[:, :1], dtype=torch.bool), times.diff(dim=1) > 0], 1)
 
 
 def _check_noise(noise: float | None) -> None:

@@ -165,7 +165,9 @@ class Series(Task[SeriesBatch]):
         forecast: Forecast = net(batch.times, batch.values, batch.seen)
         warmup = self.model.kl_warmup
         weight = (batch.progress / warmup).clamp(max=1) if warmup else 1.0
-        loss = negative_elbo(forecast, batch.values, batch.wanted, weight)
+        # What was observed, told or not, is an event; padding, and rows in which every cell is empty, are none.
+        events = (batch.seen | batch.wanted).any(-1)
+        loss = negative_elbo(forecast, batch.values, batch.wanted, weight, events)
         told, labels = forecast.logits, batch.labels
         labelled, hits = loss.new_zeros(()), loss.new_zeros(())
         if told is not None:
