@@ -60,6 +60,12 @@ SHOWN = (
     ("Operators", "", "operators runs/mine"),
     ("Predict", "", "predict runs/mine three.png"),
     ("Runs", "", "runs"),
+    (
+        "Sample",
+        "Of what a run has learnt to make: series of a latent ODE, times of events.",
+        "train --task events --data.sequences 40 --epochs 2 --run happened",
+    ),
+    ("", "", "sample runs/happened --number 3 --output new.csv"),
     ("Lists", "", "models"),
     ("", "", "models dynamicnet_small"),
     ("", "", "integrators"),
