@@ -194,10 +194,13 @@ class TrainCommand:
         training = Training(task, config, **shown) if begun is None else self._resumed(begun, shown)
         console = training.console
         say(console, training.note)
+        evaluations = evaluations_of(training.net)
+        # Without blocks there are none: those of a solve are told after each epoch.
+        cost = f", {evaluations} layer evaluations a pass" if evaluations else ""
         say(
             console,
-            f"{training.task.title}: {num_weights(training.net):,} weights, {evaluations_of(training.net)} layer "
-            f"evaluations a pass, on {training.fabric.device}; writing to {training.folder.path}",
+            f"{training.task.title}: {num_weights(training.net):,} weights{cost}, on {training.fabric.device}; "
+            f"writing to {training.folder.path}",
         )
         show(training.run(), training, console, again)
         return training
