@@ -63,7 +63,7 @@ SHOWN = (
     (
         "Sample",
         "Of what a run has learnt to make: series of a latent ODE, times of events.",
-        "train --task events --data.sequences 40 --epochs 2 --run happened",
+        "train --task events --epochs 2 --run happened",
     ),
     ("", "", "sample runs/happened --number 3 --output new.csv"),
     ("Lists", "", "models"),
