@@ -137,7 +137,7 @@ class Dynamics(Task[TrajectoryBatch]):
         "optimizer.lr": 0.01,
         "optimizer.weight_decay": 0.0,
         "optimizer.warmup": 0.05,
-        "epochs": 40,
+        "epochs": 100,
     }
 
     data: TrajectoryConfig = field(default_factory=TrajectoryConfig)
