@@ -19,6 +19,7 @@ from dynamicblocks.cli.main import COMMANDS, main
 from dynamicblocks.cli.table import table
 from dynamicblocks.tasks.segment_pictures import draw_masks
 from dynamicblocks.training import Manifestation, Score
+from dynamicblocks.training.engine import Cost
 from dynamicblocks.training.progress import Report, duration
 from dynamicblocks.visible import columns, on_one_line, visible
 from tests.training.small_task import Small, plan
@@ -214,8 +215,9 @@ def test_time_left_counts_what_validation_takes(monkeypatch):
     report = Report(console, task)
     score = type("S", (), {"figures": {"loss": 1.0}})()
     with report.training(total=40, done=0, epochs=4):
-        report.epoch(0, 10, score, score, 0.1, 100.0)
-        report.epoch(1, 20, score, score, 0.1, 100.0)
+        report.epoch(0, 10, score, score, 0.1, 100.0, Cost(8.0, 0.0, fixed=True))
+        report.epoch(1, 20, score, score, 0.1, 100.0, Cost(8.5, 2.0, fixed=False))
+    assert ["evaluations 8.5 + 2.0 back" in line for line in written(console).splitlines()[1:]] == [False, True]
     assert [line.split("  ")[-1] for line in written(console).splitlines()[1:]] == ["1:30 left", "1:00 left"]
     assert duration(3725) == "1:02:05"
 

@@ -18,6 +18,7 @@ from dynamicblocks.tasks.dynamics_facts import TrajectoryFacts, facts_of_traject
 from dynamicblocks.tasks.dynamics_net import DynamicsNet, Fit, TrajectoryBatch
 from dynamicblocks.tasks.dynamics_options import DynamicsModel, ShootingConfig
 from dynamicblocks.tasks.given_series import given_series
+from dynamicblocks.tasks.handed import Handed
 from dynamicblocks.tasks.own_equation import make_equation
 from dynamicblocks.tasks.prediction import SeriesPrediction
 from dynamicblocks.tasks.registry import tasks
@@ -25,13 +26,11 @@ from dynamicblocks.tasks.trajectory_batches import TrajectoryBatches
 from dynamicblocks.times import check_amount, check_count, check_seed
 from dynamicblocks.training.evaluation import evaluation_mode
 from dynamicblocks.training.predicting import answer_of, check_rows, together
-from dynamicblocks.training.task import HERE, Batches, Figure, Place, SplitName, Task
+from dynamicblocks.training.task import HERE, Batches, Figure, Place, SplitName
 
 CRITERIA = ("mse", "mae")
 # Trajectories of a rehearsal.
 FEW = 2
-GIVEN = "given"
-"""The name of data that were handed over in Python."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def the_same(series: SeriesSet, name: str) -> SeriesDataset:
 
 @tasks.register("dynamics")
 @dataclass(frozen=True)
-class Dynamics(Task[TrajectoryBatch]):
+class Dynamics(Handed[TrajectoryBatch]):
     """Observed trajectories into the equation that they follow: a network, known terms with unknown constants, or both.
 
     A trajectory begins at its first observation, or at a state that is learnt, and is followed by the solver through
@@ -153,33 +152,17 @@ class Dynamics(Task[TrajectoryBatch]):
     @property
     def title(self) -> str:
         """Data and right-hand side."""
-        return f"{Path(self.data.name.partition(':')[2] or self.data.name).stem}-{self.model.name}"
+        return f"{self.source}-{self.model.name}"
 
     # Data and network
-
-    def with_data(self, series: SeriesSet) -> "Dynamics":
-        """The task on series that somebody has in Python, in the place of those that it names."""
-        task = replace(self, data=replace(self.data, name=GIVEN))
-        vars(task)["handed"] = series
-        return task
 
     @cached_property
     def series(self) -> SeriesDataset:
         """The data."""
-        data = self.data
-        if data.name == GIVEN:
-            handed = vars(self).get("handed")
-            if handed is None:
-                raise ConfigurationError(
-                    "the data of this run were handed over in Python and are not stored with it; give them again: "
-                    "task.with_data(series)"
-                )
-            found = data.split(handed)
-        else:
-            found = data.load()
+        found: SeriesDataset = self.found()
         if "known" in vars(self) and found.train.features != self.known.features:
             raise ConfigurationError(
-                f"the run was trained on {', '.join(self.known.features)}, but {data.name} now holds "
+                f"the run was trained on {', '.join(self.known.features)}, but {self.data.name} now holds "
                 f"{', '.join(found.train.features)}; give the data of the training"
             )
         return found
@@ -216,11 +199,6 @@ class Dynamics(Task[TrajectoryBatch]):
             batch = self._whole(self.series.train, HERE)
             starts = first_states(batch.values, batch.known, batch.times, self.shooting.window, self.model.order)
         return DynamicsNet(self.model, self.solver, self.shooting, self.known, starts)
-
-    def sketch(self) -> nn.Module:
-        # What the data lack, and what an equation makes of them, is said before a run begins.
-        self.load()
-        return self.build()
 
     def _known_of(self, series: SeriesSet) -> Tensor:
         """The observations that are trained on: those seen, but for the end of each trajectory."""

@@ -7,7 +7,7 @@ from dynamicblocks.data.series.event_catalogue import SET, load_events, split_ev
 from dynamicblocks.data.series.events import EventDataset, EventSet
 from dynamicblocks.data.series.files import source_of
 from dynamicblocks.data.series.known_rates import known_rates
-from dynamicblocks.tasks.series_options import GIVEN
+from dynamicblocks.tasks.handed import GIVEN
 from dynamicblocks.times import check_count, check_seed
 
 

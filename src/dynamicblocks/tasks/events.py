@@ -18,14 +18,14 @@ from dynamicblocks.sequences.with_integral import TIGHT
 from dynamicblocks.tasks.event_facts import EventFacts, facts_of_events
 from dynamicblocks.tasks.event_given import given_events
 from dynamicblocks.tasks.event_options import EventConfig, EventModel
+from dynamicblocks.tasks.handed import GIVEN, Handed
 from dynamicblocks.tasks.prediction import SeriesPrediction
 from dynamicblocks.tasks.registry import tasks
 from dynamicblocks.tasks.series_given import check_asked
-from dynamicblocks.tasks.series_options import GIVEN
 from dynamicblocks.times import check_count, check_seed
 from dynamicblocks.training.evaluation import evaluation_mode
 from dynamicblocks.training.predicting import check_rows
-from dynamicblocks.training.task import HERE, Batches, Figure, Place, SplitName, Task
+from dynamicblocks.training.task import HERE, Batches, Figure, Place, SplitName
 from dynamicblocks.training.tensor_batches import TensorBatches
 
 EventBatch = tuple[Tensor, ...]
@@ -46,7 +46,7 @@ FEW, SHOWN, POINTS = 2, 3, 400
 
 @tasks.register("events")
 @dataclass(frozen=True)
-class Events(Task[EventBatch]):
+class Events(Handed[EventBatch]):
     """Times of events into the rate at which they happen: an inhomogeneous Poisson process, lambda(z(t)).
 
     The state z follows an equation that is learnt along with what lambda makes of it; its first value is learnt, or
@@ -83,28 +83,14 @@ class Events(Task[EventBatch]):
     @property
     def title(self) -> str:
         """The data."""
-        return f"{Path(self.data.name.partition(':')[2] or self.data.name).stem}-poisson"
+        return f"{self.source}-poisson"
 
     # Data and network
-
-    def with_data(self, events: EventSet) -> "Events":
-        """The task on events that somebody has in Python, in the place of those that it names."""
-        task = replace(self, data=replace(self.data, name=GIVEN))
-        vars(task)["handed"] = events
-        return task
 
     @cached_property
     def events(self) -> EventDataset:
         """The data."""
-        if self.data.name != GIVEN:
-            found = self.data.load()
-        elif "handed" in vars(self):
-            found = self.data.split(vars(self)["handed"])
-        else:
-            raise ConfigurationError(
-                "the data of this run were handed over in Python and are not stored with it; give them again: "
-                "task.with_data(events)"
-            )
+        found: EventDataset = self.found()
         if "known" in vars(self) and found.train.columns != self.known.columns:
             raise ConfigurationError(
                 f"the run was trained with the columns {', '.join(self.known.columns) or 'none'}, but {self.data.name} "
@@ -145,11 +131,6 @@ class Events(Task[EventBatch]):
             start=start,
             solver=self.solver,
         )
-
-    def sketch(self) -> nn.Module:
-        # What the data lack is said before a run begins.
-        self.load()
-        return self.build()
 
     @property
     def _speed(self) -> float:

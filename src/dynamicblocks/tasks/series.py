@@ -14,15 +14,16 @@ from dynamicblocks.data.series import SeriesBatch, SeriesBatches, SeriesDataset,
 from dynamicblocks.errors import ConfigurationError, SolverError
 from dynamicblocks.sequences import Forecast, LatentODE, SeriesModel, Solver, negative_elbo
 from dynamicblocks.sequences.rnn import NextValueRNN
+from dynamicblocks.tasks.handed import Handed
 from dynamicblocks.tasks.prediction import SeriesPrediction
 from dynamicblocks.tasks.registry import tasks
 from dynamicblocks.tasks.series_facts import SeriesFacts, facts_of_series
 from dynamicblocks.tasks.series_given import asked_at, check_asked, series_of
-from dynamicblocks.tasks.series_options import GIVEN, SeriesConfig, SeriesModelConfig
+from dynamicblocks.tasks.series_options import SeriesConfig, SeriesModelConfig
 from dynamicblocks.times import check_count, check_seed
 from dynamicblocks.training.evaluation import evaluation_mode
 from dynamicblocks.training.predicting import check_rows
-from dynamicblocks.training.task import HERE, Batches, Figure, Place, SplitName, Task
+from dynamicblocks.training.task import HERE, Batches, Figure, Place, SplitName
 
 # Series of a rehearsal and of a picture; draws of each there; times of a line.
 FEW, SHOWN, DRAWS, POINTS = 2, 3, 30, 200
@@ -30,7 +31,7 @@ FEW, SHOWN, DRAWS, POINTS = 2, 3, 30, 200
 
 @tasks.register("series")
 @dataclass(frozen=True)
-class Series(Task[SeriesBatch]):
+class Series(Handed[SeriesBatch]):
     """Time series into their values at all times: a model sees some values, and tells what was and what comes.
 
     Lowered is the negative evidence lower bound of a wanted value (in normalised units); rmse is the root mean square
@@ -61,32 +62,17 @@ class Series(Task[SeriesBatch]):
     @property
     def title(self) -> str:
         """Data and model."""
-        return f"{Path(self.data.name.partition(':')[2] or self.data.name).stem}-{self.model.name}"
+        return f"{self.source}-{self.model.name}"
 
     # Data and network
-
-    def with_data(self, series: SeriesSet) -> "Series":
-        """The task on series that somebody has in Python, in the place of those that it names."""
-        task = replace(self, data=replace(self.data, name=GIVEN))
-        vars(task)["handed"] = series
-        return task
 
     @cached_property
     def series(self) -> SeriesDataset:
         """The data."""
-        data = self.data
-        if data.name != GIVEN:
-            found = data.load()
-        elif "handed" in vars(self):
-            found = data.split(vars(self)["handed"])
-        else:
-            raise ConfigurationError(
-                "the data of this run were handed over in Python and are not stored with it; give them again: "
-                "task.with_data(series)"
-            )
+        found: SeriesDataset = self.found()
         if "known" in vars(self) and found.train.features != self.known.features:
             raise ConfigurationError(
-                f"the run was trained on {', '.join(self.known.features)}, but {data.name} now holds "
+                f"the run was trained on {', '.join(self.known.features)}, but {self.data.name} now holds "
                 f"{', '.join(found.train.features)}; give the data of the training"
             )
         return found
@@ -124,11 +110,6 @@ class Series(Task[SeriesBatch]):
             times=model.times,
             origin=0.0 if model.begin == "common" else None,
         )
-
-    def sketch(self) -> nn.Module:
-        # What the data lack is said before a run begins.
-        self.load()
-        return self.build()
 
     def batches(self, split: SplitName, place: Place) -> SeriesBatches:
         return self._batches(getattr(self.series, split), place, self.data.batch_size, self.data.test_batch_size)

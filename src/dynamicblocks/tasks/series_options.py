@@ -8,8 +8,6 @@ from dynamicblocks.data.series.splits import split_series
 from dynamicblocks.errors import ConfigurationError, unknown_name
 from dynamicblocks.times import check_amount, check_count, check_seed
 
-GIVEN = "given"
-"""The name of data that were handed over in Python."""
 PUBLISHED = "spirals"
 """Made series that say themselves what is seen of them: their later points are told, and never seen."""
 
