@@ -143,7 +143,10 @@ def test_a_flag_may_hold_all_options_of_a_part():
         ("--optimiser.lr 1", "--optimiser.lr: there is no such option; did you mean 'optimizer.lr'"),
         ("--lr_end 1", "--lr_end: there is no such option; did you mean 'optimizer.lr_end'"),
         ("--epoch 3", "--epoch: there is no such option; did you mean 'epochs'"),
-        ("--criterion mse", "--criterion: the task 'classify' has no option 'criterion'; tasks that have it: dynamics, regress"),
+        (
+            "--criterion mse",
+            "--criterion: the task 'classify' has no option 'criterion'; tasks that have it: dynamics",
+        ),
         ("stray", "'stray' stands behind no flag"),
         ("--epochs=3 stray", "--epochs expects a whole number, got '3 stray'"),
         ("--seed 99999999999999999999999", "seed must be a whole number from 0 to 2^63 - 1"),
