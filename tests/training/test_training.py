@@ -348,7 +348,7 @@ def test_wrong_values_are_usage_errors_that_leave_nothing_behind(flags, message,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "train,predict,runs,evaluate,converge,compress"),
+        ([], "train,predict,sample,runs,evaluate,converge,compress"),
         (["trian"], "invalid choice: 'trian'"),
         (["evaluate"], "run"),
     ],
