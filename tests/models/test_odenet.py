@@ -280,6 +280,9 @@ def test_wrong_options(options: dict, said: str) -> None:
         create_model("odenet", **options)
 
 
-def test_too_small_images() -> None:
-    with pytest.raises(ConfigurationError, match="at least 6 x 6"):
-        create_model("odenet", in_channels=1, width=4)(torch.zeros(1, 1, 5, 5))
+@pytest.mark.parametrize(("downsampling", "least"), [("conv", 10), ("residual", 7)])
+def test_of_images_there_must_be_more_than_one_pixel_left(downsampling: str, least: int) -> None:
+    net = create_model("odenet", in_channels=1, width=4, downsampling=downsampling)
+    assert net.opening(torch.zeros(1, 1, least, least)).shape[2:] == (2, 2)
+    with pytest.raises(ConfigurationError, match=f"at least {least} x {least}.*got"):
+        net(torch.zeros(1, 1, least, least - 1))

@@ -18,8 +18,9 @@ from dynamicblocks.network import DynamicNet
 from dynamicblocks.times import MAX_BLOCK_STEPS, MAX_CONTROLS, check_count, check_positive, check_steps, uniform
 
 MOST_GROUPS = 32
-# The fewest pixels along an axis of which the strides leave one.
-DOWNSAMPLINGS: Mapping[str, int] = {"conv": 6, "residual": 3}
+# The fewest pixels along an axis of which the strides leave two: where a group of the norm has two channels of one pixel
+# each, it keeps nothing but their order, and nothing is learnt.
+DOWNSAMPLINGS: Mapping[str, int] = {"conv": 10, "residual": 7}
 TOLERANCE = 1e-3
 
 
@@ -154,9 +155,10 @@ class Downsampling(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         check_input(self, images, self.in_channels, "images")
         if min(images.shape[2:]) < self.least:
+            other = "" if self.kind == "residual" else "; the downsampling 'residual' takes 7 x 7 and more"
             raise ConfigurationError(
                 f"the downsampling {self.kind!r} needs images of at least {self.least} x {self.least} pixels, of which "
-                f"its strides leave one; got {tuple(images.shape)}"
+                f"its strides leave 2 x 2; got {tuple(images.shape)}{other}"
             )
         return self.strided(self.opening(images))
 
