@@ -18,8 +18,8 @@ from dynamicblocks.network import DynamicNet
 from dynamicblocks.times import MAX_BLOCK_STEPS, MAX_CONTROLS, check_count, check_positive, check_steps, uniform
 
 MOST_GROUPS = 32
-# The fewest pixels along an axis of which the strides leave two: a group of the norm with two channels of one pixel keeps
-# nothing but their order, and nothing is learnt.
+# The fewest pixels along an axis of which the strides leave two. Of one pixel a group of two channels keeps nothing but
+# their order, and nothing is learnt.
 DOWNSAMPLINGS: Mapping[str, int] = {"conv": 10, "residual": 7}
 TOLERANCE = 1e-3
 
