@@ -46,6 +46,15 @@ class Handed(Task[Batch]):
             )
         return self.data.split(vars(self)["handed"])
 
+    def check_features(self, now: tuple[str, ...]) -> None:
+        """Raise where a run was trained on other features than its data have now."""
+        known = vars(self).get("known")
+        if known is not None and known.features != now:
+            raise ConfigurationError(
+                f"the run was trained on {', '.join(known.features)}, but {self.data.name} now holds "
+                f"{', '.join(now)}; give the data of the training"
+            )
+
     def sketch(self) -> nn.Module:
         # What the data lack, and what the network makes of them, is said before a run begins.
         self.load()

@@ -70,11 +70,7 @@ class Series(Handed[SeriesBatch]):
     def series(self) -> SeriesDataset:
         """The data."""
         found: SeriesDataset = self.found()
-        if "known" in vars(self) and found.train.features != self.known.features:
-            raise ConfigurationError(
-                f"the run was trained on {', '.join(self.known.features)}, but {self.data.name} now holds "
-                f"{', '.join(found.train.features)}; give the data of the training"
-            )
+        self.check_features(found.train.features)
         return found
 
     @cached_property
