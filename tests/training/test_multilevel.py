@@ -132,7 +132,8 @@ def test_every_network_is_refined_in_a_training_with_a_step_on_each_side(name):
     options = OptimizerConfig(box=1.0, smoothness=1e-4)
     plan = TrainConfig(epochs=2, refine=RefineConfig((1,), restart=True), optimizer=options, hardware=hardware)
     fabric = make_fabric(hardware)
-    images, labels = torch.randn(2, 1, 8, 8), torch.tensor([3, 1])
+    # The least that all of them take.
+    images, labels = torch.randn(2, 1, 10, 10), torch.tensor([3, 1])
 
     def trained(engine):
         engine.net.train()

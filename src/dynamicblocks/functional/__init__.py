@@ -1,7 +1,8 @@
-"""Functions that solve an initial value problem: odeint and its relatives."""
+"""Functions that solve an initial value problem: odeint and its relatives, and how they do as plain values."""
 
 from dynamicblocks.functional.odeint import odeint, odeint_dense, odeint_event
 from dynamicblocks.functional.odeint_adjoint import odeint_adjoint
 from dynamicblocks.functional.solve import solve
+from dynamicblocks.functional.solver import Solver
 
-__all__ = ["odeint", "odeint_adjoint", "odeint_dense", "odeint_event", "solve"]
+__all__ = ["Solver", "odeint", "odeint_adjoint", "odeint_dense", "odeint_event", "solve"]

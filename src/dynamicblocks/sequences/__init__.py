@@ -1,5 +1,6 @@
 """Models of what happens in time: neural ODEs on trajectories, latent ODEs on series, point processes."""
 
+from dynamicblocks.functional.solver import Solver
 from dynamicblocks.sequences.elbo import negative_elbo, squared_error
 from dynamicblocks.sequences.equation import Equation, constants_of, equations
 from dynamicblocks.sequences.fields import MLPField, Sum
@@ -9,7 +10,6 @@ from dynamicblocks.sequences.neural_ode import NeuralODE
 from dynamicblocks.sequences.poisson import PoissonProcess
 from dynamicblocks.sequences.rnn import NextValueRNN
 from dynamicblocks.sequences.shooting import filled, first_states, shoot
-from dynamicblocks.sequences.solver import Solver
 from dynamicblocks.sequences.with_integral import with_integral
 
 __all__ = [

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError, unknown_name
+from dynamicblocks.functional.solver import Solver
 from dynamicblocks.sequences.elbo import kl_of_normal
 from dynamicblocks.sequences.encoders import EncoderName, make_encoder
 from dynamicblocks.sequences.forecast import Forecast, SeriesModel
 from dynamicblocks.sequences.perceptron import perceptron
-from dynamicblocks.sequences.solver import Solver
 from dynamicblocks.sequences.union_of_times import Times, states_at
 from dynamicblocks.sequences.with_integral import TIGHT, WithIntegral
 from dynamicblocks.times import check_count

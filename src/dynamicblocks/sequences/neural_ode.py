@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dynamicblocks.errors import ArgumentError, ArgumentTypeError, ConfigurationError, unknown_name
-from dynamicblocks.sequences.solver import Solver
+from dynamicblocks.functional.solver import Solver
 from dynamicblocks.sequences.union_of_times import Times, states_at
 from dynamicblocks.solving import Solution
 from dynamicblocks.times import check_count

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError, SolverError
-from dynamicblocks.sequences.solver import Solver
+from dynamicblocks.functional.solver import Solver
 from dynamicblocks.sequences.with_integral import TIGHT, log_rate_of, with_integral
 from dynamicblocks.thinning import thinned
 from dynamicblocks.times import check_count

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dynamicblocks.sequences.solver import Solver
+from dynamicblocks.functional.solver import Solver
 
 Times = Literal["union", "own"]
 

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.sequences.solver import Solver
+from dynamicblocks.functional.solver import Solver
 
 # What a likelihood's integral wants: training finds rates of which a loose solve tells too small an integral, at 1e-3
 # by 0.015 nats an event, where it was measured.

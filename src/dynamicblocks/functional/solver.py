@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.functional import solve
+from dynamicblocks.functional.solve import solve
 from dynamicblocks.gradients import as_gradient
 from dynamicblocks.integrators import AdaptiveMethod, as_method
 from dynamicblocks.solving import Solution

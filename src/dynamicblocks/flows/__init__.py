@@ -1,0 +1,1 @@
+"""Continuous normalizing flows: fields, transforms, flows, and what they are trained by."""
