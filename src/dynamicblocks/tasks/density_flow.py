@@ -35,9 +35,7 @@ def check_flow(model: DensityModel, solver: Solver, trace: str) -> None:
         )
 
 
-def flow_of(
-    model: DensityModel, known: DensityFacts, solver: Solver, trace: str, penalties: tuple[str, ...]
-) -> Flow:
+def flow_of(model: DensityModel, known: DensityFacts, solver: Solver, trace: str, penalties: tuple[str, ...]) -> Flow:
     """The flow of points in data units.
 
     Raises:
@@ -78,7 +76,7 @@ def trace_of(trace: str, field: str, numbers: int) -> str:
     if numbers > MOST_EXACT and isinstance(as_trace(trace, numbers), Exact):
         raise ConfigurationError(
             f"trace {trace}: of points of {numbers:,} numbers it takes as many products with the Jacobian in each "
-            f"evaluation of the field {field}, beside one of trace hutchinson; take that, or the field potential, whose "
+            f"evaluation of the field {field}; take trace hutchinson, which takes one, or the field potential, whose "
             "trace has a closed form"
         )
     return trace

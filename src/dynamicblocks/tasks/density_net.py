@@ -65,11 +65,13 @@ class DensityNet(nn.Module):
     def _told(self, batch: PointBatch) -> Tensor:
         x, context = batch.points, self.scaled(batch.context)
         draws = torch.Generator().manual_seed(int(batch.seed))
+        nll: Tensor | None = None
         if self.matching is None:
             nll, penalty = negative_log_likelihood(self.flow, x, context, weights=self.penalties, generator=draws)
             loss = (nll + penalty).mean()
         else:
-            nll = None if self.training else -self.flow.log_prob(x, context, generator=draws)
+            if not self.training:
+                nll = -self.flow.log_prob(x, context, generator=draws)
             loss = self.matching(self.flow, x, context, generator=draws).mean()
         none = loss.new_zeros(())
         return torch.stack([loss, none, none] if nll is None else [loss, none + 1, nll.mean().to(loss)])

@@ -1,11 +1,13 @@
 """Options of the task of densities."""
 
 from dataclasses import dataclass
+from typing import get_args
 
 from dynamicblocks.data.densities.catalogue import density_sets, load_density, split_density
 from dynamicblocks.data.densities.points import DensityDataset, PointSet
 from dynamicblocks.data.series.checks import check_share
 from dynamicblocks.errors import ConfigurationError, unknown_name
+from dynamicblocks.flows.fields import TimeName
 from dynamicblocks.tasks.handed import GIVEN
 from dynamicblocks.times import check_amount, check_count, check_counts, check_positive, check_seed
 
@@ -108,7 +110,7 @@ class DensityModel:
     field: str = "auto"
     hidden: tuple[int, ...] = ()
     activation: str = "tanh"
-    time: str = "linear"
+    time: TimeName = "linear"
     horizon: float = 1.0
     base: str = "gaussian"
     standardise: bool | None = None
@@ -118,6 +120,8 @@ class DensityModel:
     def __post_init__(self) -> None:
         if self.hidden:
             check_counts(self.hidden, "model.hidden")
+        if self.time not in get_args(TimeName):
+            raise unknown_name("model.time", self.time, get_args(TimeName))
         check_positive(self.horizon, "model.horizon")
         for option in ("flows", "scales"):
             check_count(getattr(self, option), f"model.{option}")
