@@ -81,7 +81,8 @@ def folder_of_images(folder: Path) -> PointSet:
     left_out = LeftOut(folder)
     paths = find_files(folder, left_out)
     if not paths:
-        raise StorageError(f"there is no image in {legible(folder)}{f'; left out: {left_out}' if left_out.found else ''}")
+        others = f"; left out: {left_out}" if left_out.found else ""
+        raise StorageError(f"there is no image in {legible(folder)}{others}")
     headers = [header_of(path) for path in paths]
     first = headers[0]
     for path, header in zip(paths, headers, strict=True):
