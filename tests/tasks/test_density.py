@@ -25,10 +25,15 @@ RK4 = Solver("rk4", step_size=0.25)
 OBJECTIVES = ("likelihood", "flow-matching", "ot-flow-matching")
 
 
+def _few(patch):
+    patch.setattr("dynamicblocks.tasks.density_pictures.draw_density", lambda *_: [])
+    patch.setattr("dynamicblocks.data.densities.catalogue.DRAWN", (60, 20, 20))
+
+
 @pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch):
-    """Pictures have tests of their own."""
-    monkeypatch.setattr("dynamicblocks.tasks.density_pictures.draw_density", lambda *_: [])
+def _small(monkeypatch):
+    """Pictures have tests of their own, and a few points are enough."""
+    _few(monkeypatch)
 
 
 def training(task, folder, **options):
@@ -42,7 +47,7 @@ def training(task, folder, **options):
 def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("density")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dynamicblocks.tasks.density_pictures.draw_density", lambda *_: [])
+        _few(patch)
         training(Density(SMALL, TINY, RK4), place).run()
     return place / "run"
 
@@ -269,4 +274,4 @@ def test_a_table_of_ones_own_end_to_end(tmp_path, capsys, monkeypatch):
     assert not main(["evaluate", "runs/r"])
     capsys.readouterr()
     assert main(["train", "--task", "density", *where, *small, "--data.values", "widht"])
-    assert "did you mean 'width'" in capsys.readouterr().err
+    assert "no column 'widht'; there are 'width', 'height', 'dose'" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dynamicblocks.data.densities.points import DensityDataset, PointSet
+from dynamicblocks.data.densities import DensityDataset, PointSet
 from dynamicblocks.errors import ConfigurationError, SolverError, unknown_name
 from dynamicblocks.functional import Solver
 from dynamicblocks.tasks.density_batches import PointBatch, PointBatches
@@ -132,7 +132,7 @@ class Density(Handed[PointBatch]):
     @cached_property
     def known(self) -> DensityFacts:
         """What the flow needs to know of the data."""
-        return facts_of_points(self.densities.train)
+        return facts_of_points(self.densities.train, self.model.alpha)
 
     def check(self) -> None:
         self.data.check()
@@ -149,15 +149,13 @@ class Density(Handed[PointBatch]):
     def build(self) -> DensityNet:
         weights = self.penalties.weights
         flow = flow_of(self.model, self.known, self.solver, self.trace, tuple(weights))
-        return DensityNet(flow, self.known, self.objective, weights, self.sigma)
+        return DensityNet(flow, self.known, self.objective, weights, self.sigma, self.data.batch_size)
 
     def batches(self, split: SplitName, place: Place) -> PointBatches:
         points: PointSet = getattr(self.densities, split)
         context = torch.zeros(len(points), 0) if points.context is None else points.context
         steps = self.data.steps or (SOLVED if self.objective == "likelihood" else MATCHED)
-        # Pairs of a larger batch are nearer, and their loss is another one.
-        size = self.data.batch_size if self.objective == "ot-flow-matching" else self.data.test_batch_size
-        return PointBatches(points.points, context, self.data.batch_size, steps, place, size)
+        return PointBatches(points.points, context, self.data.batch_size, steps, place, self.data.test_batch_size)
 
     def rehearsal(self, batches: Batches[PointBatch]) -> Iterator[PointBatch]:
         yield next(iter(batches.training(0))).select(slice(FEW))

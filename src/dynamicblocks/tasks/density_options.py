@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import get_args
 
-from dynamicblocks.data.densities.catalogue import density_sets, load_density, split_density
-from dynamicblocks.data.densities.points import DensityDataset, PointSet
+from dynamicblocks.data.densities import DensityDataset, PointSet, load_density, split_density
+from dynamicblocks.data.densities.catalogue import check_named
 from dynamicblocks.data.series.checks import check_share
 from dynamicblocks.errors import ConfigurationError, unknown_name
 from dynamicblocks.flows.fields import TimeName
@@ -19,7 +19,8 @@ class DensityConfig:
     Args:
         name: moons, circles, checkerboard, swiss_roll, eight_gaussians, pinwheel (drawn on the fly); csv:PATH or
             parquet:PATH, tables with a row for each point; npy:PATH or npz:PATH, arrays (n, features), of .npz files
-            with the keys points and, if any, context; digits, mnist, cifar10, or images:FOLDER, images of one size.
+            with the keys points and, if any, context; digits, mnist, fashion-mnist, cifar10, or images:FOLDER, images
+            of one size.
         values: of a table, the columns that make a point; by default all others that hold numbers.
         context: of a table, the columns that a point depends on, of which densities are conditional; label is the
             class of a point that is drawn on the fly, or of an image.
@@ -67,8 +68,8 @@ class DensityConfig:
 
     def check(self) -> None:
         """Raise where there is no such set of points."""
-        if self.name != GIVEN and ":" not in self.name and self.name not in density_sets():
-            raise unknown_name("set of points", self.name, density_sets())
+        if self.name != GIVEN:
+            check_named(self.name)
 
     def load(self) -> DensityDataset:
         """The points, split."""
@@ -97,25 +98,29 @@ class DensityModel:
             of a potential, whose trace has a closed form), conv (of images); auto is concatsquash, of images conv.
         hidden: units of each hidden layer, or channels of each hidden convolution; by default those of the field: 64
             64 64, of hyper 64 32, of potential 32 32.
-        activation: of the field.
+        activation: of the field; by default tanh, of conv softplus.
         time: how the field is told the time: linear (as it is), fourier (sines and cosines).
         horizon: the time of the data.
         base: what noise is drawn from: gaussian, eight_gaussians.
         standardise: whether data are brought to mean zero and deviation one first, inside the flow; by default they
-            are where noise is gaussian. Images are spread from 0 to 1 instead.
-        flows: how many equations, one behind the other; with images, of each scale.
+            are where noise is gaussian. Of images it is the logits of their pixels, all by one mean and deviation.
+        flows: how many equations, one behind the other; of images, before and after each change of scale.
         scales: of images, how many: behind each but the last, half of the numbers are noise already.
+        patch: of the field conv, it sees patches of so many pixels a side as one place, for patch^2 less work.
+        alpha: of images, how far the logits of their pixels stay from infinity; 0.05 is usual of photographs.
     """
 
     field: str = "auto"
     hidden: tuple[int, ...] = ()
-    activation: str = "tanh"
+    activation: str | None = None
     time: TimeName = "linear"
     horizon: float = 1.0
     base: str = "gaussian"
     standardise: bool | None = None
     flows: int = 1
     scales: int = 1
+    patch: int = 1
+    alpha: float = 1e-6
 
     def __post_init__(self) -> None:
         if self.hidden:
@@ -123,8 +128,10 @@ class DensityModel:
         if self.time not in get_args(TimeName):
             raise unknown_name("model.time", self.time, get_args(TimeName))
         check_positive(self.horizon, "model.horizon")
-        for option in ("flows", "scales"):
+        for option in ("flows", "scales", "patch"):
             check_count(getattr(self, option), f"model.{option}")
+        if not 0 < check_amount(self.alpha, "model.alpha") < 0.5:
+            raise ConfigurationError(f"model.alpha must lie above 0 and below 0.5, got {self.alpha:g}")
 
 
 @dataclass(frozen=True)
