@@ -68,6 +68,21 @@ class Sampling:
         for step in range(first_step, self.steps):
             yield step, order[step * self.batch_size : (step + 1) * self.batch_size]
 
+    def rounds(self, steps: int, epoch: int, first_step: int = 0) -> Iterator[tuple[int, Tensor]]:
+        """The same for an epoch of so many steps: the samples are gone through as often as that takes.
+
+        >>> [step for step, _ in Sampling(4, batch_size=2).rounds(5, epoch=1, first_step=2)]
+        [2, 3, 4]
+        """
+        step = first_step
+        while step < steps:
+            round_, place = divmod(epoch * steps + step, self.steps)
+            for _, batch in self.training(round_, place):
+                yield step, batch
+                step += 1
+                if step == steps:
+                    return
+
     def mine(self, batch: Tensor) -> Tensor:
         """The share of this process of a batch, or of what belongs to it."""
         return batch[self.rank :: self.world]

@@ -81,6 +81,11 @@ Example: dynamicblocks train --task events
 Example: dynamicblocks train --task events --data.name state_driven
 Example: dynamicblocks train --task events --data.name csv:visits.csv --data.t0 0 --data.t1 10 --solver.rtol 1e-5
 """,
+    "density": """
+Example: dynamicblocks train --task density
+Example: dynamicblocks train --task density --data.name eight_gaussians --objective ot-flow-matching
+Example: dynamicblocks train --task density --data.name csv:mine.csv --data.context dose --penalties.kinetic 0.01
+""",
 }
 
 

@@ -65,7 +65,8 @@ class Run:
             x: the data.
             batch_size: samples at a time, which bounds the memory; by default as in evaluation.
             resize: whether images of another size are made to fit; by default they are an error.
-            more: what the task's predict takes beside: of series ``times``, ``samples`` and ``seed``.
+            more: what the task's predict takes beside: of series ``times``, ``samples`` and ``seed``, of points
+                ``context``.
 
         Returns:
             A :class:`~dynamicblocks.tasks.Prediction` of images, with ``labels``, ``probabilities`` and ``classes``; a
@@ -76,28 +77,34 @@ class Run:
             StorageError: a file is missing or damaged.
             SolverError: the answers are not finite.
         """
-        taken = signature(self.task.predict).parameters
-        unknown = [name for name in more if name not in taken]
-        if unknown:
-            raise ConfigurationError(
-                f"predict of the task {self.task.name} takes no {', '.join(unknown)}; leave it out"
-            )
+        self._check_taken("predict", more)
         net, place = self._ready()
         return self.task.predict(net, x, place, batch_size=batch_size, resize=resize, **more)
 
-    def sample(self, number: int, *, times: Any = None, seed: int = 0) -> Any:
-        """New samples from what was learnt, on the CPU; of series a SeriesPrediction.
+    def sample(self, number: int, *, times: Any = None, seed: int = 0, **more: Any) -> Any:
+        """New samples from what was learnt, on the CPU; of series a SeriesPrediction, of points a tensor.
 
         Args:
             number: how many.
             times: (length,), those at which series are told; by default through the time of the training.
             seed: of the draws.
+            more: what the task's sample takes beside: of points ``context`` and ``solver``, of events ``initial``.
 
         Raises:
             ConfigurationError: the task has nothing to draw from.
         """
+        self._check_taken("sample", more)
         net, place = self._ready()
-        return self.task.sample(net, number, place, times=times, seed=seed)
+        return self.task.sample(net, number, place, times=times, seed=seed, **more)
+
+    def _check_taken(self, method: str, more: Mapping[str, Any]) -> None:
+        """Raise for keywords that a method of the task does not have."""
+        taken = signature(getattr(self.task, method)).parameters
+        unknown = [name for name in more if name not in taken]
+        if unknown:
+            raise ConfigurationError(
+                f"{method} of the task {self.task.name} takes no {', '.join(unknown)}; leave it out"
+            )
 
     def _ready(self) -> tuple[nn.Module, Place]:
         """The network in evaluation mode, and its place."""

@@ -46,16 +46,8 @@ class TrajectoryBatches:
 
     def training(self, epoch: int, first_step: int = 0, progress: float = 0.0) -> Iterator[TrajectoryBatch]:
         """The batches of an epoch, from ``first_step`` on; which, is decided by (seed, epoch, step)."""
-        sampling = self._sampling
-        done = epoch * self.steps
-        step = first_step
-        while step < self.steps:
-            round_, place = divmod(done + step, sampling.steps)
-            for _, rows in sampling.training(round_, place):
-                yield self._rows(sampling.mine(rows), progress)
-                step += 1
-                if step == self.steps:
-                    return
+        for _, rows in self._sampling.rounds(self.steps, epoch, first_step):
+            yield self._rows(self._sampling.mine(rows), progress)
 
     def evaluation(self) -> Iterator[TrajectoryBatch]:
         """The trajectories in order, each once; this process's share of them."""

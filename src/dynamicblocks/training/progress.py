@@ -112,7 +112,9 @@ class Report:
         self.loggers.write(figures, done)
 
     def _figures(self, found: Mapping[str, float]) -> str:
-        return "  ".join(f"{each.heading} {each.shown(found[each.name])}" for each in self._task.figures)
+        # Some may be told of evaluations alone.
+        told = (each for each in self._task.figures if each.name in found)
+        return "  ".join(f"{each.heading} {each.shown(found[each.name])}" for each in told)
 
 
 @contextmanager

@@ -1,0 +1,151 @@
+"""Options of the task of densities."""
+
+from dataclasses import dataclass
+from typing import get_args
+
+from dynamicblocks.data.densities.catalogue import density_sets, load_density, split_density
+from dynamicblocks.data.densities.points import DensityDataset, PointSet
+from dynamicblocks.data.series.checks import check_share
+from dynamicblocks.errors import ConfigurationError, unknown_name
+from dynamicblocks.flows.fields import TimeName
+from dynamicblocks.tasks.handed import GIVEN
+from dynamicblocks.times import check_amount, check_count, check_counts, check_positive, check_seed
+
+
+@dataclass(frozen=True)
+class DensityConfig:
+    """Points.
+
+    Args:
+        name: moons, circles, checkerboard, swiss_roll, eight_gaussians, pinwheel (drawn on the fly); csv:PATH or
+            parquet:PATH, tables with a row for each point; npy:PATH or npz:PATH, arrays (n, features), of .npz files
+            with the keys points and, if any, context; digits, mnist, cifar10, or images:FOLDER, images of one size.
+        values: of a table, the columns that make a point; by default all others that hold numbers.
+        context: of a table, the columns that a point depends on, of which densities are conditional; label is the
+            class of a point that is drawn on the fly, or of an image.
+        samples: of points drawn on the fly, how many to train on.
+        validation, test: shares of the points held out.
+        split_seed: which points those are, and what is drawn on the fly.
+        batch_size: points in a training step, over all processes.
+        test_batch_size: points in a step of evaluation; None for as in training.
+        steps: training steps in an epoch, however few points there are; by default 100, or 1000 of flow matching,
+            which solves nothing in a step.
+        data_dir: where a relative path of a file begins, and folder with a local copy of images; by default the
+            working directory, and a cache to which images are downloaded.
+    """
+
+    name: str = "moons"
+    values: tuple[str, ...] = ()
+    context: tuple[str, ...] = ()
+    samples: int | None = None
+    validation: float = 0.1
+    test: float = 0.1
+    split_seed: int = 0
+    batch_size: int = 256
+    test_batch_size: int | None = 1000
+    steps: int | None = None
+    data_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        check_seed(self.split_seed, "data.split_seed")
+        check_count(self.batch_size, "data.batch_size")
+        for option in ("samples", "test_batch_size", "steps"):
+            if getattr(self, option) is not None:
+                check_count(getattr(self, option), f"data.{option}")
+        for option in ("validation", "test"):
+            check_share(getattr(self, option), f"data.{option}")
+        for option in ("values", "context"):
+            names = getattr(self, option)
+            if len(set(names)) < len(names):
+                raise ConfigurationError(f"data.{option} must be different names, got {', '.join(names)}")
+        both = [name for name in self.values if name in self.context]
+        if both:
+            raise ConfigurationError(
+                f"{both[0]!r} is among data.values and data.context; a density of what is known is none, so leave it "
+                "out of one"
+            )
+
+    def check(self) -> None:
+        """Raise where there is no such set of points."""
+        if self.name != GIVEN and ":" not in self.name and self.name not in density_sets():
+            raise unknown_name("set of points", self.name, density_sets())
+
+    def load(self) -> DensityDataset:
+        """The points, split."""
+        return load_density(
+            self.name,
+            seed=self.split_seed,
+            samples=self.samples,
+            values=self.values or None,
+            context=self.context,
+            validation=self.validation,
+            test=self.test,
+            data_dir=self.data_dir,
+        )
+
+    def split(self, points: PointSet) -> DensityDataset:
+        """Points from Python, split."""
+        return split_density(points, self.name, self.validation, self.test, self.split_seed)
+
+
+@dataclass(frozen=True)
+class DensityModel:
+    """The flow: dx/dt = v(t, x, context) from noise at t = 0 to data at the horizon.
+
+    Args:
+        field: v: concat, concatsquash or hyper (perceptrons that read the time in three ways), potential (the gradient
+            of a potential, whose trace has a closed form), conv (of images); auto is concatsquash, of images conv.
+        hidden: units of each hidden layer, or channels of each hidden convolution; by default those of the field: 64
+            64 64, of hyper 64 32, of potential 32 32.
+        activation: of the field.
+        time: how the field is told the time: linear (as it is), fourier (sines and cosines).
+        horizon: the time of the data.
+        base: what noise is drawn from: gaussian, eight_gaussians.
+        standardise: whether data are brought to mean zero and deviation one first, inside the flow; by default they
+            are where noise is gaussian. Images are spread from 0 to 1 instead.
+        flows: how many equations, one behind the other; with images, of each scale.
+        scales: of images, how many: behind each but the last, half of the numbers are noise already.
+    """
+
+    field: str = "auto"
+    hidden: tuple[int, ...] = ()
+    activation: str = "tanh"
+    time: TimeName = "linear"
+    horizon: float = 1.0
+    base: str = "gaussian"
+    standardise: bool | None = None
+    flows: int = 1
+    scales: int = 1
+
+    def __post_init__(self) -> None:
+        if self.hidden:
+            check_counts(self.hidden, "model.hidden")
+        if self.time not in get_args(TimeName):
+            raise unknown_name("model.time", self.time, get_args(TimeName))
+        check_positive(self.horizon, "model.horizon")
+        for option in ("flows", "scales"):
+            check_count(getattr(self, option), f"model.{option}")
+
+
+@dataclass(frozen=True)
+class PenaltyConfig:
+    """What is added to the negative log-likelihood, so that paths are short and straight; 0.01 is usual.
+
+    Args:
+        kinetic: weight of the integral of |v|^2 along the path of a point.
+        jacobian: of the integral of the squared Frobenius norm of dv/dx, by the products that the trace is made of.
+        hjb: of the residual of the Hamilton-Jacobi-Bellman equation along the path, for the field potential.
+    """
+
+    kinetic: float = 0.0
+    jacobian: float = 0.0
+    hjb: float = 0.0
+
+    def __post_init__(self) -> None:
+        for option in ("kinetic", "jacobian", "hjb"):
+            check_amount(getattr(self, option), f"penalties.{option}")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Those above zero, by name."""
+        return {name: weight for name, weight in vars(self).items() if weight}
