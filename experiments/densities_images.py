@@ -42,6 +42,7 @@ TRAINED, TESTED = Solver("rk4", step_size=0.25), Solver("dopri5", rtol=1e-5, ato
 # RNODE's 0.01 each, of half the mean over pixels and in bits; here sums in nats.
 PENALTIES = {"kinetic": 0.005 * math.log(2), "jacobian": 0.01 * math.log(2)}
 WARMUP, CLIP, CHECKPOINT_SECONDS, TEST_BATCH = 0.03, 1.0, 60.0, 250
+STANDARDISED_BY = 10_000
 SHOWN = (5, 10)
 
 
@@ -68,8 +69,9 @@ SETTINGS = {"digits": Setting(patch=2), "mnist": Setting(patch=4)}
 
 
 def flow_of(setting: Setting, images: Tensor, levels: int) -> Flow:
-    """An untrained flow; logits are standardised pixel by pixel, as they are spread in training images."""
-    logits = Dequantise(levels, setting.alpha).to_base(images.float(), generator=generator(0)).value
+    """An untrained flow; logits are standardised pixel by pixel, as they are spread in the first training images."""
+    some = images[:STANDARDISED_BY].float()
+    logits = Dequantise(levels, setting.alpha).to_base(some, generator=generator(0)).value
     return make_image_flow(
         images.shape[1:], levels, alpha=setting.alpha, hidden=setting.hidden, patch=setting.patch,
         scales=setting.scales, flows=setting.flows, mean=logits.mean(0), std=logits.std(0), solver=TRAINED,
