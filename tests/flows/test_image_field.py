@@ -92,6 +92,17 @@ def test_untrained_moves_nothing():
     assert not found.log_det.any()
 
 
+@pytest.mark.parametrize("activation", ["softplus", "tanh"])
+def test_images_do_not_fade_in_untrained_layers(activation):
+    """What the last layer sees of other images differs, so that it has something to learn from."""
+    torch.manual_seed(0)
+    field = ConvField((1, 8, 8), activation=activation)
+    seen = []
+    field.layers[-1].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    field(torch.tensor(0.5), torch.randn(20, 1, 8, 8))
+    assert 0.2 < seen[0].std(0).mean().item() < 2.0
+
+
 def test_options_that_cannot_be():
     with pytest.raises(ConfigurationError, match=r"an image has the shape \(channels, height, width\), got \(8, 8\)"):
         ConvField((8, 8))

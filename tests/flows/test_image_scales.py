@@ -82,7 +82,7 @@ def test_inverse_of_forward(scales, context):
     assert torch.allclose(behind, scaled, atol=1e-5)
 
 
-@pytest.mark.parametrize("scales", [1, 2, 3])
+@pytest.mark.parametrize("scales", [1, 2])
 def test_log_det_is_that_of_the_jacobian(scales):
     flow = small_flow((1, 4, 4), scales=scales, trace="exact")
     scaled = flow.transform.parts[0].encode(images(1))

@@ -1,5 +1,6 @@
 """The field of images: convolutions that read the time, with their Jacobian in forward mode."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import cast
@@ -77,10 +78,7 @@ class ConvField(nn.Module):
         # Of all layers at once, as in the dense fields.
         self.shift = nn.Linear(self.condition.width, sum(self.outputs), bias=False)
         self.gate = nn.Linear(self.condition.width, sum(self.outputs))
-        last = self._convolutions[-1]
-        with torch.no_grad():
-            for zero in (last.weight, cast(Tensor, last.bias), self.shift.weight[-ends:]):
-                zero.zero_()
+        self._begin()
 
     def forward(self, t: Tensor, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The slope, (n, channels, height, width)."""
@@ -107,6 +105,26 @@ class ConvField(nn.Module):
         slope = torch.addcmul(shifts[-1], h, gates[-1])
         products = d * gates[-1]
         return self._whole(slope), self._whole(products.flatten(0, 1)).reshape(tangents.shape)
+
+    @torch.no_grad()
+    def _begin(self) -> None:
+        """Weights at first: images go through the hidden layers as large as they came, and move nothing.
+
+        Gates begin at a half, and softplus halves what is near zero. With PyTorch's own weights a seventh would be left
+        behind each layer, and hardly any gradient.
+        """
+        *hidden, last = self._convolutions
+        zero = torch.zeros(())
+        kept = 0.5 * self._phi.slope(zero, self._phi.value(zero)).item()
+        for layer in hidden:
+            nn.init.normal_(layer.weight, std=1 / (kept * math.sqrt(layer.in_channels * KERNEL**2)))
+        for each in (
+            last.weight,
+            self.shift.weight[-last.out_channels :],
+            *(layer.bias for layer in self._convolutions),
+        ):
+            if each is not None:
+                each.zero_()
 
     @property
     def _convolutions(self) -> list[nn.Conv2d]:
