@@ -10,12 +10,12 @@ from torch import Tensor
 from dynamicblocks.data.densities import PointSet
 from dynamicblocks.draws import generator
 from dynamicblocks.flows.images import Dequantise
-from dynamicblocks.tasks.facts import deviations_in, names_in, numbers_in, wrong
+from dynamicblocks.tasks.facts import MOST_CHANNELS, deviations_in, names_in, numbers_in, wrong
 
 # Beyond these no flow of this package was ever trained, and a file asks for memory.
 MOST_NUMBERS, MOST_LEVELS, MOST_DIMENSIONS = 2**22, 2**16, 4
 # Images by which their logits are measured.
-MEASURED = 1000
+MEASURED = 10_000
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class DensityFacts:
         shape: of a point: (features,), or (channels, height, width) of an image.
         levels: whole values that a pixel may have, from 0 on; None where points are real numbers.
         features: their names; none of images.
-        mean, std: of each feature in training; of images one number, of the logits of their pixels.
+        mean, std: of each feature in training; of images of the logits of each pixel, or of all where there are more
+            than 4,096.
         context_names: of the numbers that a point depends on.
         context_mean, context_std: of these in training.
     """
@@ -73,8 +74,9 @@ class DensityFacts:
         if levels is None:
             features, mean, std = _columns(facts, "features", "mean", "std")
         else:
-            mean, std = numbers_in(facts, "mean"), deviations_in(facts, "std", 1)
-        if len(mean) != (shape[0] if levels is None else 1) or facts.get("features") != list(features):
+            mean = numbers_in(facts, "mean")
+            std = deviations_in(facts, "std", len(mean))
+        if len(mean) not in (math.prod(shape), levels and 1) or facts.get("features") != list(features):
             raise wrong(facts, "features", f"the names of points of shape {shape}, none of images")
         return cls(
             tuple(shape), levels, features, mean, std, *_columns(facts, "context_names", "context_mean", "context_std")
@@ -91,7 +93,7 @@ def facts_of_points(points: PointSet, alpha: float = 1e-6) -> DensityFacts:
     if points.levels:
         some = points.points[:MEASURED].float()
         logits = Dequantise(points.levels, alpha).to_base(some, generator=generator(0)).value.double()
-        mean, std = _measured(logits.flatten()[:, None])
+        mean, std = _measured(logits.flatten(1) if logits[0].numel() <= MOST_CHANNELS else logits.reshape(-1, 1))
     else:
         mean, std = _measured(points.points)
     context_mean, context_std = _measured(points.context, binary=True)

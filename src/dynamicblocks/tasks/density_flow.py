@@ -59,7 +59,10 @@ def flow_of(model: DensityModel, known: DensityFacts, solver: Solver, trace: str
     if model.activation:
         options["activation"] = model.activation
     if known.levels:
-        more: dict[str, Any] = {"patch": model.patch, "scales": model.scales, "alpha": model.alpha}
+        if mean is not None and std is not None and len(mean) > 1:
+            options |= {"mean": mean.view(known.shape), "std": std.view(known.shape)}
+        patch = model.patch or usual_patch(known.shape, model.scales)
+        more: dict[str, Any] = {"patch": patch, "scales": model.scales, "alpha": model.alpha}
         return make_image_flow(known.shape, known.levels, **more, **options)
     return make_flow(known.numbers, field=name, base=model.base, **options)
 
@@ -74,10 +77,21 @@ def _check_kind(model: DensityModel, field: str, known: DensityFacts) -> None:
         return
     asked = f"model.field {CONV}" if field == CONV else ""
     for option in ("scales", "patch"):
-        if getattr(model, option) > 1:
+        if (getattr(model, option) or 1) > 1:
             asked = f"model.{option} {getattr(model, option)}"
     if asked:
         raise ConfigurationError(f"{asked} is of images, and the data are points {known.shape}: leave it out")
+
+
+def usual_patch(shape: tuple[int, ...], scales: int) -> int:
+    """The pixels on a side of a patch, where nobody says: so that there are 4 or more patches on a side.
+
+    >>> usual_patch((1, 8, 8), 1), usual_patch((1, 28, 28), 1), usual_patch((1, 8, 8), 2), usual_patch((1, 9, 9), 1)
+    (2, 4, 1, 1)
+    """
+    sides = shape[1:]
+    fits = (patch for patch in (4, 2) if all(side % patch == 0 and side >= 4 * patch for side in sides))
+    return 1 if scales > 1 else next(fits, 1)
 
 
 def trace_of(trace: str, field: str, numbers: int) -> str:

@@ -30,7 +30,7 @@ class DensityConfig:
         batch_size: points in a training step, over all processes.
         test_batch_size: points in a step of evaluation; None for as in training.
         steps: training steps in an epoch, however few points there are; by default 100, or 1000 of flow matching,
-            which solves nothing in a step.
+            which solves nothing in a step; of images 50 and 200.
         data_dir: where a relative path of a file begins, and folder with a local copy of images; by default the
             working directory, and a cache to which images are downloaded.
     """
@@ -42,7 +42,7 @@ class DensityConfig:
     validation: float = 0.1
     test: float = 0.1
     split_seed: int = 0
-    batch_size: int = 256
+    batch_size: int = 200
     test_batch_size: int | None = 1000
     steps: int | None = None
     data_dir: str | None = None
@@ -103,10 +103,11 @@ class DensityModel:
         horizon: the time of the data.
         base: what noise is drawn from: gaussian, eight_gaussians.
         standardise: whether data are brought to mean zero and deviation one first, inside the flow; by default they
-            are where noise is gaussian. Of images it is the logits of their pixels, all by one mean and deviation.
+            are where noise is gaussian. Of images it is the logits of their pixels.
         flows: how many equations, one behind the other; of images, before and after each change of scale.
         scales: of images, how many: behind each but the last, half of the numbers are noise already.
-        patch: of the field conv, it sees patches of so many pixels a side as one place, for patch^2 less work.
+        patch: the field conv sees patches of so many pixels a side as one place, for patch^2 less work; by default 2 or
+            4 where that divides the sides, 1 of several scales.
         alpha: of images, how far the logits of their pixels stay from infinity; 0.05 is usual of photographs.
     """
 
@@ -119,7 +120,7 @@ class DensityModel:
     standardise: bool | None = None
     flows: int = 1
     scales: int = 1
-    patch: int = 1
+    patch: int | None = None
     alpha: float = 1e-6
 
     def __post_init__(self) -> None:
@@ -128,8 +129,10 @@ class DensityModel:
         if self.time not in get_args(TimeName):
             raise unknown_name("model.time", self.time, get_args(TimeName))
         check_positive(self.horizon, "model.horizon")
-        for option in ("flows", "scales", "patch"):
+        for option in ("flows", "scales"):
             check_count(getattr(self, option), f"model.{option}")
+        if self.patch is not None:
+            check_count(self.patch, "model.patch")
         if not 0 < check_amount(self.alpha, "model.alpha") < 0.5:
             raise ConfigurationError(f"model.alpha must lie above 0 and below 0.5, got {self.alpha:g}")
 
