@@ -1,36 +1,29 @@
-"""Points of which a density is learnt, perhaps each with a context that it depends on."""
+"""Points of which a density is learnt, with what they are conditional on."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from dynamicblocks.errors import ArgumentTypeError, ConfigurationError, brief
-from dynamicblocks.times import check_count
+from dynamicblocks.data.series.checks import numbers_of
+from dynamicblocks.errors import ConfigurationError, brief
 
-# Pixels of 16 bits have so many values.
-MOST_LEVELS = 2**16
-# A deviation below so small a share of the largest number is rounding.
+# Below this share of its size a column does not change.
 NOTHING = 1e-12
-# Names in a message, at most.
-MOST_NAMES = 10
 
 
 @dataclass(frozen=True)
 class PointSet:
-    """Points, or images of whole pixel values; perhaps a context for each. Made by :meth:`of`, which checks.
+    """Points, checked.
 
     Args:
-        points: (n, features), float64; or images (n, channels, height, width) of the whole numbers 0 to ``levels`` - 1,
-            float32.
-        context: (n, c), float64; None where there is none.
-        features: a name for each feature; of images none.
-        context_names: a name for each column of the context.
-        levels: of images, how many values a pixel has; else None.
+        points: (n, *shape), float64: (n, features), or images (n, channels, height, width) of whole numbers.
+        context: (n, c), float64, what each point is conditional on; None where densities are of points alone.
+        features: names of the numbers of a point; none of images.
+        context_names: names of the numbers of a context.
+        levels: of images, how many values a pixel may have, 0 to levels - 1; None of real numbers.
     """
 
     points: Tensor
@@ -49,48 +42,85 @@ class PointSet:
         context_names: Sequence[str] | None = None,
         levels: int | None = None,
     ) -> "PointSet":
-        """Points from tensors, NumPy arrays or lists of real numbers, floating or whole.
+        """Points from arrays, tensors or lists.
 
         Args:
-            points: (n, features), or (n,) of one feature; with ``levels``, images (n, channels, height, width) or grey
-                ones (n, height, width).
-            context: (n, c) or (n,).
+            points: (n, features), or with ``levels`` images (n, channels, height, width).
+            context: (n, c), or (n,) for one number each.
             features: their names; by default x0, x1, ...
-            context_names: their names; by default c0, c1, ...
-            levels: how many values a pixel has: 256 of 8 bits.
+            context_names: by default c0, c1, ...
+            levels: of images.
 
         Raises:
-            ArgumentTypeError: something is no array of numbers.
-            ConfigurationError: a number is NaN or infinite (the message says in which row and column), a pixel is no
-                whole number of the levels, or sizes or names do not go together.
+            ConfigurationError: a shape is another one, or a number is NaN or infinite.
 
-        >>> moved = PointSet.of([[0.0, 1.0], [2.0, 3.0]], [0, 1])
-        >>> moved.shape, moved.features, moved.context_names
-        ((2,), ('x0', 'x1'), ('c0',))
+        >>> len(PointSet.of([[0.0, 1.0], [2.0, 3.0]]))
+        2
+        >>> PointSet.of([[0.0, 1.0]], context=[1.0, 2.0])
+        Traceback (most recent call last):
+        dynamicblocks.errors.ConfigurationError: 1 points have a context of 2 rows; give a row for each point
         """
-        found, names = _pixels(points, levels) if levels is not None else _table(points, features)
-        if levels is not None and features:
-            raise ConfigurationError("the pixels of images have no names; leave out features")
-        beside, beside_names = (None, ()) if context is None else _table(context, context_names, "context", "c")
-        if context is None and context_names:
-            raise ConfigurationError(f"context_names {brief(tuple(context_names))} are given, but no context")
-        if beside is not None and len(beside) != len(found):
+        found = numbers_of(points, "points")
+        if levels is None and found.ndim != 2:
+            raise ConfigurationError(f"points must be of shape (n, features), got {tuple(found.shape)}")
+        if levels is not None and found.ndim != 4:
+            raise ConfigurationError(f"images must be of shape (n, channels, height, width), got {tuple(found.shape)}")
+        if not found.numel():
+            raise ConfigurationError(f"there are no points: got shape {tuple(found.shape)}")
+        names = _names(features, found.shape[1] if levels is None else 0, "x", "features")
+        _check_finite(found, names, "points")
+        if levels is not None and not bool(((found == found.round()) & (found >= 0) & (found < levels)).all()):
             raise ConfigurationError(
-                f"there must be a context for each of the {len(found):,} points, got {len(beside):,}"
+                f"pixels must be whole numbers from 0 to {levels - 1}, got some that are not, from {found.min():g} to "
+                f"{found.max():g}"
             )
-        return cls(found, beside, names, beside_names, levels)
+        if context is None:
+            if context_names:
+                raise ConfigurationError(f"there is no context that {', '.join(context_names)} would name")
+            return cls(found, None, names, (), levels)
+        given = numbers_of(context, "context")
+        given = given[:, None] if given.ndim == 1 else given
+        if given.ndim != 2 or not given.shape[1]:
+            raise ConfigurationError(f"context must be of shape (n, c), got {tuple(given.shape)}")
+        if len(given) != len(found):
+            raise ConfigurationError(
+                f"{len(found)} points have a context of {len(given)} rows; give a row for each point"
+            )
+        given_names = _names(context_names, given.shape[1], "c", "context_names")
+        _check_finite(given, given_names, "context")
+        return cls(found, given, names, given_names, levels)
+
+    def __len__(self) -> int:
+        return len(self.points)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of a point."""
         return tuple(self.points.shape[1:])
 
-    def __len__(self) -> int:
-        return len(self.points)
-
     def select(self, rows: Tensor) -> "PointSet":
-        """Some of the points, in this order."""
-        return replace(self, points=self.points[rows], context=None if self.context is None else self.context[rows])
+        """The points with these numbers, in this order."""
+        context = None if self.context is None else self.context[rows]
+        return PointSet(self.points[rows], context, self.features, self.context_names, self.levels)
+
+    def check_varies(self, origin: str) -> None:
+        """Raise for a column that is the same in each point.
+
+        Raises:
+            ConfigurationError: one is; the message names it.
+        """
+        for what, names, columns in (
+            ("has no density", self.features, self.points),
+            ("tells points not apart", self.context_names, self.context),
+        ):
+            if columns is None or not names:
+                continue
+            for name, column in zip(names, columns.unbind(1), strict=True):
+                if float(column.max() - column.min()) <= NOTHING * float(column.abs().max()):
+                    raise ConfigurationError(
+                        f"{origin}: column {brief(name)} is constant, {float(column[0]):g} in each point, and {what}; "
+                        "leave it out"
+                    )
 
 
 @dataclass(frozen=True)
@@ -98,8 +128,8 @@ class DensityDataset:
     """Points in three splits.
 
     Args:
-        train, validation, test: the splits, in the units of the data.
-        note: where the points come from and how they were split, for the record of a run.
+        train, validation, test: the splits.
+        note: where they come from and how they are split.
     """
 
     train: PointSet
@@ -108,94 +138,23 @@ class DensityDataset:
     note: str
 
 
-def check_varies(points: PointSet, what: str) -> None:
-    """Raise for a column of which nothing can be learnt: it never changes. Pixels may well be so, at the margin."""
-    for values, names in ((points.points, points.features), (points.context, points.context_names)):
-        if values is None or not names:
-            continue
-        constant = ((values - values[0]).abs().amax(0) <= NOTHING * values.abs().amax(0)).tolist()
-        found = [name for name, still in zip(names, constant, strict=True) if still]
-        if found:
-            place = names.index(found[0])
-            raise ConfigurationError(
-                f"{what}: {'column' if len(found) == 1 else 'columns'} {listed(found)} "
-                f"{'is' if len(found) == 1 else 'are'} constant ({brief(found[0])} is {values[0, place]:g} in each "
-                "row), so there is no density: leave them out, or name the others by data.values"
-            )
+def _names(given: Sequence[str] | None, number: int, letter: str, what: str) -> tuple[str, ...]:
+    if given is None:
+        return tuple(f"{letter}{place}" for place in range(number))
+    names = tuple(given)
+    if len(names) != number:
+        raise ConfigurationError(f"{what} must name {number} columns, got {len(names)}: {', '.join(names) or 'none'}")
+    if len(set(names)) < number:
+        raise ConfigurationError(f"{what} must be different names, got {', '.join(names)}")
+    return names
 
 
-def listed(names: Sequence[str]) -> str:
-    """The first few of several names, as a message shows them."""
-    return ", ".join(map(brief, names[:MOST_NAMES])) + (", ..." if len(names) > MOST_NAMES else "")
-
-
-def _table(
-    given: Any, wanted: Sequence[str] | None, what: str = "points", letter: str = "x"
-) -> tuple[Tensor, tuple[str, ...]]:
-    """Finite numbers (n, columns), in float64, and a name for each column."""
-    found = _numbers(given, what).to(torch.float64)
-    if found.ndim == 1:
-        found = found[:, None]
-    if found.ndim != 2 or not found.numel():
-        hint = "; of images, say how many values a pixel has, such as levels=256" if found.ndim in (3, 4) else ""
+def _check_finite(values: Tensor, names: Sequence[str], what: str) -> None:
+    bad = (~torch.isfinite(values)).nonzero()
+    if len(bad):
+        row, *place = bad[0].tolist()
+        where = f"column {brief(names[place[0]])}" if names else f"place {tuple(place)}"
         raise ConfigurationError(
-            f"{what} must have the shape (n, {'c' if letter == 'c' else 'features'}), with one row at least, got "
-            f"{tuple(found.shape)}{hint}"
+            f"{what} must be finite numbers: row {row} has {values[tuple(bad[0])].item():g} in {where}; leave the row "
+            "out, or fill it in"
         )
-    width = found.shape[1]
-    names = tuple(f"{letter}{place}" for place in range(width)) if wanted is None else tuple(map(str, wanted))
-    if len(names) != width or len(set(names)) < width:
-        raise ConfigurationError(
-            f"{what} have {width} columns, which need as many different names, got {len(names)}: {listed(names)}"
-        )
-    wrong = (~torch.isfinite(found)).nonzero()
-    if len(wrong):
-        row, column = wrong[0].tolist()
-        raise ConfigurationError(
-            f"{what} must be finite, but row {row}, column {names[column]!r} (number {column}) is "
-            f"{found[row, column]:g}, and {len(wrong) - 1:,} others are not finite; leave such rows out"
-        )
-    return found, names
-
-
-def _pixels(given: Any, levels: int) -> tuple[Tensor, tuple[str, ...]]:
-    """Images (n, channels, height, width) of whole numbers below ``levels``, in float32."""
-    check_count(levels, "levels", least=2, most=MOST_LEVELS)
-    found = _numbers(given, "images")
-    if found.ndim == 3:
-        found = found[:, None]
-    if found.ndim != 4 or not found.numel():
-        raise ConfigurationError(
-            f"images must have the shape (n, channels, height, width) or (n, height, width), got {tuple(found.shape)}"
-        )
-    # Whole numbers of 8 bits need no room for a comparison of each.
-    if found.dtype != torch.uint8 or int(found.max()) >= levels:
-        wrong = ~(
-            (found >= 0) & (found < levels) & (found == found.floor() if found.is_floating_point() else found == found)
-        )
-        if bool(wrong.any()):
-            place = wrong.nonzero()[0].tolist()
-            raise ConfigurationError(
-                f"pixels must be whole numbers from 0 to {levels - 1}, but image {place[0]} has "
-                f"{found[tuple(place)].item():g} in channel {place[1]}, row {place[2]}, column {place[3]}"
-            )
-    return found.to(torch.float32), ()
-
-
-def _numbers(given: Any, what: str) -> Tensor:
-    """Real numbers on the CPU, without a graph, not shared with whoever gave them."""
-    try:
-        array = given if isinstance(given, Tensor) else torch.from_numpy(_native(np.asarray(given)))
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ArgumentTypeError(
-            f"{what} must be a tensor, an array or nested lists of numbers, all rows of one length, got {brief(given)}"
-        ) from error
-    if array.is_complex() or array.dtype == torch.bool or array.layout != torch.strided:
-        kind = str(array.dtype if array.layout == torch.strided else array.layout).removeprefix("torch.")
-        raise ArgumentTypeError(f"{what} must be real numbers, got {kind}")
-    return array.detach().cpu().clone() if array is given else array
-
-
-def _native(array: NDArray[Any]) -> NDArray[Any]:
-    """A copy in the byte order of this machine, the only one that torch knows."""
-    return np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
