@@ -20,11 +20,14 @@ from dynamicblocks.data.densities.points import DensityDataset, PointSet
 from dynamicblocks.data.densities.toys import toy_sets
 from dynamicblocks.data.series.checks import check_share
 from dynamicblocks.draws import generator
-from dynamicblocks.errors import ConfigurationError, unknown_name
-from dynamicblocks.times import check_count
+from dynamicblocks.errors import ConfigurationError, brief, unknown_name
+from dynamicblocks.memory import check_memory
+from dynamicblocks.times import check_count, check_seed
 
 # Points drawn on the fly: to train on, for validation, for test.
 DRAWN = (50_000, 2_000, 10_000)
+# In float64: its numbers, its class, and what they are made of.
+BYTES_OF_A_POINT = 100
 OTHER_NAMES = {"8gaussians": "eight_gaussians", "two_moons": "moons"}
 WHAT = "set of points"
 CLASSES = {"moons": 2, "circles": 2, "checkerboard": 4, "swiss_roll": 2, "eight_gaussians": 8, "pinwheel": 5}
@@ -45,6 +48,8 @@ def check_named(name: str) -> tuple[str, str]:
     >>> check_named("csv:power.csv")
     ('csv', 'power.csv')
     """
+    if not isinstance(name, str):
+        raise ConfigurationError(f"the name of a {WHAT} must be text, got {brief(name)}")
     kinds = (*KINDS.values(), FOLDER)
     kind, colon, where = name.partition(":")
     if colon and where and kind in kinds:
@@ -94,6 +99,9 @@ def load_density(
     (torch.Size([100, 2]), 10000)
     """
     kind, where = check_named(name)
+    check_seed(seed, "data.split_seed")
+    values = (values,) if isinstance(values, str) else values
+    context = (context,) if isinstance(context, str) else context
     if samples is not None and kind != "toy":
         raise ConfigurationError(f"data.samples is of points drawn on the fly, not of {name}; leave it out")
     if values and kind in ("toy", "image", FOLDER):
@@ -123,6 +131,7 @@ def split_density(points: PointSet, name: str, validation: float, test: float, s
         ConfigurationError: a column is constant, a share is none, or nothing is left to train on.
     """
     shares = [check_share(test, "data.test"), check_share(validation, "data.validation")]
+    check_seed(seed, "data.split_seed")
     points.check_varies(name)
     number = len(points)
     held = [max(1, round(share * number)) for share in shares]
@@ -143,6 +152,7 @@ def split_density(points: PointSet, name: str, validation: float, test: float, s
 def _drawn(name: str, seed: int, samples: int | None, context: Sequence[str]) -> DensityDataset:
     check_context(context)
     numbers = (DRAWN[0] if samples is None else check_count(samples, "data.samples", least=2), *DRAWN[1:])
+    check_memory(BYTES_OF_A_POINT * sum(numbers), f"drawing {numbers[0]:,} points")
     parts = []
     for place, number in enumerate(numbers):
         points, labels = toy_sets[name](number, generator(seed, place))

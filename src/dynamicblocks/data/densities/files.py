@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
+from numpy.typing import NDArray
 
 from dynamicblocks.data.densities.points import PointSet
+from dynamicblocks.data.fields.files import check_shrunk
 from dynamicblocks.data.tables import read_table
-from dynamicblocks.errors import ConfigurationError, StorageError, brief
+from dynamicblocks.errors import ConfigurationError, DynamicBlocksError, StorageError, brief
 from dynamicblocks.memory import check_memory
 from dynamicblocks.visible import legible, on_one_line
 
@@ -44,6 +48,12 @@ def read_points(
 
 
 def _of_table(path: Path, kind: str, values: Sequence[str], context: Sequence[str]) -> PointSet:
+    both = next((name for name in values if name in context), None)
+    if both is not None:
+        raise ConfigurationError(
+            f"column {brief(both)} is among data.values and data.context: of what is known there is no density, so "
+            "leave it out of one"
+        )
     table = read_table(path, kind, ())
     for name in (*values, *context):
         table.found(name)
@@ -74,24 +84,16 @@ def _of_arrays(path: Path, kind: str, values: Sequence[str], context: Sequence[s
         if not path.is_file():
             raise StorageError(f"{legible(path)}: expected a .{kind} file, got none that is there")
         check_memory(path.stat().st_size * BYTES_OF_A_NUMBER // 8, f"the points of {legible(path)}")
-        loaded = np.load(path, allow_pickle=False)
-        if kind == "npy":
-            if not isinstance(loaded, np.ndarray):
-                raise StorageError(f"{legible(path)}: expected {expected}, got an archive; name it .npz")
-            given = {"points": loaded}
-        else:
-            if isinstance(loaded, np.ndarray):
-                raise StorageError(f"{legible(path)}: expected {expected}, got one array; name it .npy")
-            with loaded:
-                if "points" not in loaded:
-                    listed = ", ".join(sorted(loaded)[:10]) or "none"
-                    raise StorageError(f"{legible(path)}: expected {expected}; there are {listed}")
-                given = {key: loaded[key] for key in KEYS if key in loaded}
+        # NumPy leaves a file open that it cannot read.
+        with path.open("rb") as file:
+            given = _loaded(path, file, kind, expected)
     # What NumPy and zipfile raise on files that are damaged, or hold Python objects.
-    except StorageError:
+    except DynamicBlocksError:
         raise
     except Exception as error:
         why = on_one_line(str(error)) or type(error).__name__
+        if "pickle" in why:  # of which NumPy says how it could be read, which is never wanted
+            why = "Python objects or nothing that NumPy knows; such are never read"
         raise StorageError(f"{legible(path)}: expected {expected}, got something else: {why[:200]}") from error
     for key, array in given.items():
         if array.dtype.kind not in "fiub":
@@ -107,3 +109,28 @@ def _of_arrays(path: Path, kind: str, values: Sequence[str], context: Sequence[s
         )
     except ConfigurationError as error:
         raise StorageError(f"{legible(path)}: {error}") from error
+
+
+def _loaded(path: Path, file: IO[bytes], kind: str, expected: str) -> dict[str, NDArray[Any]]:
+    """The arrays of an open file, by their keys."""
+    loaded = np.load(file, allow_pickle=False)
+    if kind == "npy":
+        if not isinstance(loaded, np.ndarray):
+            raise StorageError(f"{legible(path)}: expected {expected}, got an archive; name it .npz")
+        return {"points": loaded}
+    if isinstance(loaded, np.ndarray):
+        raise StorageError(f"{legible(path)}: expected {expected}, got one array; name it .npy")
+    if "points" not in loaded:
+        listed = ", ".join(sorted(loaded)[:10]) or "none"
+        raise StorageError(f"{legible(path)}: expected {expected}; there are {listed}")
+    return {key: _unpacked(path, loaded, key) for key in KEYS if key in loaded}
+
+
+def _unpacked(path: Path, archive: NpzFile, key: str) -> NDArray[Any]:
+    """An array of an archive that does not unpack to what fills a memory."""
+    assert archive.zip is not None  # of an archive that is open
+    entry = archive.zip.getinfo(key if key in archive.zip.NameToInfo else f"{key}.npy")
+    check_shrunk(f"{legible(path)}, {key}", entry)
+    check_memory(entry.file_size // 8 * BYTES_OF_A_NUMBER, f"the points of {legible(path)}")
+    array: NDArray[Any] = archive[key]
+    return array

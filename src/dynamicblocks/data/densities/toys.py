@@ -58,11 +58,11 @@ def checkerboard(number: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
 
 @toy_sets.register("swiss_roll")
 def swiss_roll(number: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A spiral of one and a half turns with noise of deviation 0.1; the class is the half of its length."""
+    """A spiral of one and a half turns with noise of deviation 0.2; the class is the half of its length."""
     share = _uniform(number, draws)
     angle = 1.5 * math.pi * (1 + 2 * share)
     spiral = torch.stack((angle * angle.cos(), angle * angle.sin()), 1) / 5
-    return spiral + 0.1 * _normal(number, draws), (share > 0.5).long()
+    return spiral + 0.2 * _normal(number, draws), (share > 0.5).long()
 
 
 @toy_sets.register("eight_gaussians")

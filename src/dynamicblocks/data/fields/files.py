@@ -138,6 +138,11 @@ def _check_claims(path: Path, archive: NpzFile, key: str, keys: Sequence[str]) -
             f"{where}: its header says {' x '.join(map(str, shape))} numbers, {claimed:,} bytes, but {follow:,} "
             "follow; the file is damaged"
         )
+    check_shrunk(where, entry)
+
+
+def check_shrunk(where: str, entry: zipfile.ZipInfo) -> None:
+    """Raise for an array that unpacks to so many times its size that no measurement can be in it."""
     if entry.file_size > max(ALWAYS_READ, MOST_SHRUNK * entry.compress_size):
         raise StorageError(
             f"{where}: expected numbers that were measured or computed, got {entry.compress_size:,} bytes that unpack "

@@ -43,6 +43,11 @@ def numbers_of(given: Any, what: str) -> Tensor:
     """
     if given.is_complex() if isinstance(given, Tensor) else isinstance(given, np.ndarray) and np.iscomplexobj(given):
         raise ConfigurationError(f"{what} must be real numbers, got complex ones")
+    if isinstance(given, Tensor) and given.layout != torch.strided:
+        raise ConfigurationError(f"{what} must be a dense tensor, got {given.layout}: give its to_dense()")
+    if isinstance(given, np.ndarray) and given.dtype.kind in "fiub":
+        # A copy, as torch knows neither other byte orders nor steps backwards, and would share what may not be written.
+        given = given.astype(np.float64)
     try:
         return torch.as_tensor(given, dtype=torch.float64).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
