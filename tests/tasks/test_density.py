@@ -25,10 +25,15 @@ RK4 = Solver("rk4", step_size=0.25)
 OBJECTIVES = ("likelihood", "flow-matching", "ot-flow-matching")
 
 
+def _few(patch):
+    patch.setattr("dynamicblocks.tasks.density_pictures.draw_density", lambda *_: [])
+    patch.setattr("dynamicblocks.data.densities.catalogue.DRAWN", (60, 20, 20))
+
+
 @pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch):
-    """Pictures have tests of their own."""
-    monkeypatch.setattr("dynamicblocks.tasks.density_pictures.draw_density", lambda *_: [])
+def _small(monkeypatch):
+    """Pictures have tests of their own, and a few points are enough."""
+    _few(monkeypatch)
 
 
 def training(task, folder, **options):
@@ -42,7 +47,7 @@ def training(task, folder, **options):
 def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("density")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dynamicblocks.tasks.density_pictures.draw_density", lambda *_: [])
+        _few(patch)
         training(Density(SMALL, TINY, RK4), place).run()
     return place / "run"
 
@@ -269,4 +274,40 @@ def test_a_table_of_ones_own_end_to_end(tmp_path, capsys, monkeypatch):
     assert not main(["evaluate", "runs/r"])
     capsys.readouterr()
     assert main(["train", "--task", "density", *where, *small, "--data.values", "widht"])
-    assert "did you mean 'width'" in capsys.readouterr().err
+    assert "no column 'widht'; there are 'width', 'height', 'dose'" in capsys.readouterr().err
+
+
+IMAGES = torch.randint(5, (40, 1, 4, 4), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(("objective", "scales"), [("likelihood", 2), ("flow-matching", 1)])
+def test_images_are_told_in_bits_a_dimension(objective, scales):
+    model = DensityModel(hidden=(4,), scales=scales)
+    labels = torch.nn.functional.one_hot(torch.arange(40) % 2, 2)
+    given = PointSet.of(IMAGES, labels, levels=5, context_names=("label=0", "label=1"))
+    task = Density(DensityConfig(batch_size=8, steps=2), model, RK4, objective)
+    run = db.fit(task, given, epochs=1)
+    found = json.loads((run.folder.path / "result.json").read_text())
+    assert run.task.headline.name == "bits_per_dim"
+    assert found["test_bits_per_dim"] == pytest.approx(found["test_nll"] / (16 * math.log(2)))
+    drawn = run.sample(3, context=[1.0, 0.0])
+    assert drawn.shape == (3, 1, 4, 4)
+    assert set(drawn.unique().tolist()) <= {0.0, 1.0, 2.0, 3.0, 4.0}
+    assert run.predict(drawn, context=[1.0, 0.0]).shape == (3,)
+    with pytest.raises(ConfigurationError, match="whole numbers from 0 to 4"):
+        run.predict(drawn + 0.5, context=[1.0, 0.0])
+    read = load_run(run.folder.path).task.known
+    assert read == run.task.known
+    assert len(read.mean) == 16
+
+
+@pytest.mark.parametrize(("model", "message"), [
+    (DensityModel(field="concat"), "model.field concat is of points"),
+    (DensityModel(base="eight_gaussians"), "model.base eight_gaussians is of points"),
+    (DensityModel(scales=4), "at most 3 scales"),
+    (DensityModel(patch=3), "do not divide into patches"),
+])  # fmt: skip
+def test_what_cannot_be_of_images(model, message):
+    task = Density(DensityConfig(), model).with_data(PointSet.of(IMAGES, levels=5))
+    with pytest.raises(ConfigurationError, match=message):
+        task.sketch()
