@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from common import HERE, RESULTS, keep, put_table, read
 from torch import Tensor
+from torch.nn import functional
 
 from dynamicblocks.counting import counting
 from dynamicblocks.data.images.catalogue import Raw, Where, read_raw
@@ -161,8 +162,9 @@ def draw(flow: Flow, images: Tensor, levels: int, path: Path, seed: int) -> None
     figure = Figure(figsize=(10, 2.8))
     for place, (title, some) in enumerate((("test images", images[: rows * columns].float()), ("samples", made))):
         axes = figure.add_subplot(1, 2, place + 1)
-        height, width = some.shape[2:]
-        whole = some[:, 0].view(rows, columns, height, width).transpose(1, 2).reshape(rows * height, columns * width)
+        framed = functional.pad(some[:, 0], (1, 1, 1, 1), value=0.4 * levels)
+        height, width = framed.shape[1:]
+        whole = framed.view(rows, columns, height, width).transpose(1, 2).reshape(rows * height, columns * width)
         axes.imshow(whole.numpy(), cmap="gray", vmin=0, vmax=levels - 1)
         axes.set_title(title)
         axes.set_axis_off()
