@@ -42,7 +42,7 @@ TRAINED, TESTED = Solver("rk4", step_size=0.25), Solver("dopri5", rtol=1e-5, ato
 # RNODE's 0.01 each, of half the mean over pixels and in bits; here sums in nats.
 PENALTIES = {"kinetic": 0.005 * math.log(2), "jacobian": 0.01 * math.log(2)}
 WARMUP, CLIP, CHECKPOINT_SECONDS, TEST_BATCH = 0.03, 1.0, 60.0, 250
-STANDARDISED_BY = 10_000
+SOME = 10_000
 SHOWN = (5, 10)
 
 
@@ -62,15 +62,19 @@ class Setting:
     scales: int = 1
     flows: int = 1
     batch: int = 100
-    lr: float = 3e-3
+    lr: float = 5e-3
 
 
-SETTINGS = {"digits": Setting(patch=2), "mnist": Setting(patch=4)}
+SETTINGS = {
+    "digits": Setting(patch=2, batch=32),
+    # As much work in a step as 64 channels on patches of 4 x 4; in a minute it learns more.
+    "mnist": Setting(patch=2, hidden=(32, 32, 32), batch=32),
+}
 
 
 def flow_of(setting: Setting, images: Tensor, levels: int) -> Flow:
     """An untrained flow; logits are standardised pixel by pixel, as they are spread in the first training images."""
-    some = images[:STANDARDISED_BY].float()
+    some = images[:SOME].float()
     logits = Dequantise(levels, setting.alpha).to_base(some, generator=generator(0)).value
     return make_image_flow(
         images.shape[1:], levels, alpha=setting.alpha, hidden=setting.hidden, patch=setting.patch,
@@ -139,9 +143,12 @@ def tested(flow: Flow, images: Tensor, batch: int) -> dict[str, Any]:
 
 def independent(train: Tensor, test: Tensor, levels: int) -> float:
     """Bits a dimension of the frequencies of each pixel's levels in training, each counted once more."""
-    shape = (levels, *train.shape[1:])
-    counts = torch.stack([(train == level).sum(0) for level in range(levels)]).double() + 1
-    log_prob = (counts / counts.sum(0)).log().view(shape).gather(0, test.long()).flatten(1).sum(-1)
+    flat, numbers = train.flatten(1), train[0].numel()
+    # Each pixel has a row of levels.
+    first = levels * torch.arange(numbers)
+    counts = sum(torch.bincount((first + some).flatten(), minlength=levels * numbers) for some in flat.split(SOME))
+    shares = (counts.view(numbers, levels).double() + 1) / (len(train) + levels)
+    log_prob = shares.log()[torch.arange(numbers), test.flatten(1).long()].sum(-1)
     return bits_per_dim(log_prob, test.shape[1:]).mean().item()
 
 
