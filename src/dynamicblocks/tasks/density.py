@@ -31,6 +31,8 @@ BITS = Figure("bits_per_dim", ".4f", title="bits/dim")
 
 # Training steps of an epoch, so that ten take a minute or a few: by whether equations are solved, and of images.
 STEPS = {(True, False): 100, (False, False): 1000, (True, True): 50, (False, True): 200}
+# Points, and images, of a training step.
+POINTS, IMAGES = 200, 64
 # Points of a rehearsal.
 FEW = 4
 
@@ -149,13 +151,18 @@ class Density(Handed[PointBatch]):
     def build(self) -> DensityNet:
         weights = self.penalties.weights
         flow = flow_of(self.model, self.known, self.solver, self.trace, tuple(weights))
-        return DensityNet(flow, self.known, self.objective, weights, self.sigma, self.data.batch_size)
+        return DensityNet(flow, self.known, self.objective, weights, self.sigma, self.batch_size)
+
+    @property
+    def batch_size(self) -> int:
+        """Points in a training step."""
+        return self.data.batch_size or (IMAGES if self.known.levels else POINTS)
 
     def batches(self, split: SplitName, place: Place) -> PointBatches:
         points: PointSet = getattr(self.densities, split)
         context = torch.zeros(len(points), 0) if points.context is None else points.context
         steps = self.data.steps or STEPS[self.objective == "likelihood", self.known.levels is not None]
-        return PointBatches(points.points, context, self.data.batch_size, steps, place, self.data.test_batch_size)
+        return PointBatches(points.points, context, self.batch_size, steps, place, self.data.test_batch_size)
 
     def rehearsal(self, batches: Batches[PointBatch]) -> Iterator[PointBatch]:
         yield next(iter(batches.training(0))).select(slice(FEW))
@@ -213,7 +220,7 @@ class Density(Handed[PointBatch]):
         points, given = given_points(x, context, self.known)
         assert isinstance(net, DensityNet)
         found = []
-        rows = check_rows(batch_size, self.data.test_batch_size or self.data.batch_size)
+        rows = check_rows(batch_size, self.data.test_batch_size or self.batch_size)
         for number, part in enumerate(torch.split(torch.arange(len(points)), rows)):
             some = None if given is None else given[part].to(place.device, place.dtype)
             found.append(net.log_prob(points[part].to(place.device, place.dtype), some, seed + number).cpu().double())
@@ -252,7 +259,7 @@ class Density(Handed[PointBatch]):
             raise ConfigurationError("points have no times; leave out times")
         given = given_context(context, self.known, number)
         assert isinstance(net, DensityNet)
-        rows = check_rows(batch_size, self.data.test_batch_size or self.data.batch_size)
+        rows = check_rows(batch_size, self.data.test_batch_size or self.batch_size)
         found = []
         for place_of, part in enumerate(torch.split(torch.arange(number), rows)):
             some = None if given is None else given[part].to(place.device, place.dtype)

@@ -13,7 +13,7 @@ from dynamicblocks.tasks.density_options import DensityModel
 
 CONV = "conv"
 # Widths of hidden layers where nobody says them.
-HIDDEN = {"hyper": (64, 32), "potential": (32, 32)}
+HIDDEN = {"hyper": (64, 32), "potential": (32, 32), CONV: (32, 32)}
 # Fields whose exact trace costs hardly more than the slope.
 CLOSED = ("potential", "hyper")
 # Any other takes a product with the Jacobian for each number of a point, at each evaluation.

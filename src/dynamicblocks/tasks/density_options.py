@@ -27,7 +27,7 @@ class DensityConfig:
         samples: of points drawn on the fly, how many to train on.
         validation, test: shares of the points held out.
         split_seed: which points those are, and what is drawn on the fly.
-        batch_size: points in a training step, over all processes.
+        batch_size: points in a training step, over all processes; by default 200, of images 64.
         test_batch_size: points in a step of evaluation; None for as in training.
         steps: training steps in an epoch, however few points there are; by default 100, or 1000 of flow matching,
             which solves nothing in a step; of images 50 and 200.
@@ -42,15 +42,14 @@ class DensityConfig:
     validation: float = 0.1
     test: float = 0.1
     split_seed: int = 0
-    batch_size: int = 200
+    batch_size: int | None = None
     test_batch_size: int | None = 1000
     steps: int | None = None
     data_dir: str | None = None
 
     def __post_init__(self) -> None:
         check_seed(self.split_seed, "data.split_seed")
-        check_count(self.batch_size, "data.batch_size")
-        for option in ("samples", "test_batch_size", "steps"):
+        for option in ("samples", "batch_size", "test_batch_size", "steps"):
             if getattr(self, option) is not None:
                 check_count(getattr(self, option), f"data.{option}")
         for option in ("validation", "test"):
@@ -97,7 +96,7 @@ class DensityModel:
         field: v: concat, concatsquash or hyper (perceptrons that read the time in three ways), potential (the gradient
             of a potential, whose trace has a closed form), conv (of images); auto is concatsquash, of images conv.
         hidden: units of each hidden layer, or channels of each hidden convolution; by default those of the field: 64
-            64 64, of hyper 64 32, of potential 32 32.
+            64 64, of hyper 64 32, of potential and conv 32 32.
         activation: of the field; by default tanh, of conv softplus.
         time: how the field is told the time: linear (as it is), fourier (sines and cosines).
         horizon: the time of the data.
