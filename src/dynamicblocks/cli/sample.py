@@ -8,14 +8,19 @@ from pathlib import Path
 from dynamicblocks.cli.arguments import Arguments
 from dynamicblocks.errors import ConfigurationError, StorageError, UsageError
 
-USAGE = "dynamicblocks sample RUN [--number N] [--times BEGIN:END:NUMBER] [--output FILE] [--seed S] ..."
-DESCRIPTION = """Draw new samples from what a run has learnt, such as new time series from a latent ODE.
+USAGE = "dynamicblocks sample RUN [--number N] [--times BEGIN:END:NUMBER] [--method NAME] [--output FILE] ..."
+DESCRIPTION = """Draw new samples from what a run has learnt: new time series from a latent ODE, new points from a flow.
 
-With --output FILE.csv a table is written, and a picture beside it (FILE.png).
+With --output FILE.csv a table is written, with --output FILE.npz an array (key points), and a picture beside it
+(FILE.png). A flow is solved as in its training, or by --method and --steps or --tolerance.
 
-Example: dynamicblocks sample runs/MINE --number 20 --times 0:10:100 --output new.csv"""
+Examples: dynamicblocks sample runs/MINE --number 20 --times 0:10:100 --output new.csv
+          dynamicblocks sample runs/FLOW --number 1000 --method euler --steps 20 --output new.csv"""
 
 MOST_TIMES = 1_000_000
+OUTPUTS = (".csv", ".npz")
+# Of flags that need one, a method that takes them.
+METHODS = {"steps": "euler", "tolerance": "dopri5"}
 
 
 def add_arguments(parser: Arguments) -> None:
@@ -23,7 +28,17 @@ def add_arguments(parser: Arguments) -> None:
     parser.add_argument("run", type=str, help="the folder of a run")
     parser.add_argument("--number", type=int, default=10, metavar="N", help="how many samples", check=_count)
     parser.add_argument("--times", metavar="BEGIN:END:NUMBER", help="times of series; by default those of the training")
-    parser.add_argument("--output", metavar="FILE", help="a new .csv file")
+    parser.add_argument(
+        "--context",
+        metavar="NAME|NUMBERS",
+        help="of conditional densities: the name of a label, such as label=3, or numbers separated by commas",
+    )
+    parser.add_argument(
+        "--method", metavar="NAME", help="of flows: another one to solve by, such as euler, rk4, dopri5"
+    )
+    parser.add_argument("--steps", type=int, metavar="N", help="of a --method on a grid: its steps", check=_count)
+    parser.add_argument("--tolerance", type=float, metavar="X", help="of an adaptive --method: by default 1e-5")
+    parser.add_argument("--output", metavar="FILE", help="a new .csv or .npz file")
     parser.add_argument("--force", action="store_true", help="write over what is there")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the draws", check=_seed)
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
@@ -81,17 +96,16 @@ def run(options: Namespace) -> None:
     from dynamicblocks.cli.console import Bars, make_console, say
     from dynamicblocks.cli.loading import read
     from dynamicblocks.cli.predicted import named_device, summary
-    from dynamicblocks.cli.sampled import table_of_samples
+    from dynamicblocks.cli.sampled import asked_of_flow, write_samples
     from dynamicblocks.cli.table import table
-    from dynamicblocks.training.storage import write_text
 
     bars = Bars(make_console(options))
     one = read(options, options.run, bars, named_device(options.device))
-    samples = one.sample(options.number, times=times, seed=options.seed)
+    samples = one.sample(options.number, times=times, seed=options.seed, **asked_of_flow(options, one.task))
     if place is None:
         say(bars.console, table(str(one.folder.path), ("size", "what is in it"), [summary(samples)], prose=True))
         return
-    write_text(place, table_of_samples(samples))
+    write_samples(samples, place, one.task)
     say(bars.console, f"{options.number:,} samples written to {place}")
     picture = place.with_suffix(".png")
     if one.task.draw_samples(samples, picture):
@@ -108,13 +122,17 @@ def _check(options: Namespace, place: Path | None) -> None:
     # These of os.path give False where those of pathlib raise, as of names that are too long.
     if not os.path.isdir(options.run):  # noqa: PTH112
         raise StorageError(f"there is no run folder {options.run}")
+    if options.method is None:
+        for flag in ("steps", "tolerance"):
+            if getattr(options, flag) is not None:
+                raise UsageError(f"--{flag} is of --method: say which, such as --method {METHODS[flag]}")
     if place is None:
         for flag in ("force", "quiet"):
             if getattr(options, flag):
                 raise UsageError(f"--{flag} does nothing without --output")
         return
-    if place.suffix.lower() != ".csv":
-        raise UsageError(f"--output of samples must be a .csv file, got {place}")
+    if place.suffix.lower() not in OUTPUTS:
+        raise UsageError(f"--output of samples must be a {' or '.join(OUTPUTS)} file, got {place}")
     if not os.path.isdir(place.absolute().parent):  # noqa: PTH112
         raise StorageError(f"there is no folder {place.parent} in which --output {place.name} could be")
     for each in (place, place.with_suffix(".png")):

@@ -41,8 +41,9 @@ def dress(axes: Axes, title: str, frame: Frame | None = None, names: Sequence[st
     if frame is not None:
         axes.set_xlim(*frame[0])
         axes.set_ylim(*frame[1])
-    for name, setter in zip(names, (axes.set_xlabel, axes.set_ylabel), strict=False):
-        setter(in_a_picture(name), fontsize=8)
+    across, up = (*names, "", "")[:2]
+    axes.set_xlabel(in_a_picture(across), fontsize=8)
+    axes.set_ylabel(in_a_picture(up), fontsize=8)
     plain(axes)
 
 

@@ -69,7 +69,8 @@ class _Points:
         if traces:
             for each in self.states[: place + 1, :TRACES].unbind(1):
                 axes.plot(*each.T.numpy(), color=PLAIN, lw=0.6, alpha=0.5)
-        axes.scatter(*self.states[place].T.numpy(), c=self.colours, **dots(self.states.shape[1]))
+        across, up = self.states[place].T.numpy()
+        axes.scatter(across, up, c=self.colours, **dots(self.states.shape[1]))
         dress(axes, title, self.frame)
 
 
@@ -111,5 +112,5 @@ def _pixels(figure: Figure) -> NDArray[np.uint8]:
     """(height, width, 3)."""
     canvas = FigureCanvasAgg(figure)
     figure.set_dpi(100)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    canvas.draw()  # type: ignore[no-untyped-call]
+    return np.array(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]

@@ -174,6 +174,6 @@ def _shaded(axes: Axes, net: DensityNet, known: DensityFacts, frame: Frame, cont
     like = net.context_mean
     found = net.log_prob(places.to(like), None if rows is None else rows.to(like)).double().cpu()
     axes.imshow(
-        found.exp().view(SIDE, SIDE).numpy(), origin="lower", extent=(*frame[0], *frame[1]), aspect="auto", cmap="magma",
-        interpolation="bilinear",
+        found.exp().view(SIDE, SIDE).numpy(), origin="lower", extent=(*frame[0], *frame[1]), aspect="auto",
+        cmap="magma", interpolation="bilinear",
     )  # fmt: skip
