@@ -21,6 +21,7 @@ from dynamicblocks.layers.parts import FIELD, PROJECTION, called
 from dynamicblocks.layers.stand_in import StandIn
 from dynamicblocks.solving.compiled_loop import tracing_may_look_at_grad
 from dynamicblocks.solving.grid_loop import GridCourse
+from dynamicblocks.transforms import transformed
 
 Enters = Literal["", "begin", "begin_after", "restart"]
 
@@ -254,7 +255,7 @@ class CompiledSteps(Integrator):
         plan = plans[stage.step]
         # A block inside a layer that is blended itself: a program for each stand-in would be one for each call.
         inside = isinstance(self._field.controls, StandIn)
-        if not programs.failed and not inside and not torch.compiler.is_compiling():
+        if not (programs.failed or inside or torch.compiler.is_compiling() or transformed()):
             begun = carry[0] if self.takes_past else carry
             numbers = programs.numbers(plans, self.finish(carry) if stage.step else begun)[stage.step]
             layers = tuple(self._field.controls.layers[index] for index in plan.controls)

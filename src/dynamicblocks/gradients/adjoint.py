@@ -28,6 +28,7 @@ from dynamicblocks.solving.refusal import differentiable_once
 from dynamicblocks.solving.scheme import Scheme
 from dynamicblocks.solving.scipy_solver import ScipyCourse
 from dynamicblocks.tracing import untraced
+from dynamicblocks.transforms import refuse_forward_mode
 
 NO_SECOND = "the adjoint method has no second derivatives; use odeint, whose steps can be differentiated twice"
 
@@ -141,6 +142,7 @@ class Adjoint(Gradient):
         return Scheme(method, rtol, atol, options, limit_each=True, strict=forward.strict)
 
     def run(self, course: Course, y: Tensor) -> Outputs:
+        refuse_forward_mode("gradient='adjoint'")
         if isinstance(course, AdaptiveCourse) and course.in_block:
             return self._run_in_block(course, self._of_block(settings_of(course.loop)), y)
         if isinstance(course, GridCourse) and course.graph_of_steps:

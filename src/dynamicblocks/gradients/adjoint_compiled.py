@@ -23,6 +23,7 @@ from dynamicblocks.solving.refusal import differentiable_once
 from dynamicblocks.solving.scheme import Scheme
 from dynamicblocks.solving.solution import Solution
 from dynamicblocks.tracing import untraced
+from dynamicblocks.transforms import refuse_forward_mode
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class CompiledAdjoint:
 
 def compiled_adjoint(task: CompiledAdjoint) -> Solution:
     """The solution, with gradients of its states by the adjoint method."""
+    refuse_forward_mode("gradient='adjoint'")
     if task.t.requires_grad:
         raise ConfigurationError("times get no gradient in a compiled loop; detach t, or leave compile out")
     task = replace(task, forward=_with_numbers(task.forward), back=_with_numbers(task.back))

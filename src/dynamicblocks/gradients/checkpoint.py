@@ -25,6 +25,7 @@ from dynamicblocks.solving.outputs import Outputs
 from dynamicblocks.solving.recording import Action
 from dynamicblocks.solving.scipy_solver import ScipyCourse
 from dynamicblocks.times import check_count
+from dynamicblocks.transforms import transformed
 
 # Kept of a solve where the caller names no number: a thousand steps are taken two to three times more. A block that
 # chooses its steps keeps the root of 64.
@@ -100,6 +101,8 @@ def _checkpoint(states: int | None = None, segments: int | None = None) -> Check
 def _recomputed(course: GridCourse, carry: Carry, first: int, last: int) -> Carry:
     """``course.advance`` with nothing kept but its input."""
     if not torch.compiler.is_compiling():
+        if transformed():  # which let nobody run steps again
+            return course.advance(carry, first, last)
         return _outside_graphs(course, carry, first, last)
     if not _RECOMPUTES_APART and _moves_buffers(course.modules_read(first, last)):
         return torch.compiler.disable(_outside_graphs)(course, carry, first, last)  # type: ignore[no-untyped-call]

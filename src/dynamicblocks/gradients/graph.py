@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from dynamicblocks.errors import ConfigurationError, DynamicBlocksError
+from dynamicblocks.transforms import transformed
 
 
 def unlisted_leaves(result: Tensor, known: Sequence[Tensor]) -> list[Tensor]:
@@ -148,7 +148,7 @@ class OutsideTransforms:
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if not isinstance(error, RuntimeError) or isinstance(error, DynamicBlocksError):
             return
-        if not (_transformed() or "Batching rule" in str(error)):
+        if not (transformed() or "Batching rule" in str(error)):
             return
         reason = str(error).partition("\n")[0]
         raise ConfigurationError(
@@ -157,9 +157,3 @@ class OutsideTransforms:
             "other gradient modes, batched=True, implicit methods and events are for torch.autograd, and take batches "
             f"as they are. PyTorch says: {reason:.200}"
         ) from error
-
-
-def _transformed() -> bool:
-    """Whether a transform of torch.func is being applied, or forward mode; batches of gradients have another way."""
-    level = getattr(getattr(torch._C, "_functorch", None), "maybe_current_level", lambda: None)()
-    return level is not None or getattr(forward_ad, "_current_level", -1) >= 0

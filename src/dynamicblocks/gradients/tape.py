@@ -20,6 +20,7 @@ from dynamicblocks.solving.outputs import Outputs
 from dynamicblocks.solving.recording import Action, Recording
 from dynamicblocks.solving.refusal import differentiable_once
 from dynamicblocks.tracing import untraced
+from dynamicblocks.transforms import refuse_forward_mode
 
 Through = Callable[[Replayable], Replayable]
 """A course with something between its method and its field."""
@@ -54,6 +55,7 @@ def taped(course: Replayable, y0: Tensor, keeper: Keeper, mode: str) -> Outputs:
     """
     if not torch.is_grad_enabled():
         return course.follow(y0)
+    refuse_forward_mode(f"gradient='{mode}'")
     t, grid = course.inputs
     surroundings, autocast = Surroundings(course.modules, y0), autocast_of_now(y0.device.type)
     begun = surroundings.now()

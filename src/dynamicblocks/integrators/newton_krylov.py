@@ -12,6 +12,7 @@ from torch import Tensor
 from dynamicblocks.counting import counted_back
 from dynamicblocks.errors import ConfigurationError, SolverError
 from dynamicblocks.tracing import untraced
+from dynamicblocks.transforms import refuse_forward_mode
 
 Residual = Callable[[Tensor], Tensor]
 """A function r(z) of a tensor of rows; what concerns one row depends on that row alone."""
@@ -91,6 +92,7 @@ def newton(
     >>> round(root.item(), 12), found.tolist()
     (1.414213562373, [True])
     """
+    refuse_forward_mode("an implicit method")
     if not guess.numel():
         # Of a state without entries there is nothing to find.
         return guess.detach(), torch.ones(guess.shape[0], dtype=torch.bool, device=guess.device)

@@ -34,6 +34,7 @@ from dynamicblocks.solving.scheme import Scheme
 from dynamicblocks.solving.solution import Solution, Statistics
 from dynamicblocks.solving.status import Status
 from dynamicblocks.solving.step_control import StepControl
+from dynamicblocks.transforms import refuse_forward_mode
 
 ERRORS = {error.status: error for error in (StepLimitError, StepUnderflowError, NotFiniteStateError)}
 
@@ -88,6 +89,7 @@ class SampleProblem:
 def solve_batched(problem: SampleProblem) -> Solution:
     """The solution of a problem, sample by sample in one loop."""
     pair = problem.pair()
+    refuse_forward_mode("a compiled loop" if problem.compile else "batched=True")
     nesting = Nesting.of(problem.y0, 1)
     y0 = nesting.flat(problem.y0)
     if y0 is problem.y0:

@@ -15,6 +15,7 @@ from dynamicblocks.solving.compiled_steps import STEPS, Form, StepPrograms, prog
 from dynamicblocks.solving.grid_loop import Advance, ProblemOnGrid
 from dynamicblocks.solving.outputs import Outputs, collect
 from dynamicblocks.solving.timed_steps import GridStep
+from dynamicblocks.transforms import transformed
 
 
 def check_compilable(method: GridMethod, integrator: Integrator) -> None:
@@ -39,7 +40,7 @@ def check_compilable(method: GridMethod, integrator: Integrator) -> None:
 class CompiledGrid(ProblemOnGrid):
     """A course whose steps are compiled, many in one call. Of the states on the way those that are wanted are kept.
 
-    What cannot be compiled runs as it is, with a warning.
+    What cannot be compiled runs as it is, with a warning; so do, without one, solves inside transforms of torch.func.
     """
 
     def follow(
@@ -48,7 +49,7 @@ class CompiledGrid(ProblemOnGrid):
         programs = programs_of(
             self.problem.func, self.problem.nesting, self.integrator, self.field.fractions, self.problem.y0.device
         )
-        if programs.failed or not self.steps:
+        if programs.failed or not self.steps or transformed():
             return super().follow(y, advance, passed=passed)
         try:
             return self._followed(y, programs)

@@ -15,6 +15,7 @@ from dynamicblocks.solving.batched_loop import Record
 from dynamicblocks.solving.outputs import ENTRIES, StepLike, states_at
 from dynamicblocks.solving.summary import described
 from dynamicblocks.tracing import untraced
+from dynamicblocks.transforms import moves
 
 
 @dataclass(frozen=True, repr=False)
@@ -64,7 +65,7 @@ class Dense:
         found = torch.searchsorted(ends if forward else -ends, numbers if forward else -numbers)
         index, order = found.clamp_max(len(ends) - 1).sort(stable=True)
         x = (numbers[order] - begins[index]) / (ends[index] - begins[index])
-        if asked.requires_grad:
+        if moves(asked):
             moved = (asked - asked.detach())[order.to(asked.device)].to(like.device, like.abs().dtype)
             x = x.to(moved) + moved / (ends[index] - begins[index]).to(moved)
         # Many at once, but no more than stay in the caches.

@@ -11,6 +11,7 @@ from dynamicblocks.errors import ArgumentTypeError, ConfigurationError, SolverEr
 from dynamicblocks.solving.outputs import Outputs
 from dynamicblocks.solving.problem import Problem
 from dynamicblocks.solving.refusal import differentiable_once
+from dynamicblocks.transforms import refuse_forward_mode
 
 MAX_EVENT_STEPS = 20_000
 """Steps in which an event is looked for beyond the last time, where the caller names no number."""
@@ -98,6 +99,7 @@ def rerouted(problem: Problem, event: EventFunction, event_t: Tensor, y: Tensor)
 
     An event at the begin is there wherever the begin is.
     """
+    refuse_forward_mode("an event")
     if event.at_begin:
         return problem.t[0], problem.y0
     time = event_t.detach()

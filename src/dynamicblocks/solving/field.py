@@ -16,6 +16,7 @@ from dynamicblocks.layers.lending import FRESH, changed, changed_in_place, share
 from dynamicblocks.layers.parts import FIELD, called, parts_of
 from dynamicblocks.layers.protocol import takes_time
 from dynamicblocks.solving.misuse import check_slope, explained
+from dynamicblocks.transforms import moves
 
 Func = Callable[[Tensor, Tensor], Tensor]
 
@@ -40,7 +41,7 @@ class Clock:
         self.dtype = dtype or (like.abs().dtype if like.is_complex() else like.dtype)
         self.device = like.device
         self.far = min(torch.finfo(self.dtype).max, torch.finfo(origin.dtype).max)
-        self.shift = (origin - origin.detach()).to(self.device, self.dtype) if origin.requires_grad else None
+        self.shift = (origin - origin.detach()).to(self.device, self.dtype) if moves(origin) else None
 
     def moved(self, like: Tensor, origin: Tensor) -> "Clock":
         """The clock of the same kind for another state and first time."""

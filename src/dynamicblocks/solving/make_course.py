@@ -25,6 +25,7 @@ from dynamicblocks.solving.scipy_solver import ScipyCourse
 from dynamicblocks.solving.step_control import StepControl
 from dynamicblocks.solving.timed_steps import INTERPOLATIONS, TimedSteps
 from dynamicblocks.times import MAX_STEPS
+from dynamicblocks.transforms import moves
 
 Course = ProblemOnGrid | AdaptiveCourse | ScipyCourse
 """A caller's problem as steps that can be run."""
@@ -139,7 +140,7 @@ def _grid(scheme: Scheme, problem: Problem) -> tuple[list[float], Tensor | None]
     grid = opt.make_grid(problem, scheme.options)
     points: list[float] = problem.times if grid is problem.t else grid.detach().tolist()
     opt.check_grid(points, problem.times, problem.direction)
-    return points, grid if grid.requires_grad else None
+    return points, grid if moves(grid) else None
 
 
 def _endless(scheme: Scheme, problem: Problem) -> tuple[list[float], Tensor | None]:
@@ -155,4 +156,4 @@ def _endless(scheme: Scheme, problem: Problem) -> tuple[list[float], Tensor | No
     points = [point for point in points if -far <= point <= far]
     if len(points) < 2 or points[1] == points[0]:
         raise ArgumentError(f"a step_size of {abs(size):.3g} leads from t = {points[0]:.9g} to no other time")
-    return points, t0 + size * torch.arange(len(points)).to(problem.t) if t0.requires_grad else None
+    return points, t0 + size * torch.arange(len(points)).to(problem.t) if moves(t0) else None

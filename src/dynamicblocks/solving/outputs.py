@@ -13,6 +13,7 @@ from dynamicblocks.integrators.interpolant import Row, combine
 from dynamicblocks.solving.failures import Circumstances, NotFiniteStateError, SolveError, StepLimitError
 from dynamicblocks.solving.problem import Problem
 from dynamicblocks.solving.recording import Action
+from dynamicblocks.transforms import moves
 
 # States of no more entries are made many at once: there a call costs more than what it computes.
 SMALL = 2**12
@@ -199,7 +200,7 @@ class _States:
     def __init__(self, problem: Problem, y0: Tensor) -> None:
         self._problem = problem
         # Where times have gradients, a state at the end of a step moves with its time as well.
-        self._moving = problem.t.requires_grad
+        self._moving = moves(problem.t)
         entries = y0.numel()
         self._most = ENTRIES // max(entries, 1) if entries <= SMALL else 1
         self._made: list[Tensor] = []
@@ -262,7 +263,7 @@ def state_at(problem: Problem, step: StepLike, time: float, t: Tensor | None = N
     """The state at a time on the step; ``t`` is that time as a tensor, perhaps with a gradient."""
     length = step.t1 - step.t0
     x = 1.0 if time == step.t1 else (time - step.t0) / length
-    if not problem.t.requires_grad:
+    if not moves(problem.t):
         return step.state(x)
     # Where on the step the time lies depends on it, and on the ends of the step: zeros with gradients.
     moved: Any = 0.0
@@ -278,7 +279,7 @@ def states_on(problem: Problem, wanted: Sequence[tuple[StepLike, int, int]]) -> 
     t0, t1 = _repeated([step.t0 for step in steps], counts), _repeated([step.t1 for step in steps], counts)
     times = torch.tensor([time for _, first, last in wanted for time in problem.times[first:last]], dtype=t0.dtype)
     x = torch.where(times == t1, 1.0, (times - t0) / (t1 - t0))
-    if not problem.t.requires_grad:
+    if not moves(problem.t):
         return states_at(steps, counts, x)
     kind, device = problem.clock.dtype, problem.t.device
     moved = torch.cat([problem.t[first:last] for _, first, last in wanted])

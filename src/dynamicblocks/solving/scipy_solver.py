@@ -23,6 +23,7 @@ from dynamicblocks.solving.outputs import Outputs
 from dynamicblocks.solving.problem import Problem
 from dynamicblocks.solving.refusal import without_gradient
 from dynamicblocks.solving.scheme import Scheme
+from dynamicblocks.transforms import refuse_forward_mode
 
 SOLVERS = ("BDF", "DOP853", "LSODA", "RK23", "RK45", "Radau")
 NO_GRADIENT = (
@@ -109,6 +110,7 @@ class _Slope:
         self.problem, self._like, self._most = problem, y0, most
         self.since_output = 0
         self.error: Exception | None = None
+        refuse_forward_mode("scipy_solver")
         # Whether a gradient could be asked for, of the initial state, the times or what the field reads.
         self.lost = torch.is_grad_enabled() and (y0.requires_grad or problem.t.requires_grad)
 
