@@ -66,11 +66,7 @@ SHOWN = (
         "train --task events --epochs 2 --run happened",
     ),
     ("", "", "sample runs/happened --number 3 --output new.csv"),
-    (
-        "",
-        "",
-        "train --task density --objective flow-matching --data.samples 2000 --data.steps 200 --epochs 2 --run moved",
-    ),
+    ("", "", "train --task density --epochs 2 --run moved"),
     ("Lists", "", "models"),
     ("", "", "models dynamicnet_small"),
     ("", "", "integrators"),
