@@ -62,10 +62,11 @@ SHOWN = (
     ("Runs", "", "runs"),
     (
         "Sample",
-        "Of what a run has learnt to make: series of a latent ODE, times of events.",
+        "Of what a run has learnt to make: series of a latent ODE, times of events, points of a density.",
         "train --task events --epochs 2 --run happened",
     ),
     ("", "", "sample runs/happened --number 3 --output new.csv"),
+    ("", "", "train --task density --epochs 2 --run moved"),
     ("Lists", "", "models"),
     ("", "", "models dynamicnet_small"),
     ("", "", "integrators"),

@@ -40,6 +40,8 @@ __all__ = [
     "DynamicBlocksError",
     "DynamicNet",
     "Equation",
+    "Flow",
+    "FlowMatching",
     "Gradient",
     "Grid",
     "Head",
@@ -78,6 +80,7 @@ __all__ = [
     "layers",
     "list_integrators",
     "list_models",
+    "make_flow",
     "model_options",
     "momentum_steps",
     "odeint",
@@ -116,6 +119,7 @@ if TYPE_CHECKING:
         PiecewiseLinear,
     )
     from dynamicblocks.errors import ConfigurationError, DynamicBlocksError, SolverError, StorageError
+    from dynamicblocks.flows import Flow, FlowMatching, make_flow
     from dynamicblocks.functional import odeint, odeint_adjoint, odeint_dense, odeint_event, solve
     from dynamicblocks.gradients import Adjoint, Backprop, Checkpoint, Gradient, Reversible
     from dynamicblocks.integrators import Adaptive, Integrator, RungeKutta, Tableau, as_integrator, list_integrators
@@ -164,6 +168,7 @@ else:
             "controls": "Basis Chebyshev Controls CubicBSpline DiscontinuousLinear Legendre PiecewiseConstant "
             "PiecewiseLinear",
             "errors": "ConfigurationError DynamicBlocksError SolverError StorageError",
+            "flows": "Flow FlowMatching make_flow",
             "functional": "odeint odeint_adjoint odeint_dense odeint_event solve",
             "gradients": "Adjoint Backprop Checkpoint Gradient Reversible",
             "integrators": "Adaptive Integrator RungeKutta Tableau as_integrator list_integrators",

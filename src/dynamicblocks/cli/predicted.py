@@ -21,8 +21,9 @@ from dynamicblocks.cli.console import Bars, say
 from dynamicblocks.cli.table import table
 from dynamicblocks.data.images.files import IMAGE_ENDINGS
 from dynamicblocks.errors import ConfigurationError, UsageError
-from dynamicblocks.tasks import Classify, FieldPrediction, Prediction, Regress, Run, Segment, SeriesPrediction
+from dynamicblocks.tasks import Classify, Density, FieldPrediction, Prediction, Regress, Run, Segment, SeriesPrediction
 from dynamicblocks.tasks.colours import palette_of
+from dynamicblocks.tasks.density_given import POINT_ENDINGS
 from dynamicblocks.tasks.given import FIELD_ENDINGS, files_in
 from dynamicblocks.tasks.given_series import SERIES_ENDINGS
 from dynamicblocks.training import Task
@@ -70,7 +71,8 @@ def inputs_of(run: Run, given: Sequence[str]) -> list[Input]:
             f"the task {task.name} does not say how files are read; give it a method predict(net, x, place, *, "
             "batch_size, resize) that takes a list of paths, or call load_run(...).predict with arrays"
         )
-    kinds: dict[str, Sequence[str]] = {"regress": FIELD_ENDINGS, **dict.fromkeys(TABLES_OF, SERIES_ENDINGS)}
+    kinds: dict[str, Sequence[str]] = {"regress": FIELD_ENDINGS, "density": POINT_ENDINGS}
+    kinds |= dict.fromkeys(TABLES_OF, SERIES_ENDINGS)
     endings = kinds.get(task.name, IMAGE_ENDINGS)
     inputs: list[Input] = []
     for each in map(Path, given):
@@ -120,19 +122,21 @@ def predict_files(run: Run, inputs: Sequence[Input], options: Namespace, place: 
             write_text(place, (_csv if place.suffix.lower() == ".csv" else _json)(run, found))
             say(bars.console, f"{len(found):,} predictions written to {place}")
         return
-    if isinstance(first[1], SeriesPrediction) and place is not None and place.suffix.lower() == ".csv":
+    tabular = isinstance(first[1], SeriesPrediction) or isinstance(run.task, Density)
+    if tabular and place is not None and place.suffix.lower() == ".csv":
         if len(inputs) > 1:
             raise ConfigurationError(f"--output {place} is one table and there are {len(inputs)} files: give a folder")
-        write_text(place, _series_csv(first[1]))
-        say(bars.console, f"{len(first[1]):,} series written to {place}")
+        write_text(place, _table_csv(first[1]))
+        unit = "series" if isinstance(first[1], SeriesPrediction) else "densities"
+        say(bars.console, f"{len(first[1]):,} {unit} written to {place}")
         return
     _check_folder(place)
     if place is None:
         rows = [(str(each.path), *summary(answer)) for each, answer in whole]
         say(bars.console, table(str(run.folder.path), ("file", "size", "what is in it"), rows, prose=True))
         return
-    kinds = {Prediction: ".png", SeriesPrediction: ".csv"}
-    targets = _targets(inputs, kinds.get(type(first[1]), ".npz"))
+    ending = ".csv" if tabular else ".png" if isinstance(first[1], Prediction) else ".npz"
+    targets = _targets(inputs, ending)
     with new_folder(place) as folder:
         for each, answer in whole:
             target = folder / targets[each]
@@ -248,10 +252,15 @@ def _size(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape))
 
 
-def _series_csv(answer: SeriesPrediction) -> str:
-    """A row for each time of each series."""
+def _table_csv(answer: Answer) -> str:
+    """A row for each time of each series, or for each point whose density is told."""
+    if isinstance(answer, SeriesPrediction):
+        rows = answer.table()
+    else:
+        assert isinstance(answer, Tensor)
+        rows = iter([("log_density",), *((f"{value:.9g}",) for value in answer.tolist())])
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(answer.table())
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
@@ -281,10 +290,10 @@ def _write(path: Path, answer: Answer) -> None:
             image.putpalette(palette_of(len(answer.classes)))
             image.save(path)
             return
-        if isinstance(answer, SeriesPrediction):
-            write_text(path, _series_csv(answer))
+        if path.suffix == ".csv":
+            write_text(path, _table_csv(answer))
             return
-        values = answer.values if isinstance(answer, FieldPrediction) else answer
+        values = answer if isinstance(answer, Tensor) else answer.values
         np.savez(path, predictions=values.numpy())
 
 

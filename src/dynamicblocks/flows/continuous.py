@@ -26,7 +26,7 @@ class ContinuousTransform(Transform):
 
     with the integral as one more state of the same solve, beside those of penalties:
     ``kinetic`` int |v|^2 dt, ``jacobian`` int |dv/dx|_F^2 dt (from the products that make the trace), and ``hjb``
-    int |d Phi/dt - |grad Phi|^2 / 2| dt of a field with a potential Phi.
+    int |d Phi/dt + |grad Phi|^2 / 2| dt of a field with a potential Phi.
 
     Source: Chen et al. 2018; FFJORD (Grathwohl et al. 2019); penalties RNODE (Finlay et al. 2020), OT-Flow (Onken et
     al. 2021).

@@ -29,7 +29,6 @@ from dynamicblocks.solving.make_course import make_course
 from dynamicblocks.solving.options import step_limit
 from dynamicblocks.solving.outputs import StepLike
 from dynamicblocks.solving.problem import make_problem
-from dynamicblocks.solving.scheme import Scheme
 from dynamicblocks.tracing import untraced
 
 
@@ -75,7 +74,8 @@ def odeint(
             Methods on a grid: ``step_size``, or ``grid_constructor`` (func, y0, t) -> grid; by default the grid is
             ``t``. ``max_num_steps``: the most that these two may make (1,000,000). ``interp``: "linear" or "cubic",
             between the grid's points. ``perturb``, also called ``enforce_openset``: see func at the ends of a step from
-            inside it.
+            inside it. ``compile``: run explicit steps compiled, ten in one call, as samplers of many small steps want;
+            the first solve then takes some seconds.
 
             ``scipy_solver``: ``solver``, a name of SciPy's, ``min_step``, ``max_step``, and ``max_num_steps``, there
             the most evaluations of func between two times of output (1,000,000).
@@ -101,7 +101,10 @@ def odeint(
     with OutsideTransforms():
         problem = make_problem(func, y0, t, tensors=() if mode is BACKPROP else differentiated(func))
         if scheme.options.get("compile"):
-            return _compiled(func, y0, t, scheme, event_fn, mode)
+            _check_compiled(func, event_fn, mode)
+            if isinstance(scheme.method, AdaptiveMethod):
+                steps = step_limit(scheme.options)
+                return solve_compiled(SampleProblem(func, y0, t, (), scheme, steps, func, compile=True)).y
         if event_fn is None:
             found = run(mode, make_course(scheme, problem))
             return problem.nesting.nested(found.stacked(), (len(problem.times),))
@@ -111,17 +114,14 @@ def odeint(
         return problem.t.new_tensor(time), problem.nesting.nested(torch.stack([problem.y0, state]), (2,))
 
 
-def _compiled(
-    func: Func, y0: State, t: Tensor, scheme: Scheme, event_fn: Callable[[Tensor, Any], Tensor] | None, mode: Gradient
-) -> Any:
+def _check_compiled(func: Func, event_fn: Callable[[Tensor, Any], Tensor] | None, mode: Gradient) -> None:
+    """Raise a ConfigurationError for what does not go with the option compile; warn of what is not called."""
     if event_fn is not None:
         raise ConfigurationError("an event and the option compile do not go together in odeint; use solve")
     if not isinstance(mode, Backprop):
         raise ConfigurationError(f"a compiled loop makes its gradients by 'backprop', got {mode!r}; use solve")
     if any(hasattr(func, f"callback_{name}") for name in ("step", "accept_step", "reject_step")):
         warn_caller("a compiled loop does not call the callbacks of func")
-    steps = step_limit(scheme.options)
-    return solve_compiled(SampleProblem(func, y0, t, (), scheme, steps, func, compile=True)).y
 
 
 @untraced

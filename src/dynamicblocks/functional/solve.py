@@ -83,8 +83,8 @@ def solve(
             are common to the state go beyond it, and states are interpolated). Explicit adaptive methods.
         dense: also return the solution as a function of time.
         compile: compile the loop, several attempts in one call: the first solve takes long, those after it little.
-            Explicit adaptive methods, ``backprop`` and ``adjoint``; what cannot be compiled runs as usual, with a
-            warning.
+            Explicit adaptive methods, ``backprop`` and ``adjoint``; explicit methods on a grid, ``backprop``. What
+            cannot be compiled runs as usual, with a warning.
         max_steps: most steps: of an adaptive method, accepted or not, in the solve or of each sample (10,000 by
             default); of a method on a grid, those that ``step_size`` or ``grid_constructor`` may make (1,000,000).
         on_failure: "raise" a :class:`~dynamicblocks.SolveError`, or "return" what was solved, with its status.
@@ -113,6 +113,7 @@ def solve(
         raise ConfigurationError(
             f"{chosen.name} does not take the options {', '.join(foreign)}; it takes {', '.join(chosen.options)}"
         )
+    compile = bool(given.pop("compile", False)) or compile
     asked = dict(gradient_options or {})
     params = tuple(asked.pop("params", ()))
     mode = _mode(gradient, asked, params)
@@ -123,10 +124,15 @@ def solve(
             raise ConfigurationError(f"max_steps must be at least 1, got {max_steps}")
         given = {"max_num_steps": max_steps, **given}
     scheme = Scheme(chosen, rtol, atol, given, strict=True)
-    if batched or compile or (isinstance(t, Tensor) and t.ndim == 2):
+    own = batched or (isinstance(t, Tensor) and t.ndim == 2)
+    on_grid = compile and isinstance(chosen, GridMethod) and not own
+    if on_grid:
+        if not isinstance(mode, Backprop):
+            raise ConfigurationError(f"compiled steps on a grid make their gradients by 'backprop', got {gradient!r}")
+        scheme = replace(scheme, options={**given, "compile": True})
+    elif compile or own:
         most = step_limit(given, MAX_STEPS) if scheme.settings is None else scheme.settings.max_steps
         request = SampleProblem(func, y0, t, args, scheme, most, func, event_fn, dense, on_failure == "return", compile)
-        own = batched or (isinstance(t, Tensor) and t.ndim == 2)
         with OutsideTransforms():
             found = _of_samples(request, mode, gradient) if own else _compiled(request, mode, gradient, params)
         counted(found.statistics.evaluations)
@@ -213,7 +219,8 @@ def _solved(
     problem, message, status = course.problem, "", Status.DONE
     nesting = problem.nesting
     assert course.scheme is not None
-    warn_of_uncalled(problem.func, course.scheme.method)
+    compiled = "a compiled loop" if course.scheme.options.get("compile") else ""
+    warn_of_uncalled(problem.func, course.scheme.method, compiled)
     try:
         found = mode.run(course, problem.y0)
         ends = [] if found.event_state is None else [found.event_state]

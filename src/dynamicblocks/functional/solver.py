@@ -24,7 +24,7 @@ class Solver:
         step_size: of a method on a grid, in the unit of the times; by default its steps end at the times of output.
         gradient: how the backward pass is made: backprop, checkpoint, adjoint, adjoint(interpolant=True), ...
         max_steps: the budget of a solve: an adaptive one that needs more steps is an error.
-        compile: compile the loop of an adaptive method.
+        compile: compile the loop of an adaptive method, or the steps of an explicit one on a grid.
 
     Raises:
         ConfigurationError: there is no such method or gradient, or an option that the method does not take.

@@ -35,7 +35,9 @@ CONTROL_OPTIONS = (
     "first_step", "min_step", "max_step", "max_num_steps", "safety", "ifactor", "dfactor", "pcoeff", "icoeff", "dcoeff",
     "step_t", "jump_t", "norm", "dtype", "compile",
 )  # fmt: skip
-GRID_OPTIONS = ("step_size", "grid_constructor", "max_num_steps", "interp", "perturb", "enforce_openset", "norm")
+GRID_OPTIONS = (
+    "step_size", "grid_constructor", "max_num_steps", "interp", "perturb", "enforce_openset", "norm", "compile",
+)  # fmt: skip
 SCIPY_OPTIONS = ("solver", "min_step", "max_step", "max_num_steps", "norm", "grid_points", "eps")
 
 DEFAULT = "dopri5"

@@ -26,7 +26,7 @@ Build = Callable[[Any], Callable[[Tensor, Tensor], Tensor]]
 
 # So many programs are kept, and compiled for one form of loop, before old ones go and new ones are refused.
 PROGRAMS = 64
-_LIMIT: dict[str, Any] = (
+LIMIT: dict[str, Any] = (
     {"recompile_limit": PROGRAMS} if "recompile_limit" in inspect.signature(torch.compile).parameters else {}
 )
 
@@ -61,7 +61,7 @@ class _Program:
         # Not the graphs of CUDA: the tensors of one call, which the next begins with, would be overwritten by it.
         options: dict[str, Any] = {"cpp_wrapper": True} if loop.direction.device.type == "cpu" else {}
         self.begin, self.attempts = (
-            torch.compile(part, fullgraph=True, dynamic=False, options=options, **_LIMIT) for part in (begin, attempts)
+            torch.compile(part, fullgraph=True, dynamic=False, options=options, **LIMIT) for part in (begin, attempts)
         )
 
 

@@ -15,6 +15,7 @@ from dynamicblocks.integrators.implicit import ImplicitRungeKutta
 from dynamicblocks.solving import options as opt
 from dynamicblocks.solving.adaptive_course import AdaptiveCourse
 from dynamicblocks.solving.adaptive_loop import AdaptiveLoop, Hooks
+from dynamicblocks.solving.compiled_grid import CompiledGrid, check_compilable
 from dynamicblocks.solving.events import MAX_EVENT_STEPS, least
 from dynamicblocks.solving.grid_loop import ProblemOnGrid
 from dynamicblocks.solving.outputs import Event, StepKeeper
@@ -59,11 +60,18 @@ def make_course(
         if event is not None:
             raise ConfigurationError(f"{method.name} finds no events; use another method")
         return ScipyCourse(problem, scheme)
+    options = {name: value for name, value in scheme.options.items() if name != "compile"}
+    compiles = bool(scheme.options.get("compile"))
+    if compiles and (event is not None or kept is not None):
+        what = "dense=True" if event is None else "an event"
+        raise ConfigurationError(f"{what} and compile=True on a grid do not go together; leave one out")
     tolerance = _tolerance(scheme, problem, norm=None) if "rtol" in method.own else None
     given: dict[str, Any] = {} if tolerance is None else {"rtol": tolerance.rtol, "atol": tolerance.atol}
     if method.open:
         given["problem"] = problem
-    integrator = method.make(**method.chosen({**scheme.options, **given}))
+    integrator = method.make(**method.chosen({**options, **given}))
+    if compiles:
+        check_compilable(method, integrator)
     if problem.eps and isinstance(integrator, ImplicitRungeKutta):
         integrator = replace(integrator, eps=problem.eps)
     name = scheme.options.get("interp", "linear")
@@ -82,7 +90,7 @@ def make_course(
         if isinstance(integrator, nn.Module):
             integrator.requires_grad_(False)  # nobody has it but this solve
     perturb, fractions = inside_steps(scheme.options), [c for c, _ in integrator.reads]
-    return ProblemOnGrid(
+    return (CompiledGrid if compiles else ProblemOnGrid)(
         integrator,
         points,
         all_times=True,

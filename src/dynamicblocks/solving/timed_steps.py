@@ -54,7 +54,7 @@ class TimedSteps:
     Args:
         problem: has the field.
         points: of the grid.
-        fractions: of a step at which it is usually read.
+        fractions: of a step at which it is usually read; each counts once.
         grid: the points as a tensor, where they carry gradients.
         perturb: whether stages at the ends of a step see the nearest time inside it, for fields that jump there.
         strict: whether an equation that was not solved ends the solve, and not only where values are not finite.
@@ -77,7 +77,7 @@ class TimedSteps:
         self.perturb, self.strict = perturb, strict
         self.step = 0  # the last one that was asked for
         self.tensors, self.modules = problem.tensors, problem.modules
-        self._fractions = tuple(dict.fromkeys(fractions))
+        self.fractions = tuple(dict.fromkeys(fractions))
         self._chunk = -1
         self._made: list[dict[float, Tensor]] = []
 
@@ -88,7 +88,7 @@ class TimedSteps:
 
     def moved(self, problem: Problem, grid: Tensor | None) -> "TimedSteps":
         """The same along a grid of these values."""
-        return TimedSteps(problem, self.points, self._fractions, grid, perturb=self.perturb, strict=self.strict)
+        return TimedSteps(problem, self.points, self.fractions, grid, perturb=self.perturb, strict=self.strict)
 
     def apart(self, places: Places) -> "TimedSteps":
         """The same with other buffers, without a change of the modules."""
@@ -126,15 +126,17 @@ class TimedSteps:
         ends = self.problem.t.new_tensor(self.points[step : step + 2]) if self.grid is None else self.grid[step:][:2]
         return ends[0], ends[1]
 
+    def numbers(self, first: int, last: int) -> list[float]:
+        """The times of the usual stages of the steps ``first, ..., last - 1``, step by step."""
+        ends = pairwise(self.points[first : last + 1])
+        if self.perturb:
+            return [self._number(t0, t1, c) for t0, t1 in ends for c in self.fractions]
+        return [t1 if c == 1 else t0 + c * (t1 - t0) for t0, t1 in ends for c in self.fractions]
+
     def _times(self, first: int) -> list[dict[float, Tensor]]:
         """The times of the usual stages of a chunk of steps."""
-        fractions, count = self._fractions, len(self._fractions)
-        ends = pairwise(self.points[first : first + CHUNK + 1])
-        if self.perturb:
-            numbers = [self._number(t0, t1, c) for t0, t1 in ends for c in fractions]
-        else:
-            numbers = [t1 if c == 1 else t0 + c * (t1 - t0) for t0, t1 in ends for c in fractions]
-        tensors = self.problem.clock.tensors(numbers, shifted=False)
+        fractions, count = self.fractions, len(self.fractions)
+        tensors = self.problem.clock.tensors(self.numbers(first, first + CHUNK), shifted=False)
         return [
             dict(zip(fractions, tensors[n : n + count], strict=True)) for n in range(0, len(tensors), max(count, 1))
         ]

@@ -4,6 +4,8 @@ from dynamicblocks.extras import needed_for
 
 with needed_for(__name__):
     from dynamicblocks.tasks.classify import Classify
+    from dynamicblocks.tasks.density import Density
+    from dynamicblocks.tasks.density_options import DensityConfig, DensityModel, PenaltyConfig
     from dynamicblocks.tasks.dynamics import Dynamics, TrajectoryConfig
     from dynamicblocks.tasks.dynamics_options import DynamicsModel, ShootingConfig
     from dynamicblocks.tasks.event_options import EventConfig, EventModel
@@ -25,6 +27,9 @@ with needed_for(__name__):
 __all__ = [
     "Classify",
     "DataConfig",
+    "Density",
+    "DensityConfig",
+    "DensityModel",
     "Dynamics",
     "DynamicsModel",
     "EventConfig",
@@ -34,6 +39,7 @@ __all__ = [
     "FieldPrediction",
     "MaskConfig",
     "ModelConfig",
+    "PenaltyConfig",
     "Prediction",
     "Regress",
     "Run",

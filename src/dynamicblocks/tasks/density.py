@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dynamicblocks.data.densities.points import DensityDataset, PointSet
+from dynamicblocks.data.densities import DensityDataset, PointSet
 from dynamicblocks.errors import ConfigurationError, SolverError, unknown_name
 from dynamicblocks.functional import Solver
 from dynamicblocks.tasks.density_batches import PointBatch, PointBatches
@@ -29,8 +29,10 @@ from dynamicblocks.training.task import HERE, Batches, Figure, Place, SplitName
 NLL = Figure("nll", ".4f", title="negative log-likelihood (nats)")
 BITS = Figure("bits_per_dim", ".4f", title="bits/dim")
 
-# Training steps of an epoch: of the likelihood, and of flow matching, whose steps solve nothing.
-SOLVED, MATCHED = 100, 1000
+# Training steps of an epoch, so that ten take a minute or a few: by whether equations are solved, and of images.
+STEPS = {(True, False): 100, (False, False): 1000, (True, True): 50, (False, True): 200}
+# Points, and images, of a training step.
+POINTS, IMAGES = 200, 64
 # Points of a rehearsal.
 FEW = 4
 
@@ -61,15 +63,15 @@ class Density(Handed[PointBatch]):
     unit: ClassVar[str] = "points"
     usual: ClassVar[Mapping[str, Any]] = {
         "optimizer.name": "adam",
-        "optimizer.lr": 0.001,
+        "optimizer.lr": 0.005,
         "optimizer.weight_decay": 0.0,
         "optimizer.warmup": 0.05,
-        "epochs": 20,
+        "epochs": 10,
     }
 
     data: DensityConfig = field(default_factory=DensityConfig)
     model: DensityModel = field(default_factory=DensityModel)
-    solver: Solver = field(default_factory=lambda: Solver(rtol=1e-5, atol=1e-5))
+    solver: Solver = field(default_factory=lambda: Solver(rtol=1e-4, atol=1e-4))
     objective: ObjectiveName = "likelihood"
     trace: str = "auto"
     penalties: PenaltyConfig = field(default_factory=PenaltyConfig)
@@ -132,7 +134,7 @@ class Density(Handed[PointBatch]):
     @cached_property
     def known(self) -> DensityFacts:
         """What the flow needs to know of the data."""
-        return facts_of_points(self.densities.train)
+        return facts_of_points(self.densities.train, self.model.alpha)
 
     def check(self) -> None:
         self.data.check()
@@ -149,15 +151,18 @@ class Density(Handed[PointBatch]):
     def build(self) -> DensityNet:
         weights = self.penalties.weights
         flow = flow_of(self.model, self.known, self.solver, self.trace, tuple(weights))
-        return DensityNet(flow, self.known, self.objective, weights, self.sigma)
+        return DensityNet(flow, self.known, self.objective, weights, self.sigma, self.batch_size)
+
+    @property
+    def batch_size(self) -> int:
+        """Points in a training step."""
+        return self.data.batch_size or (IMAGES if self.known.levels else POINTS)
 
     def batches(self, split: SplitName, place: Place) -> PointBatches:
         points: PointSet = getattr(self.densities, split)
         context = torch.zeros(len(points), 0) if points.context is None else points.context
-        steps = self.data.steps or (SOLVED if self.objective == "likelihood" else MATCHED)
-        # Pairs of a larger batch are nearer, and their loss is another one.
-        size = self.data.batch_size if self.objective == "ot-flow-matching" else self.data.test_batch_size
-        return PointBatches(points.points, context, self.data.batch_size, steps, place, size)
+        steps = self.data.steps or STEPS[self.objective == "likelihood", self.known.levels is not None]
+        return PointBatches(points.points, context, self.batch_size, steps, place, self.data.test_batch_size)
 
     def rehearsal(self, batches: Batches[PointBatch]) -> Iterator[PointBatch]:
         yield next(iter(batches.training(0))).select(slice(FEW))
@@ -215,7 +220,7 @@ class Density(Handed[PointBatch]):
         points, given = given_points(x, context, self.known)
         assert isinstance(net, DensityNet)
         found = []
-        rows = check_rows(batch_size, self.data.test_batch_size or self.data.batch_size)
+        rows = check_rows(batch_size, self.data.test_batch_size or self.batch_size)
         for number, part in enumerate(torch.split(torch.arange(len(points)), rows)):
             some = None if given is None else given[part].to(place.device, place.dtype)
             found.append(net.log_prob(points[part].to(place.device, place.dtype), some, seed + number).cpu().double())
@@ -254,7 +259,7 @@ class Density(Handed[PointBatch]):
             raise ConfigurationError("points have no times; leave out times")
         given = given_context(context, self.known, number)
         assert isinstance(net, DensityNet)
-        rows = check_rows(batch_size, self.data.test_batch_size or self.data.batch_size)
+        rows = check_rows(batch_size, self.data.test_batch_size or self.batch_size)
         found = []
         for place_of, part in enumerate(torch.split(torch.arange(number), rows)):
             some = None if given is None else given[part].to(place.device, place.dtype)

@@ -7,14 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
-from dynamicblocks.data.densities.points import PointSet
-from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.tasks.facts import deviations_in, names_in, numbers_in, wrong
+from dynamicblocks.data.densities import PointSet
+from dynamicblocks.draws import generator
+from dynamicblocks.flows.images import Dequantise
+from dynamicblocks.tasks.facts import MOST_CHANNELS, deviations_in, names_in, numbers_in, wrong
 
 # Beyond these no flow of this package was ever trained, and a file asks for memory.
 MOST_NUMBERS, MOST_LEVELS, MOST_DIMENSIONS = 2**22, 2**16, 4
-# Below this share of its size a column does not change.
-NOTHING = 1e-12
+# Images by which their logits are measured.
+MEASURED = 10_000
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class DensityFacts:
         shape: of a point: (features,), or (channels, height, width) of an image.
         levels: whole values that a pixel may have, from 0 on; None where points are real numbers.
         features: their names; none of images.
-        mean, std: of each feature in training; none of images.
+        mean, std: of each feature in training; of images of the logits of each pixel, or of all where there are more
+            than 4,096.
         context_names: of the numbers that a point depends on.
         context_mean, context_std: of these in training.
     """
@@ -66,46 +68,49 @@ class DensityFacts:
         levels = facts.get("levels")
         if "levels" not in facts or not (levels is None or (_is_count(levels) and 2 <= levels <= MOST_LEVELS)):
             raise wrong(facts, "levels", f"null, or a whole number from 2 to {MOST_LEVELS:,}")
-        features, mean, std = _columns(facts, "features", "mean", "std")
-        if len(features) != (shape[0] if levels is None else 0) or (levels is None and len(shape) != 1):
+        if len(shape) != (1 if levels is None else 3):
+            raise wrong(facts, "shape", "one number of points, three of images")
+        features: tuple[str, ...] = ()
+        if levels is None:
+            features, mean, std = _columns(facts, "features", "mean", "std")
+        else:
+            mean = numbers_in(facts, "mean")
+            std = deviations_in(facts, "std", len(mean))
+        if len(mean) not in (math.prod(shape), levels and 1) or facts.get("features") != list(features):
             raise wrong(facts, "features", f"the names of points of shape {shape}, none of images")
         return cls(
             tuple(shape), levels, features, mean, std, *_columns(facts, "context_names", "context_mean", "context_std")
         )
 
 
-def facts_of_points(points: PointSet) -> DensityFacts:
-    """The facts of the points of a training.
+def facts_of_points(points: PointSet, alpha: float = 1e-6) -> DensityFacts:
+    """The facts of the points of a training, of which no column is constant.
 
-    Raises:
-        ConfigurationError: a column never changes.
+    Args:
+        points: those of the training.
+        alpha: of images, that of their logits.
     """
-    features = () if points.levels else tuple(points.features)
-    mean, std = _measured(points.points, features) if features else ((), ())
-    names = tuple(points.context_names)
-    context_mean, context_std = ((), ()) if points.context is None else _measured(points.context, names, context=True)
-    return DensityFacts(tuple(points.shape), points.levels, features, mean, std, names, context_mean, context_std)
+    if points.levels:
+        some = points.points[:MEASURED].float()
+        logits = Dequantise(points.levels, alpha).to_base(some, generator=generator(0)).value.double()
+        mean, std = _measured(logits.flatten(1) if logits[0].numel() <= MOST_CHANNELS else logits.reshape(-1, 1))
+    else:
+        mean, std = _measured(points.points)
+    context_mean, context_std = _measured(points.context, binary=True)
+    return DensityFacts(
+        points.shape, points.levels, points.features, mean, std, points.context_names, context_mean, context_std
+    )
 
 
-def _measured(
-    values: Tensor, names: tuple[str, ...], *, context: bool = False
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of each column; those of a context that are zero or one stay as they are."""
-    means, deviations = [], []
-    for name, column in zip(names, values.double().unbind(1), strict=True):
-        if context and bool(((column == 0) | (column == 1)).all()):
-            means.append(0.0)
-            deviations.append(1.0)
-            continue
-        deviation = float(column.std(correction=0))
-        if deviation <= NOTHING * float(column.abs().max()):
-            raise ConfigurationError(
-                f"the column {name!r} is constant ({float(column[0]):.6g}), so "
-                f"{'nothing is learnt of it' if context else 'it has no density'}; leave it out"
-            )
-        means.append(float(column.mean()))
-        deviations.append(deviation)
-    return tuple(means), tuple(deviations)
+def _measured(values: Tensor | None, *, binary: bool = False) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of each column; with ``binary`` those of zeros and ones alone stay as they are."""
+    if values is None:
+        return (), ()
+    mean, std = values.mean(0), values.std(0, correction=0)
+    if binary:
+        stays = ((values == 0) | (values == 1)).all(0)
+        mean, std = mean.where(~stays, 0.0), std.where(~stays, 1.0)
+    return tuple(mean.tolist()), tuple(std.tolist())
 
 
 def _columns(

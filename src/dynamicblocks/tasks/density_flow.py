@@ -1,17 +1,19 @@
 """The flow that options and data ask for."""
 
+from typing import Any
+
 import torch
 
 from dynamicblocks.errors import ConfigurationError, unknown_name
 from dynamicblocks.flows import Exact, Flow, as_trace, bases, fields, make_flow
+from dynamicblocks.flows.images import make_image_flow
 from dynamicblocks.functional import Solver
 from dynamicblocks.tasks.density_facts import DensityFacts
 from dynamicblocks.tasks.density_options import DensityModel
 
 CONV = "conv"
 # Widths of hidden layers where nobody says them.
-HIDDEN = {"hyper": (64, 32), "potential": (32, 32)}
-USUAL_HIDDEN = (64, 64, 64)
+HIDDEN = {"hyper": (64, 32), "potential": (32, 32), CONV: (32, 32)}
 # Fields whose exact trace costs hardly more than the slope.
 CLOSED = ("potential", "hyper")
 # Any other takes a product with the Jacobian for each number of a point, at each evaluation.
@@ -35,36 +37,61 @@ def check_flow(model: DensityModel, solver: Solver, trace: str) -> None:
         )
 
 
-def flow_of(
-    model: DensityModel, known: DensityFacts, solver: Solver, trace: str, penalties: tuple[str, ...]
-) -> Flow:
-    """The flow of points in data units.
+def flow_of(model: DensityModel, known: DensityFacts, solver: Solver, trace: str, penalties: tuple[str, ...]) -> Flow:
+    """The flow of points, or of images, in data units.
 
     Raises:
-        ConfigurationError: an option does not suit the points.
+        ConfigurationError: an option does not suit them.
     """
-    name = "concatsquash" if model.field == "auto" else model.field
-    if name == CONV or model.scales > 1:
-        what = "model.field conv" if name == CONV else f"model.scales {model.scales}"
-        raise ConfigurationError(f"{what} is of images, and the data are points {known.shape}; leave it out")
+    name = model.field
+    if name == "auto":
+        name = CONV if known.levels else "concatsquash"
+    _check_kind(model, name, known)
     standardise = model.base == "gaussian" if model.standardise is None else model.standardise
     mean, std = (torch.tensor(each) if standardise else None for each in (known.mean, known.std))
-    return make_flow(
-        known.numbers,
-        field=name,
-        hidden=model.hidden or HIDDEN.get(name, USUAL_HIDDEN),
-        activation=model.activation,
-        context=len(known.context_names),
-        horizon=model.horizon,
-        time=model.time,
-        flows=model.flows,
-        base=model.base,
-        mean=mean,
-        std=std,
-        solver=solver,
-        trace=trace_of(trace, name, known.numbers),
-        penalties=penalties,
-    )
+    options: dict[str, Any] = {
+        "context": len(known.context_names), "horizon": model.horizon, "time": model.time, "flows": model.flows,
+        "mean": mean, "std": std, "solver": solver, "trace": trace_of(trace, name, known.numbers),
+        "penalties": penalties,
+    }  # fmt: skip
+    if model.hidden or name in HIDDEN:
+        options["hidden"] = model.hidden or HIDDEN[name]
+    if model.activation:
+        options["activation"] = model.activation
+    if known.levels:
+        if mean is not None and std is not None and len(mean) > 1:
+            options |= {"mean": mean.view(known.shape), "std": std.view(known.shape)}
+        patch = model.patch or usual_patch(known.shape, model.scales)
+        more: dict[str, Any] = {"patch": patch, "scales": model.scales, "alpha": model.alpha}
+        return make_image_flow(known.shape, known.levels, **more, **options)
+    return make_flow(known.numbers, field=name, base=model.base, **options)
+
+
+def _check_kind(model: DensityModel, field: str, known: DensityFacts) -> None:
+    """Raise where an option is of images and there are points, or the other way round."""
+    if known.levels:
+        if field != CONV:
+            raise ConfigurationError(f"model.field {field} is of points, and the data are images: leave it out")
+        if model.base != "gaussian":
+            raise ConfigurationError(f"model.base {model.base} is of points, and the data are images: leave it out")
+        return
+    asked = f"model.field {CONV}" if field == CONV else ""
+    for option in ("scales", "patch"):
+        if (getattr(model, option) or 1) > 1:
+            asked = f"model.{option} {getattr(model, option)}"
+    if asked:
+        raise ConfigurationError(f"{asked} is of images, and the data are points {known.shape}: leave it out")
+
+
+def usual_patch(shape: tuple[int, ...], scales: int) -> int:
+    """The pixels on a side of a patch, where nobody says: so that there are 4 or more patches on a side.
+
+    >>> usual_patch((1, 8, 8), 1), usual_patch((1, 28, 28), 1), usual_patch((1, 8, 8), 2), usual_patch((1, 9, 9), 1)
+    (2, 4, 1, 1)
+    """
+    sides = shape[1:]
+    fits = (patch for patch in (4, 2) if all(side % patch == 0 and side >= 4 * patch for side in sides))
+    return 1 if scales > 1 else next(fits, 1)
 
 
 def trace_of(trace: str, field: str, numbers: int) -> str:
@@ -78,7 +105,7 @@ def trace_of(trace: str, field: str, numbers: int) -> str:
     if numbers > MOST_EXACT and isinstance(as_trace(trace, numbers), Exact):
         raise ConfigurationError(
             f"trace {trace}: of points of {numbers:,} numbers it takes as many products with the Jacobian in each "
-            f"evaluation of the field {field}, beside one of trace hutchinson; take that, or the field potential, whose "
+            f"evaluation of the field {field}; take trace hutchinson, which takes one, or the field potential, whose "
             "trace has a closed form"
         )
     return trace

@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynamicblocks.data.densities.points import PointSet
+from dynamicblocks.data.densities import PointSet
+from dynamicblocks.data.densities.files import KINDS, read_points
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.tasks.density_facts import DensityFacts
 from dynamicblocks.tasks.given import PATHS
 from dynamicblocks.training.predicting import tensor_of
 
-POINT_ENDINGS = (".csv", ".parquet", ".npy", ".npz")
+POINT_ENDINGS = tuple(KINDS)
 
 
 def handed_points(given: Any) -> PointSet:
@@ -21,10 +22,7 @@ def handed_points(given: Any) -> PointSet:
     if isinstance(given, PointSet):
         return given
     points, context = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
-    expected = "a PointSet, an array (n, features), or a pair of that and a context (n, c)"
-    return PointSet.of(
-        tensor_of(points, expected), None if context is None else _two_dimensional(tensor_of(context, expected))
-    )
+    return PointSet.of(points, context)
 
 
 def given_points(x: Any, context: Any, known: DensityFacts) -> tuple[Tensor, Tensor | None]:
@@ -42,7 +40,7 @@ def given_points(x: Any, context: Any, known: DensityFacts) -> tuple[Tensor, Ten
     if isinstance(x, list) and len(x) == 1 and isinstance(x[0], PATHS):
         x = x[0]
     if isinstance(x, PATHS):
-        x = _read(Path(os.fsdecode(x)), known)
+        x = _read(Path(os.fsdecode(x)), known, with_context=context is None)
     names = f" ({', '.join(known.features)})" if 1 < len(known.features) <= 20 else ""
     expected = f"numbers (n, {', '.join(map(str, known.shape))}){names}, a file of them, or a PointSet"
     if isinstance(x, PointSet):
@@ -92,16 +90,9 @@ def given_context(context: Any, known: DensityFacts, number: int) -> Tensor | No
     return found.expand(number, -1)
 
 
-def _two_dimensional(context: Tensor) -> Tensor:
-    return context[:, None] if context.ndim == 1 else context
-
-
-def _read(path: Path, known: DensityFacts) -> PointSet:
-    """The points of a file, with the columns of the training."""
-    ending = path.suffix.lower()
-    if ending not in POINT_ENDINGS:
-        raise ConfigurationError(f"points are read from files that end in {', '.join(POINT_ENDINGS)}, got {path}")
-    # Tables need an extra, which arrays do not.
-    from dynamicblocks.data.densities.files import read_points
-
-    return read_points(path, values=known.features, context=known.context_names)
+def _read(path: Path, known: DensityFacts, *, with_context: bool) -> PointSet:
+    """The points of a file, with the columns of the training; of a table the context is among them."""
+    table = KINDS.get(path.suffix.lower()) in ("csv", "parquet")
+    if table and not known.features:
+        raise ConfigurationError(f"images are read from .npy and .npz files, and {path} is a table")
+    return read_points(path, values=known.features, context=known.context_names if table and with_context else ())

@@ -30,6 +30,8 @@ class DensityNet(nn.Module):
         objective: what is lowered.
         penalties: weights of what is added to the negative log-likelihood.
         sigma: deviation of the noise about straight paths, of flow matching.
+        paired: points among which partners are found in evaluation: those of a larger batch would be nearer than in
+            training, and their loss another one.
     """
 
     context_mean: Tensor
@@ -42,6 +44,7 @@ class DensityNet(nn.Module):
         objective: ObjectiveName = "likelihood",
         penalties: Mapping[str, float] | None = None,
         sigma: float = 0.1,
+        paired: int = 256,
     ) -> None:
         super().__init__()
         self.flow = flow
@@ -50,6 +53,7 @@ class DensityNet(nn.Module):
         self.register_buffer("context_mean", torch.tensor(known.context_mean))
         self.register_buffer("context_std", torch.tensor(known.context_std))
         self.penalties = dict(penalties or {})
+        self.paired = paired
         self.matching = None
         if objective != "likelihood":
             self.matching = FlowMatching(sigma, pairing="ot" if objective == "ot-flow-matching" else "independent")
@@ -65,12 +69,16 @@ class DensityNet(nn.Module):
     def _told(self, batch: PointBatch) -> Tensor:
         x, context = batch.points, self.scaled(batch.context)
         draws = torch.Generator().manual_seed(int(batch.seed))
+        nll: Tensor | None = None
         if self.matching is None:
             nll, penalty = negative_log_likelihood(self.flow, x, context, weights=self.penalties, generator=draws)
             loss = (nll + penalty).mean()
         else:
-            nll = None if self.training else -self.flow.log_prob(x, context, generator=draws)
-            loss = self.matching(self.flow, x, context, generator=draws).mean()
+            if not self.training:
+                nll = -self.flow.log_prob(x, context, generator=draws)
+            parts = torch.split(torch.arange(len(x), device=x.device), self.paired)
+            some = ((x[rows], None if context is None else context[rows]) for rows in parts)
+            loss = torch.cat([self.matching(self.flow, *each, generator=draws) for each in some]).mean()
         none = loss.new_zeros(())
         return torch.stack([loss, none, none] if nll is None else [loss, none + 1, nll.mean().to(loss)])
 

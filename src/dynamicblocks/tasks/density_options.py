@@ -1,11 +1,13 @@
 """Options of the task of densities."""
 
 from dataclasses import dataclass
+from typing import get_args
 
-from dynamicblocks.data.densities.catalogue import density_sets, load_density, split_density
-from dynamicblocks.data.densities.points import DensityDataset, PointSet
+from dynamicblocks.data.densities import DensityDataset, PointSet, load_density, split_density
+from dynamicblocks.data.densities.catalogue import check_named
 from dynamicblocks.data.series.checks import check_share
 from dynamicblocks.errors import ConfigurationError, unknown_name
+from dynamicblocks.flows.fields import TimeName
 from dynamicblocks.tasks.handed import GIVEN
 from dynamicblocks.times import check_amount, check_count, check_counts, check_positive, check_seed
 
@@ -17,17 +19,18 @@ class DensityConfig:
     Args:
         name: moons, circles, checkerboard, swiss_roll, eight_gaussians, pinwheel (drawn on the fly); csv:PATH or
             parquet:PATH, tables with a row for each point; npy:PATH or npz:PATH, arrays (n, features), of .npz files
-            with the keys points and, if any, context; digits, mnist, cifar10, or images:FOLDER, images of one size.
+            with the keys points and, if any, context; digits, mnist, fashion-mnist, cifar10, or images:FOLDER, images
+            of one size.
         values: of a table, the columns that make a point; by default all others that hold numbers.
         context: of a table, the columns that a point depends on, of which densities are conditional; label is the
             class of a point that is drawn on the fly, or of an image.
         samples: of points drawn on the fly, how many to train on.
         validation, test: shares of the points held out.
         split_seed: which points those are, and what is drawn on the fly.
-        batch_size: points in a training step, over all processes.
+        batch_size: points in a training step, over all processes; by default 200, of images 64.
         test_batch_size: points in a step of evaluation; None for as in training.
         steps: training steps in an epoch, however few points there are; by default 100, or 1000 of flow matching,
-            which solves nothing in a step.
+            which solves nothing in a step; of images 50 and 200.
         data_dir: where a relative path of a file begins, and folder with a local copy of images; by default the
             working directory, and a cache to which images are downloaded.
     """
@@ -39,15 +42,14 @@ class DensityConfig:
     validation: float = 0.1
     test: float = 0.1
     split_seed: int = 0
-    batch_size: int = 256
+    batch_size: int | None = None
     test_batch_size: int | None = 1000
     steps: int | None = None
     data_dir: str | None = None
 
     def __post_init__(self) -> None:
         check_seed(self.split_seed, "data.split_seed")
-        check_count(self.batch_size, "data.batch_size")
-        for option in ("samples", "test_batch_size", "steps"):
+        for option in ("samples", "batch_size", "test_batch_size", "steps"):
             if getattr(self, option) is not None:
                 check_count(getattr(self, option), f"data.{option}")
         for option in ("validation", "test"):
@@ -65,8 +67,8 @@ class DensityConfig:
 
     def check(self) -> None:
         """Raise where there is no such set of points."""
-        if self.name != GIVEN and ":" not in self.name and self.name not in density_sets():
-            raise unknown_name("set of points", self.name, density_sets())
+        if self.name != GIVEN:
+            check_named(self.name)
 
     def load(self) -> DensityDataset:
         """The points, split."""
@@ -94,33 +96,44 @@ class DensityModel:
         field: v: concat, concatsquash or hyper (perceptrons that read the time in three ways), potential (the gradient
             of a potential, whose trace has a closed form), conv (of images); auto is concatsquash, of images conv.
         hidden: units of each hidden layer, or channels of each hidden convolution; by default those of the field: 64
-            64 64, of hyper 64 32, of potential 32 32.
-        activation: of the field.
+            64 64, of hyper 64 32, of potential and conv 32 32.
+        activation: of the field; by default tanh, of conv softplus.
         time: how the field is told the time: linear (as it is), fourier (sines and cosines).
         horizon: the time of the data.
         base: what noise is drawn from: gaussian, eight_gaussians.
         standardise: whether data are brought to mean zero and deviation one first, inside the flow; by default they
-            are where noise is gaussian. Images are spread from 0 to 1 instead.
-        flows: how many equations, one behind the other; with images, of each scale.
+            are where noise is gaussian. Of images it is the logits of their pixels.
+        flows: how many equations, one behind the other; of images, before and after each change of scale.
         scales: of images, how many: behind each but the last, half of the numbers are noise already.
+        patch: the field conv sees patches of so many pixels a side as one place, for patch^2 less work; by default 2 or
+            4 where that divides the sides, 1 of several scales.
+        alpha: of images, how far the logits of their pixels stay from infinity; 0.05 is usual of photographs.
     """
 
     field: str = "auto"
     hidden: tuple[int, ...] = ()
-    activation: str = "tanh"
-    time: str = "linear"
+    activation: str | None = None
+    time: TimeName = "linear"
     horizon: float = 1.0
     base: str = "gaussian"
     standardise: bool | None = None
     flows: int = 1
     scales: int = 1
+    patch: int | None = None
+    alpha: float = 1e-6
 
     def __post_init__(self) -> None:
         if self.hidden:
             check_counts(self.hidden, "model.hidden")
+        if self.time not in get_args(TimeName):
+            raise unknown_name("model.time", self.time, get_args(TimeName))
         check_positive(self.horizon, "model.horizon")
         for option in ("flows", "scales"):
             check_count(getattr(self, option), f"model.{option}")
+        if self.patch is not None:
+            check_count(self.patch, "model.patch")
+        if not 0 < check_amount(self.alpha, "model.alpha") < 0.5:
+            raise ConfigurationError(f"model.alpha must lie above 0 and below 0.5, got {self.alpha:g}")
 
 
 @dataclass(frozen=True)

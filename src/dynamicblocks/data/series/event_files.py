@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from dynamicblocks.data.series.checks import exact
 from dynamicblocks.data.series.events import EventSet, outside_said, window_of
 from dynamicblocks.data.series.groups import Groups, grouped
-from dynamicblocks.data.series.tables import read_table
+from dynamicblocks.data.tables import read_table
 from dynamicblocks.errors import StorageError, brief
 from dynamicblocks.visible import legible
 

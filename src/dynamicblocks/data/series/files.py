@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dynamicblocks.data.series.groups import Groups, grouped
 from dynamicblocks.data.series.series import SeriesSet
-from dynamicblocks.data.series.tables import Table, read_table
+from dynamicblocks.data.tables import Table, read_table
 from dynamicblocks.errors import ConfigurationError, StorageError, brief, unknown_name
 from dynamicblocks.extras import needed_for
 from dynamicblocks.visible import legible

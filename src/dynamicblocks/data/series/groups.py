@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynamicblocks.data.series.checks import exact
-from dynamicblocks.data.series.tables import Table
+from dynamicblocks.data.tables import Table
 from dynamicblocks.errors import StorageError, brief
 from dynamicblocks.visible import legible
 

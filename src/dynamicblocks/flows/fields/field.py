@@ -32,7 +32,7 @@ class ClosedForm(Protocol):
 
 @runtime_checkable
 class Potential(Protocol):
-    """A field that is the negative gradient of a potential."""
+    """A field that is the gradient of a potential."""
 
     def with_residual(self, t: Tensor, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """The slope (n, *shape), tr df/dx (n,), and how far the potential is from its equation, (n,)."""

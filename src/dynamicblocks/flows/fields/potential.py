@@ -1,4 +1,4 @@
-"""OT-Flow's field: the negative gradient of a potential, whose Laplacian has a closed form."""
+"""OT-Flow's field: the gradient of a potential, whose Laplacian has a closed form."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -13,18 +13,21 @@ from dynamicblocks.flows.fields.field import fields
 from dynamicblocks.times import check_count
 
 RANK = 10
+SMALL = 0.1
 # Beyond it softplus is its argument to the last bit of double precision; PyTorch's 20 leaves 2e-9.
 EXACT = 40.0
 
 
 @fields.register("potential")
 class PotentialField(nn.Module):
-    """v(t, x) = -grad_x Phi(x, t), with Phi(s) = w . N(s) + |A s|^2 / 2 + b . s and s = (x, t, context).
+    """v(t, x) = grad_x Phi(x, t), with Phi(s) = w . N(s) + |A s|^2 / 2 + b . s and s = (x, t, context).
 
     N is a residual network, u_0 = sigma(K_0 s + b_0), u_i = u_{i-1} + h sigma(K_i u_{i-1} + b_i) with
     sigma(a) = log(exp a + exp -a) and h = 1 / (layers - 1). Gradient and Laplacian are written down, so that the trace
-    of df/dx is exact. Where the way of a sample is the shortest, d Phi/dt = |grad Phi|^2 / 2 along it; how far that is
-    missed is the penalty ``hjb``.
+    of df/dx is exact. Where the ways of samples are the shortest, d Phi/dt = -|grad Phi|^2 / 2 along them (the
+    Hamilton-Jacobi-Bellman equation); how far that is missed is the penalty ``hjb``.
+
+    A new field moves samples little: w and A are small, for w = 1 and A of size 1 stretch the base by powers of e.
 
     Source: OT-Flow (Onken, Wu Fung, Li, Ruthotto 2021).
 
@@ -73,10 +76,10 @@ class PotentialField(nn.Module):
         self.h = 1.0 / max(len(hidden) - 1, 1)
         self.opening = nn.Linear(size, width)
         self.residual = nn.ModuleList(nn.Linear(width, width) for _ in hidden[1:])
-        self.w = nn.Parameter(torch.ones(width))
+        self.w = nn.Parameter(torch.full((width,), 1.0 / width))
         self.A = nn.Parameter(torch.empty(min(RANK, features), size))
         self.b = nn.Parameter(torch.zeros(size))
-        nn.init.xavier_uniform_(self.A)
+        nn.init.xavier_uniform_(self.A, gain=SMALL)
 
     def potential(self, t: Tensor, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Phi, (n,)."""
@@ -90,7 +93,7 @@ class PotentialField(nn.Module):
         """The slope, (n, features)."""
         s = self._input(t, x, context)
         slopes, z = self._backward(s)
-        return -self._gradient(s, slopes, z)[..., : self.features]
+        return self._gradient(s, slopes, z)[..., : self.features]
 
     def divergence(self, t: Tensor, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The slope (n, features), and the trace of df/dx, (n,)."""
@@ -98,9 +101,9 @@ class PotentialField(nn.Module):
         return slope, trace
 
     def with_residual(self, t: Tensor, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """The slope (n, features), the trace of df/dx (n,), and |d Phi/dt - |grad Phi|^2 / 2|, (n,)."""
+        """The slope (n, features), the trace of df/dx (n,), and |d Phi/dt + |grad Phi|^2 / 2|, (n,)."""
         slope, trace, by_time = self._all(t, x, context)
-        return slope, trace, (by_time - 0.5 * slope.square().sum(-1)).abs()
+        return slope, trace, (by_time + 0.5 * slope.square().sum(-1)).abs()
 
     def _input(self, t: Tensor, x: Tensor, context: Tensor | None) -> Tensor:
         c = self.condition(t, context)
@@ -144,7 +147,7 @@ class PotentialField(nn.Module):
             if layer is not self._layers[-1]:
                 pushed = pushed + self.h * slopes[place] * turned
         # The condition holds t / horizon.
-        return -gradient[:, : self.features], -laplacian, gradient[:, self.features] / self.horizon
+        return gradient[:, : self.features], laplacian, gradient[:, self.features] / self.horizon
 
 
 def _sigma(a: Tensor) -> Tensor:

@@ -219,7 +219,7 @@ def _read_csv(path: Path, size: int, texts: tuple[str, ...]) -> Any:
     from pyarrow import csv as arrow_csv
 
     # Two characters make a number: a digit and a comma.
-    check_memory(size // 2 * BYTES_OF_A_NUMBER, f"the series of {legible(path)}")
+    check_memory(size // 2 * BYTES_OF_A_NUMBER, f"the table of {legible(path)}")
     return arrow_csv.read_csv(
         path,
         read_options=arrow_csv.ReadOptions(use_threads=False, block_size=min(size + 1, LONGEST_BLOCK)),
@@ -233,7 +233,7 @@ def _read_parquet(path: Path) -> Any:
 
     with parquet.ParquetFile(path) as file:
         rows, columns = file.metadata.num_rows, file.metadata.num_columns
-        check_memory(rows * columns * BYTES_OF_A_NUMBER, f"the series of {legible(path)}")
+        check_memory(rows * columns * BYTES_OF_A_NUMBER, f"the table of {legible(path)}")
         return file.read(use_threads=False)
 
 
