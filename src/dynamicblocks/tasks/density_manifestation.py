@@ -14,7 +14,7 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 from torch import Tensor
 
 from dynamicblocks.counting import counting
-from dynamicblocks.data.densities.points import PointSet
+from dynamicblocks.data.densities import PointSet
 from dynamicblocks.errors import SolverError
 from dynamicblocks.flows import ContinuousTransform
 from dynamicblocks.flows.distance import wasserstein2
