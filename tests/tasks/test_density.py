@@ -151,6 +151,8 @@ def test_a_run_is_read_without_its_data_predicts_and_draws(folder, monkeypatch):
     assert not torch.equal(drawn, run.sample(5, seed=4))
     one_step = run.sample(5, seed=3, solver=Solver("euler", step_size=1.0))
     assert not torch.equal(drawn, one_step)
+    with pytest.raises(ConfigurationError, match="sample of the task density takes no contxt"):
+        run.sample(5, contxt=[1.0])
     told = run.predict(drawn)
     torch.testing.assert_close(told, run.predict(drawn.numpy(), batch_size=2), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(told, run.net.flow.log_prob(drawn.float()).double(), rtol=1e-5, atol=1e-5)

@@ -10,6 +10,7 @@ from dynamicblocks.flows import Flow, FlowMatching, negative_log_likelihood
 from dynamicblocks.functional import Solver
 from dynamicblocks.tasks.density_batches import PointBatch
 from dynamicblocks.tasks.density_facts import DensityFacts
+from dynamicblocks.tracing import untraced
 
 ObjectiveName = Literal["likelihood", "flow-matching", "ot-flow-matching"]
 OBJECTIVES = get_args(ObjectiveName)
@@ -68,7 +69,7 @@ class DensityNet(nn.Module):
 
     def _told(self, batch: PointBatch) -> Tensor:
         x, context = batch.points, self.scaled(batch.context)
-        draws = torch.Generator().manual_seed(int(batch.seed))
+        draws = _draws(batch.seed)
         nll: Tensor | None = None
         if self.matching is None:
             nll, penalty = negative_log_likelihood(self.flow, x, context, weights=self.penalties, generator=draws)
@@ -92,7 +93,7 @@ class DensityNet(nn.Module):
 
     def log_prob(self, points: Tensor, context: Tensor | None = None, seed: int = 0) -> Tensor:
         """The logarithm of the density at points (n, *shape), without a graph."""
-        draws = torch.Generator().manual_seed(seed)
+        draws = _draws(seed)
         with torch.no_grad():
             return self.flow.log_prob(points.to(self.context_mean), self.scaled(context), generator=draws)
 
@@ -101,6 +102,12 @@ class DensityNet(nn.Module):
     ) -> Tensor:
         """New points (number, *shape), of a context (number, c) each, by another solver if one is given."""
         flow = self.flow if solver is None else self.flow.with_solver(solver)
-        draws = torch.Generator().manual_seed(seed)
+        draws = _draws(seed)
         with torch.no_grad():
             return flow.sample(number, self.scaled(context), generator=draws)
+
+
+@untraced
+def _draws(seed: Tensor | int) -> torch.Generator:
+    """Random numbers by a seed, which is read, so that no graph can hold it."""
+    return torch.Generator().manual_seed(int(seed))
