@@ -20,8 +20,8 @@ from dynamicblocks.solving.field import unchanging
 from dynamicblocks.solving.nesting import Nesting, rebuilt
 
 # Steps in one call, where as many are ahead; others are made one by one. With torchcfm's field (2-D, three layers of
-# 64, batch 256) 50 steps of Euler's method on one core, the first solve and the shortest of 25 later ones (torchdiffeq's
-# took 23 ms):
+# 64, batch 256) 50 steps of Euler's method on one core, the first solve and the shortest of 25 later ones
+# (torchdiffeq's took 23 ms):
 #     steps in a call     5      10     25     50
 #     first solve, s      8.7    12     25     47
 #     a solve, ms         12.3   7.8    10.5   10.2
