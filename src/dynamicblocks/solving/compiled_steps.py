@@ -20,10 +20,11 @@ from dynamicblocks.solving.field import unchanging
 from dynamicblocks.solving.nesting import Nesting, rebuilt
 
 # Steps in one call, where as many are ahead; others are made one by one. With torchcfm's field (2-D, three layers of
-# 64, batch 256) 50 steps of Euler's method on one core, compiled anew, and called:
-#     steps in a call     1      5      10     25     50
-#     to compile, s       5      9      12     25     47
-#     a solve, ms         13     10     8      8      8
+# 64, batch 256) 50 steps of Euler's method on one core, the first solve and the shortest of 25 later ones
+# (torchdiffeq's took 23 ms):
+#     steps in a call     5      10     25     50
+#     first solve, s      8.7    12     25     47
+#     a solve, ms         12.3   7.8    10.5   10.2
 STEPS = 10
 
 Steps = Callable[[Any, Any, Carry, Tensor, Tensor], tuple[Carry, Tensor | None]]
