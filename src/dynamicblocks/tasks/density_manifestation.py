@@ -36,7 +36,7 @@ ADAPTIVE = "dopri5"
 STAGES = {"euler": 1, "midpoint": 2, "rk4": 4, ADAPTIVE: 7}
 COLOURS = {"euler": "#d1495b", "midpoint": "#00798c", "rk4": "#edae49", ADAPTIVE: "#22223b"}
 # Points that are matched with held-out ones; seconds that all together may take.
-POINTS, IMAGES, SECONDS = 1024, 256, 15.0
+POINTS, IMAGES, SECONDS = 512, 256, 15.0
 # Euler steps whose samples are shown, and how many images of each.
 SHOWN, TILES = (1, 3, 10, 100), 16
 
@@ -116,9 +116,9 @@ def manifest(
 ) -> Manifestations:
     """Samples of ``net`` under many solvers, all from the same noise, against held-out points.
 
-    Half of the test points, and at most 1,024 (256 images), are what samples are matched with, under their contexts;
-    as many others tell how far two sets of true points are apart. Points are compared in deviations of the training
-    data, pixels from 0 to 1.
+    Half of the test points, and at most 512 (256 images; assignment is cubic), are what samples are matched with, under
+    their contexts; as many others tell how far two sets of true points are apart. Points are compared in deviations of
+    the training data, pixels from 0 to 1.
 
     Args:
         net: in evaluation mode.
