@@ -4,9 +4,9 @@ Two pairs of base and data in the plane, as in table 2 of Tong et al. 2024: a no
 Gaussians (as a mixture, whose density is known) to two moons. The field is theirs, three layers of 64 with SELU;
 batches of 256, Adam at 1e-3. Flow matching is trained for a number of iterations, the likelihood for as many seconds as
 flow matching with optimal pairs took. Told are, of a flow: the negative log-likelihood of 5,000 points held out, the
-evaluations of dopri5 at 1e-4 from 2,048 base samples to data, W2 of 1,024 of these samples to as many held-out points, and the
-path energy error, |int E|v|^2 dt - W2^2| / W2^2, with W2^2 between 2,048 base samples and held-out points by exact
-assignment. Rows that are there are left alone.
+evaluations of dopri5 at 1e-4 from 2,048 base samples to data, W2 of 1,024 of these samples to as many held-out points,
+and the path energy error, |int E|v|^2 dt - W2^2| / W2^2, with W2^2 between 2,048 base samples and held-out points by
+exact assignment. Rows that are there are left alone.
 
     python experiments/flow_paths.py --seeds 0 1 2
     python experiments/flow_paths.py --table
