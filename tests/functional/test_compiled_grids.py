@@ -99,7 +99,7 @@ def test_every_explicit_method_has_the_states_and_gradients_of_the_loop(method):
 @pytest.mark.parametrize("options", [
     {"step_size": 0.07}, {"step_size": 0.07, "interp": "cubic"}, {"step_size": 0.3, "perturb": True},
     {"grid_constructor": lambda f, y, t: torch.linspace(0, 2, 12, dtype=KIND)},
-], ids=str)  # fmt: skip
+], ids=["steps", "cubic", "perturb", "grid"])  # fmt: skip
 @pytest.mark.parametrize("times", [[0.0, 2.0], [0.0, 0.33, 0.34, 1.99, 2.0]])
 @pytest.mark.parametrize("of_times", [False, True])
 def test_times_of_output_between_the_points_of_a_grid(options, times, of_times):
