@@ -15,7 +15,7 @@ from dynamicblocks.training import HardwareConfig, RunFolder, Task, TrainConfig,
 from dynamicblocks.training import environment as environment_module
 from dynamicblocks.training import hardware_rules as rules
 from dynamicblocks.training.environment import differences
-from dynamicblocks.training.hardware_rules import bfloat16_units, is_planar, settle
+from dynamicblocks.training.hardware_rules import bfloat16_units, is_planar, layout_rule, settle
 from dynamicblocks.training.tensor_batches import TensorBatches
 from dynamicblocks.training.work import Work, count_work
 
@@ -203,7 +203,7 @@ def test_a_step_that_cannot_be_run_is_not_counted():
     assert count_work(Line(), nn.Linear(5, 2), (torch.ones(4, 3), torch.ones(4, 2))) is None
 
 
-TASK = Classify(data=DataConfig(train_images=128), model=ModelConfig(name="continuousnet", width=4, units=1))
+TASK = Classify(data=DataConfig(train_images=128), model=ModelConfig(name="continuousnet", width=8, units=1))
 
 
 def config(tmp_path, run="run", **options):
@@ -252,3 +252,17 @@ def test_a_resume_on_another_number_of_threads_says_so(tmp_path, monkeypatch):
     console = Console(record=True, width=300)
     Training(TASK, config(tmp_path), resume=tmp_path / "run", console=console)
     assert f"threads of PyTorch 7 (run.json: {before})" in console.export_text()
+
+
+@pytest.mark.parametrize(
+    ("convolution", "last"),
+    [
+        (nn.Conv2d(4, 8, 1, stride=2), False),
+        (nn.Conv2d(8, 8, 1, stride=2), True),
+        (nn.Conv2d(4, 8, 1), True),
+        (nn.Conv2d(4, 8, 3, stride=2), True),
+    ],
+)
+def test_a_convolution_that_would_write_behind_its_memory_stays_channels_first(convolution, last):
+    chosen = layout_rule(torch.device("cpu"), nn.Sequential(convolution), torch.zeros(1, 4, 8, 8), "32-true")
+    assert chosen.value is last

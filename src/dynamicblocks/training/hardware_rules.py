@@ -39,6 +39,9 @@ WORTH_ROUNDING = 60.0
 SPEED_OF_HALF = 2.0
 # Compiling takes about a minute, so it must have ten times that to pay off.
 WORTH_COMPILING = 600.0
+# Of strided 1 x 1 convolutions, channels last, with fewer input channels, PyTorch 2.13 corrupts the heap (AVX2, one
+# thread; seen with 4 and not with 8, 12, 16, 20).
+OVERRUN = 8
 # The first CUDA devices that compute in bfloat16.
 CAPABLE = (8, 0)
 
@@ -111,14 +114,26 @@ def precision_rule(
 
 
 def layout_rule(device: torch.device, net: nn.Module, inputs: Any, precision: str) -> Chosen:
-    """Channels last for two-dimensional convolutions: always on a CPU, in half precision on a GPU."""
+    """Channels last for two-dimensional convolutions: on a CPU, and in half precision on a GPU."""
     if not is_planar(net, inputs):
         return Chosen(False, "no two-dimensional convolutions")
+    if device.type == "cpu" and any(map(_overruns, net.modules())):
+        return Chosen(False, f"a strided 1 x 1 convolution of fewer than {OVERRUN} channels on a CPU")
     if device.type == "cpu":
         return Chosen(True, "two-dimensional convolutions on a CPU")
     if device.type == "cuda" and "16" in precision:
         return Chosen(True, "two-dimensional convolutions in half precision")
     return Chosen(False, f"{precision} on {device.type}")
+
+
+def _overruns(module: nn.Module) -> bool:
+    """Whether PyTorch's kernel for it, channels last, writes behind its memory on a processor without AVX-512."""
+    return (
+        isinstance(module, nn.Conv2d)
+        and module.in_channels < OVERRUN
+        and set(module.kernel_size) == {1}
+        and max(module.stride) > 1
+    )
 
 
 def inputs_of(task: Task[Any], batch: Any) -> Any:
