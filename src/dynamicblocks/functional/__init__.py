@@ -1,4 +1,4 @@
-"""Functions that solve an initial value problem: odeint and its relatives, and how they do as plain values."""
+"""Functions that solve an initial value problem: odeint and its relatives; Solver, a way to solve as plain values."""
 
 from dynamicblocks.functional.odeint import odeint, odeint_dense, odeint_event
 from dynamicblocks.functional.odeint_adjoint import odeint_adjoint

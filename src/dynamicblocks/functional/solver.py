@@ -1,4 +1,4 @@
-"""How the equations of a sequence model are solved: five numbers and names, which files and flags hold."""
+"""How the equation of a model is solved: plain values, which files and flags hold."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
