@@ -28,7 +28,8 @@ def moves(tensor: Tensor) -> bool:
     """Whether what is made of a tensor has a derivative with respect to it, backward or forward."""
     if tensor.requires_grad:
         return True
-    if not forward_mode():
+    # Each solve asks this several times: a call less.
+    if getattr(forward_ad, "_current_level", -1) < 0:
         return False
     functorch: Any = torch._C._functorch
     # Of a tensor of several transforms the innermost alone is seen.

@@ -78,13 +78,15 @@ def assert_as_backprop(net, x, *context, tolerance, amp=False):
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize(
     ("dtype", "amp", "tolerance"),
-    # Backpropagation adds the gradients of modules that are shared in half precision.
-    [(torch.float64, False, 1e-9), (torch.float32, False, 1e-6), (torch.float32, True, 1e-3)],
+    [(torch.float64, False, 1e-9), (torch.float32, False, 1e-6), (torch.float32, True, 1e-6)],
     ids=["float64", "float32", "autocast"],
 )
 def test_gradients_and_statistics_are_those_of_backpropagation(name, dtype, amp, tolerance):
     torch.manual_seed(0)
     net = MAKERS[name](dropout=0.2).to(dtype)
+    if amp and name == "nested":
+        # Of a module that is used four times backpropagation adds the gradients in half precision.
+        tolerance = torch.finfo(torch.bfloat16).eps / 2
     assert_as_backprop(net, torch.randn(3, 4, 5, 5, dtype=dtype), tolerance=tolerance, amp=amp)
 
 

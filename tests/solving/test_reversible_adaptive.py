@@ -129,8 +129,21 @@ def test_states_in_half_precision_and_nested_ones():
     assert found.y["v"][-1, 0].item() == pytest.approx(math.exp(-1), abs=1e-2)
 
 
-@pytest.mark.parametrize("keyword", ["batched", "compile"])
-@pytest.mark.parametrize("method", ["reversible('dopri5')", "reversible('rk4')"])
-def test_loops_of_tensors_refuse_it(keyword, method):
+@pytest.mark.parametrize(
+    ("method", "keyword"),
+    [("reversible('dopri5')", "batched"), ("reversible('dopri5')", "compile"), ("reversible('rk4')", "batched")],
+)
+def test_loops_of_tensors_refuse_it(method, keyword):
     with pytest.raises(db.ConfigurationError, match=r"needs an explicit adaptive method such as dopri5, got rev"):
         db.solve(lambda t, y: -y, torch.ones(2, 1), torch.tensor([0.0, 1.0]), method=method, **{keyword: True})
+
+
+def test_along_a_grid_its_steps_are_compiled(float64):
+    """Two states are carried from step to step, and the first step begins otherwise than the next."""
+    times, results = torch.linspace(0, 1, 23), []
+    for compile in (False, True):
+        y0 = torch.ones(2, 1, requires_grad=True)
+        found = db.solve(lambda t, y: torch.sin(3 * t) - y * y, y0, times, method="reversible('rk4')", compile=compile)
+        found.y[-1].sum().backward()
+        results.append((found.y.detach(), y0.grad, found.statistics.evaluations))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-12, atol=1e-12)

@@ -61,8 +61,8 @@ def make_course(
         if event is not None:
             raise ConfigurationError(f"{method.name} finds no events; use another method")
         return ScipyCourse(problem, scheme)
-    options = {name: value for name, value in scheme.options.items() if name != "compile"}
-    compiles = bool(scheme.options.get("compile"))
+    options = {**scheme.options}
+    compiles = bool(options.pop("compile", False))
     if compiles and (event is not None or kept is not None):
         what = "dense=True" if event is None else "an event"
         raise ConfigurationError(f"{what} and compile=True on a grid do not go together; leave one out")
@@ -90,7 +90,7 @@ def make_course(
         integrator = integrator.for_block(len(points) - 1, None)
         if isinstance(integrator, nn.Module):
             integrator.requires_grad_(False)  # nobody has it but this solve
-    perturb, fractions = inside_steps(scheme.options), [c for c, _ in integrator.reads]
+    perturb, fractions = inside_steps(scheme.options), dict(integrator.reads)
     return (CompiledGrid if compiles else ProblemOnGrid)(
         integrator,
         points,

@@ -67,7 +67,7 @@ class TimedSteps:
         self,
         problem: Problem,
         points: Sequence[float],
-        fractions: Sequence[float],
+        fractions: Iterable[float],
         grid: Tensor | None = None,
         *,
         perturb: bool = False,
