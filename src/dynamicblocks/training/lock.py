@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -101,8 +102,9 @@ class Lock:
                 os.close(self._descriptor)
         self._path = self._descriptor = None
 
-    def __del__(self) -> None:
-        if not sys.is_finalizing():  # the system takes it back then
+    def __del__(self, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # At the interpreter's end the system takes it back, and the names of this module may be gone.
+        if not _finalizing():
             self.release()
 
 
