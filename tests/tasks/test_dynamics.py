@@ -14,7 +14,7 @@ from dynamicblocks.data.series import SeriesSet
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.sequences import Solver
 from dynamicblocks.tasks import Dynamics, DynamicsModel, ShootingConfig, TrajectoryConfig, load_run, own_equation
-from dynamicblocks.tasks.own_equation import _read as own_equations
+from dynamicblocks.tasks.own_parts import _read as own_equations
 from dynamicblocks.training import HardwareConfig, OptimizerConfig, Place, TrainConfig, Training
 from tests.killed_runs import assert_same_runs
 
@@ -270,7 +270,9 @@ def test_an_equation_of_a_file_is_asked_for_again_and_its_changes_are_told(tmp_p
     evaluate = ["evaluate", tmp_path / "runs" / "mine", "--accelerator", "cpu"]
     own_equations.clear()  # as in a process of its own
     assert code_of(evaluate) != 0
-    assert "add --task FILE.py:decay" in " ".join(capsys.readouterr().err.split())
+    heard = " ".join(capsys.readouterr().err.split())
+    assert heard.startswith("error: the run has an equation of its own, decay, and where its file lies is not recorded")
+    assert "add --task FILE.py:decay" in heard
     assert code_of([*evaluate, "--task", f"{mine}:decay"]) == 0
     own_equations.clear()
     mine.write_text("def decay(t, y, speed=0.32):\n    return -speed * y\n")

@@ -20,7 +20,7 @@ from dynamicblocks.network import evaluations_of, named_blocks, num_weights
 from dynamicblocks.options import NONE
 from dynamicblocks.tasks import load_config, tasks
 from dynamicblocks.tasks.option_table import OptionTable
-from dynamicblocks.tasks.own import asked_task, changed_since, is_own, task_of_run
+from dynamicblocks.tasks.own import asked_task, changed_since, task_of_run
 from dynamicblocks.tasks.parsing import (
     USUAL_TASK,
     Written,
@@ -274,7 +274,9 @@ def command_for(arguments: Sequence[str]) -> tuple[TrainCommand, Namespace]:
     """
     asked = _value(dict(written_as_flags(arguments).options), "task")
     own = None if asked is None else asked_task(asked)
-    task, files = own or named_task(USUAL_TASK), []
+    part = asked is not None and own is None
+    # An equation stands for the task that fits it.
+    task, files = own or named_task("dynamics" if part else USUAL_TASK), []
     for file in _files(arguments):
         try:
             reference, written = written_in_file(Path(file))
@@ -296,8 +298,8 @@ def command_for(arguments: Sequence[str]) -> tuple[TrainCommand, Namespace]:
         seeds=None,
     )
     flags.pop("logger", None)
-    if asked is not None and is_own(asked) and not task.source_hash and others.resume is None:
-        flags.setdefault("model.equation", (asked,))  # which stands for the task that fits it
+    if asked is not None and part and task.name == "dynamics" and others.resume is None:
+        flags.setdefault("model.equation", (asked,))
     if "seeds" in flags:
         others.seeds = seeds_of(flags.pop("seeds"), {**flags, "resume": others.resume})
     check_table(others.table)

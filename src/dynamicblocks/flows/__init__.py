@@ -7,6 +7,7 @@ from dynamicblocks.flows.distribution import FlowDistribution
 from dynamicblocks.flows.fields import (
     Concat,
     ConcatSquash,
+    FieldMaker,
     Hyper,
     PotentialField,
     as_field,
@@ -27,6 +28,7 @@ __all__ = [
     "ConcatSquash",
     "ContinuousTransform",
     "Exact",
+    "FieldMaker",
     "Flow",
     "FlowDistribution",
     "FlowMatching",

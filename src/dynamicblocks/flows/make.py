@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.flows.base import make_base
 from dynamicblocks.flows.continuous import USUAL, ContinuousTransform
-from dynamicblocks.flows.fields import TimeName, make_field
+from dynamicblocks.flows.fields import FieldMaker, TimeName, make_field
 from dynamicblocks.flows.flow import Flow
 from dynamicblocks.flows.trace import Trace
 from dynamicblocks.flows.transform import Compose, Standardise, Transform
@@ -17,7 +17,7 @@ from dynamicblocks.functional import Solver
 def make_flow(
     features: int,
     *,
-    field: str = "concatsquash",
+    field: str | FieldMaker = "concatsquash",
     hidden: Sequence[int] = (64, 64, 64),
     activation: str = "tanh",
     context: int = 0,
@@ -35,8 +35,11 @@ def make_flow(
 
     Args:
         features: numbers of a point.
-        field: concat, concatsquash, hyper or potential.
-        hidden, activation, context, horizon, time: of the field, see :func:`~dynamicblocks.flows.make_field`.
+        field: concat, concatsquash, hyper, potential, or what makes a module f(t, x[, context]) of the shape of a
+            point and the width of the context.
+        hidden, activation, time: of a field by name, see :func:`~dynamicblocks.flows.make_field`.
+        context: numbers of context of a point.
+        horizon: the time of the data.
         flows: continuous transforms one after the other, each with a field of its own; flow matching is of one.
         base: gaussian, or eight_gaussians.
         mean, std: of the data, (features,): points are standardised before they move.
@@ -51,12 +54,18 @@ def make_flow(
     """
     if flows < 1:
         raise ConfigurationError(f"flows must be at least 1, got {flows}")
+
+    def made() -> nn.Module:
+        if not isinstance(field, str):
+            return field((features,), context)
+        return make_field(
+            field, features, hidden=hidden, activation=activation, context=context, horizon=horizon, time=time
+        )
+
     parts: list[Transform] = [
         ContinuousTransform(
-            make_field(
-                field, features, hidden=hidden, activation=activation, context=context, horizon=horizon, time=time
-            ),
-            horizon=horizon, solver=solver, trace=trace, penalties=penalties, context=context, features=features,
+            made(), horizon=horizon, solver=solver, trace=trace, penalties=penalties, context=context,
+            features=features,
         )
         for _ in range(flows)
     ]  # fmt: skip

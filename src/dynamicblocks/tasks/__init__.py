@@ -16,6 +16,7 @@ with needed_for(__name__):
     from dynamicblocks.tasks.model import ModelConfig
     from dynamicblocks.tasks.own import own_task
     from dynamicblocks.tasks.own_equation import own_equation
+    from dynamicblocks.tasks.own_field import own_field
     from dynamicblocks.tasks.prediction import FieldPrediction, Prediction, SeriesPrediction
     from dynamicblocks.tasks.registry import tasks
     from dynamicblocks.tasks.regress import FieldConfig, Regress
@@ -54,6 +55,7 @@ __all__ = [
     "load_config",
     "load_run",
     "own_equation",
+    "own_field",
     "own_task",
     "tasks",
 ]

@@ -10,6 +10,7 @@ from dynamicblocks.flows.images import make_image_flow
 from dynamicblocks.functional import Solver
 from dynamicblocks.tasks.density_facts import DensityFacts
 from dynamicblocks.tasks.density_options import DensityModel
+from dynamicblocks.tasks.own_field import is_own_field, maker_of
 
 CONV = "conv"
 # Widths of hidden layers where nobody says them.
@@ -26,15 +27,29 @@ def check_flow(model: DensityModel, solver: Solver, trace: str) -> None:
     Raises:
         ConfigurationError: there is no such field, base or trace, or a grid has no step.
     """
-    for option, known in (("field", ("auto", CONV, *fields)), ("base", tuple(bases))):
-        if getattr(model, option) not in known:
-            raise unknown_name(f"model.{option}", getattr(model, option), known)
+    if not is_own_field(model.field) and model.field not in (known := ("auto", CONV, *fields)):
+        raise unknown_name("model.field", model.field, known)
+    if model.base not in bases:
+        raise unknown_name("model.base", model.base, tuple(bases))
+    _check_own(model)
     as_trace(trace)
     if not solver.adaptive and solver.step_size is None:
         raise ConfigurationError(
             f"solver.method {solver.method} would make one step from 0 to model.horizon {model.horizon:g}: give "
             f"solver.step_size, such as {model.horizon / 10:g}"
         )
+
+
+def _check_own(model: DensityModel) -> None:
+    """Raise for options of the package's fields beside a field of somebody's own."""
+    usual = DensityModel()
+    for option in ("hidden", "activation", "time", "patch"):
+        asked = getattr(model, option)
+        if is_own_field(model.field) and asked != getattr(usual, option):
+            raise ConfigurationError(
+                f"model.{option} {asked} is of fields of this package, and {model.field} is made as its file says; "
+                "leave it out"
+            )
 
 
 def flow_of(model: DensityModel, known: DensityFacts, solver: Solver, trace: str, penalties: tuple[str, ...]) -> Flow:
@@ -54,6 +69,7 @@ def flow_of(model: DensityModel, known: DensityFacts, solver: Solver, trace: str
         "mean": mean, "std": std, "solver": solver, "trace": trace_of(trace, name, known.numbers),
         "penalties": penalties,
     }  # fmt: skip
+    own = maker_of(name) if is_own_field(name) else None
     if model.hidden or name in HIDDEN:
         options["hidden"] = model.hidden or HIDDEN[name]
     if model.activation:
@@ -63,14 +79,14 @@ def flow_of(model: DensityModel, known: DensityFacts, solver: Solver, trace: str
             options |= {"mean": mean.view(known.shape), "std": std.view(known.shape)}
         patch = model.patch or usual_patch(known.shape, model.scales)
         more: dict[str, Any] = {"patch": patch, "scales": model.scales, "alpha": model.alpha}
-        return make_image_flow(known.shape, known.levels, **more, **options)
-    return make_flow(known.numbers, field=name, base=model.base, **options)
+        return make_image_flow(known.shape, known.levels, field=own, **more, **options)
+    return make_flow(known.numbers, field=own or name, base=model.base, **options)
 
 
 def _check_kind(model: DensityModel, field: str, known: DensityFacts) -> None:
     """Raise where an option is of images and there are points, or the other way round."""
     if known.levels:
-        if field != CONV:
+        if field != CONV and not is_own_field(field):
             raise ConfigurationError(f"model.field {field} is of points, and the data are images: leave it out")
         if model.base != "gaussian":
             raise ConfigurationError(f"model.base {model.base} is of points, and the data are images: leave it out")

@@ -1,7 +1,7 @@
 """Options of the task of densities."""
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 from dynamicblocks.data.densities import DensityDataset, PointSet, load_density, split_density
 from dynamicblocks.data.densities.catalogue import check_named
@@ -9,7 +9,9 @@ from dynamicblocks.data.series.checks import check_share
 from dynamicblocks.errors import ConfigurationError, unknown_name
 from dynamicblocks.flows.fields import TimeName
 from dynamicblocks.tasks.handed import GIVEN
+from dynamicblocks.tasks.own_field import reference_of
 from dynamicblocks.times import check_amount, check_count, check_counts, check_positive, check_seed
+from dynamicblocks.training.config.plain import plain
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ class DensityModel:
 
     Args:
         field: v: concat, concatsquash or hyper (perceptrons that read the time in three ways), potential (the gradient
-            of a potential, whose trace has a closed form), conv (of images); auto is concatsquash, of images conv.
+            of a potential, whose trace has a closed form), conv (of images); or FILE.py:Name, a class of torch modules
+            f(t, x) or f(t, x, context); auto is concatsquash, of images conv.
         hidden: units of each hidden layer, or channels of each hidden convolution; by default those of the field: 64
             64 64, of hyper 64 32, of potential and conv 32 32.
         activation: of the field; by default tanh, of conv softplus.
@@ -134,6 +137,10 @@ class DensityModel:
             check_count(self.patch, "model.patch")
         if not 0 < check_amount(self.alpha, "model.alpha") < 0.5:
             raise ConfigurationError(f"model.alpha must lie above 0 and below 0.5, got {self.alpha:g}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """As files hold it: a field of somebody's own by its name and hash, never by where its file lies."""
+        return {name: plain(value) for name, value in vars(self).items()} | {"field": reference_of(self.field)}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 
 from dynamicblocks.errors import ArgumentTypeError, ConfigurationError, DynamicBlocksError, StorageError
 from dynamicblocks.tasks.own import task_of_run
+from dynamicblocks.tasks.own_parts import UnreadPartError
 from dynamicblocks.tasks.parsing import USUAL_TASK, table_of, values_of, written_in_file
 from dynamicblocks.tasks.task_run import Run
 from dynamicblocks.training.checkpoint import filled
@@ -92,6 +93,8 @@ def load_run(
         # The weights drawn at first are replaced at once: whoever reads a run keeps their own random numbers.
         with _building, torch.random.fork_rng(devices=[]), CPU:
             net = filled(build(task, config), described, weights)
+    except UnreadPartError:
+        raise
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
         said = " ".join(str(error).split())
         raise StorageError(f"the weights in {path} do not fit the network of its configuration: {said:.300}") from error

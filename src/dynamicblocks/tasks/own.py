@@ -35,20 +35,22 @@ def is_own(text: str) -> bool:
     return ":" in text or text.endswith(".py")
 
 
-def asked_task(text: str) -> type[Task[Any]]:
+def asked_task(text: str) -> type[Task[Any]] | None:
     """The task that somebody asks for: by its name, or ``FILE.py:Name``.
 
-    An equation in a file stands for the task of which it is an option.
+    Where the file holds an equation or the field of a flow, that is read and there is no task: a run says itself which
+    it is of.
     """
     if not is_own(text):
         return named_task(text)
-    # Equations are made of what is here.
-    from dynamicblocks.tasks.own_equation import is_equation, own_equation
+    # Such parts are made of what is here.
+    from dynamicblocks.tasks.own_equation import own_equation
+    from dynamicblocks.tasks.own_parts import is_part
 
     module, name, _ = own_module(text, "a task")
-    if is_equation(vars(module).get(name)):
+    if is_part(vars(module).get(name)):
         own_equation(text)
-        return named_task("dynamics")
+        return None
     return own_task(text)
 
 

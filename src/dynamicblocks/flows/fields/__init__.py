@@ -8,6 +8,7 @@ from dynamicblocks.flows.fields.condition import Condition, TimeName
 from dynamicblocks.flows.fields.dense import Concat, ConcatSquash
 from dynamicblocks.flows.fields.field import (
     ClosedForm,
+    FieldMaker,
     ForwardMode,
     OwnField,
     Potential,
@@ -23,6 +24,7 @@ __all__ = [
     "Concat",
     "ConcatSquash",
     "Condition",
+    "FieldMaker",
     "ForwardMode",
     "Hyper",
     "OwnField",

@@ -1,12 +1,16 @@
 """What the fields of flows are, and any module of a caller's as one."""
 
 import inspect
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from dynamicblocks.errors import ArgumentTypeError, ConfigurationError
 from dynamicblocks.registry import Registry
+
+FieldMaker = Callable[[tuple[int, ...], int], nn.Module]
+"""Makes a field f(t, x) or f(t, x, context) of the shape of a sample and the width of its context."""
 
 fields: Registry[nn.Module] = Registry("field of a flow")
 """Fields of points, (n, features), by name: made of the number of features and options."""

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from dynamicblocks.flows.base import make_base
 from dynamicblocks.flows.continuous import USUAL, ContinuousTransform
-from dynamicblocks.flows.fields import TimeName
+from dynamicblocks.flows.fields import FieldMaker, TimeName
 from dynamicblocks.flows.fields.conv import ConvField, image_shape
 from dynamicblocks.flows.flow import Flow
 from dynamicblocks.flows.images.dequantise import Dequantise
@@ -20,6 +20,7 @@ def make_image_flow(
     shape: Sequence[int],
     levels: int,
     *,
+    field: FieldMaker | None = None,
     hidden: Sequence[int] = (64, 64, 64),
     activation: str = "softplus",
     context: int = 0,
@@ -40,7 +41,11 @@ def make_image_flow(
     Args:
         shape: of an image, (channels, height, width).
         levels: pixel values are 0 ... levels - 1.
-        hidden, activation, context, horizon, time, patch: of each field, see :class:`ConvField`.
+        field: what makes a module f(t, x[, context]) of the shape of an image (at each scale) and the width of the
+            context; by default a :class:`ConvField`.
+        hidden, activation, time, patch: of that, see there.
+        context: numbers of context of an image.
+        horizon: the time of the data.
         scales: how many, see :class:`Multiscale`.
         flows: continuous transforms before and after each squeeze; flow matching is of one flow and one scale.
         alpha: see :class:`Dequantise`.
@@ -57,11 +62,15 @@ def make_image_flow(
     whole = image_shape(shape)
 
     def transform(of: tuple[int, int, int]) -> Transform:
-        field = ConvField(
-            of, hidden=hidden, activation=activation, context=context, horizon=horizon, time=time, patch=patch
-        )
+        made: nn.Module
+        if field is not None:
+            made = field(of, context)
+        else:
+            made = ConvField(
+                of, hidden=hidden, activation=activation, context=context, horizon=horizon, time=time, patch=patch
+            )
         return ContinuousTransform(
-            field, horizon=horizon, solver=solver, trace=trace, penalties=penalties, context=context,
+            made, horizon=horizon, solver=solver, trace=trace, penalties=penalties, context=context,
             features=of[0] * of[1] * of[2],
         )  # fmt: skip
 

@@ -1,0 +1,68 @@
+"""Fields of flows of one's own: a class of modules in a file that the caller names."""
+
+import inspect
+import math
+from typing import Any
+
+from torch import nn
+
+from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.flows import FieldMaker
+from dynamicblocks.tasks.own import is_own
+from dynamicblocks.tasks.own_parts import Kind, part_of, read_part
+from dynamicblocks.tasks.own_parts import reference_of as reference_to
+
+FIELD = Kind(
+    "a field",
+    "a class of torch modules f(t, x) or f(t, x, context), made without arguments or of some of features, shape, "
+    "context",
+    lambda found: isinstance(found, type) and issubclass(found, nn.Module),
+    "own_field",
+)
+
+
+def is_own_field(field: str) -> bool:
+    """Whether a name is one of a field of somebody's own: FILE.py:Name, or Name@hash.
+
+    >>> is_own_field("mine.py:Field"), is_own_field("concat")
+    (True, False)
+    """
+    return is_own(field) or "@" in field
+
+
+def own_field(text: str) -> str:
+    """Read the field of a flow, ``FILE.py:Name``, so that runs of it can be read; its name and hash.
+
+    Raises:
+        ConfigurationError: there is none in the file, or it cannot be read; the message says why, and the line.
+    """
+    return read_part(text, FIELD)
+
+
+def reference_of(field: str) -> str:
+    """How files name a field: by its name, or that with the hash of its file."""
+    return reference_to(field, FIELD)
+
+
+def maker_of(field: str) -> FieldMaker:
+    """Makes the field of FILE.py:Name, or of Name@hash once the file was read, for samples of a shape and a context.
+
+    The class gets those of ``features`` (numbers of a sample), ``shape`` and ``context`` (numbers of a context) that it
+    takes.
+
+    Raises:
+        ConfigurationError: its file is not known.
+    """
+    reference = reference_of(field)
+    found: Any = part_of(reference, FIELD)
+
+    def make(shape: tuple[int, ...], context: int) -> nn.Module:
+        offered = {"features": math.prod(shape), "shape": shape, "context": context}
+        try:
+            taken = inspect.signature(found).parameters
+            made: nn.Module = found(**{name: value for name, value in offered.items() if name in taken})
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ConfigurationError(f"the field {reference.partition('@')[0]} cannot be made: {error}") from error
+        return made
+
+    return make
