@@ -12,11 +12,12 @@ from dynamicblocks.cli.main import main
 from dynamicblocks.cli.sampled import context_of, solver_of
 from dynamicblocks.data.densities import PointSet
 from dynamicblocks.errors import ConfigurationError, UsageError
-from dynamicblocks.flows import wasserstein2
+from dynamicblocks.flows import ContinuousTransform, Flow, make_base, wasserstein2
 from dynamicblocks.functional import Solver
 from dynamicblocks.tasks import Density, DensityConfig, DensityModel
 from dynamicblocks.tasks import density_manifestation as manifestation
 from dynamicblocks.tasks.density_facts import facts_of_points
+from dynamicblocks.tasks.density_net import DensityNet
 from dynamicblocks.tasks.density_pictures import draw_density, draw_points
 from dynamicblocks.training import HardwareConfig, OptimizerConfig, TrainConfig, Training
 
@@ -95,6 +96,33 @@ def test_manifestations_are_what_the_solvers_give():
     table = list(csv.DictReader(manifestation.table_of(found).splitlines()))
     assert [row["method"] for row in table] == ["euler", "euler", "rk4", "dopri5"]
     assert float(table[1]["w2"]) == pytest.approx(one.distance, rel=1e-5)
+
+
+class Shift(torch.nn.Module):
+    """Moves noise by six in one unit of time, to the left in one class and to the right in the other."""
+
+    def __init__(self, sign):
+        super().__init__()
+        self.way = sign * torch.tensor([[6.0, 0.0], [-6.0, 0.0]])
+
+    def forward(self, t, x, context):
+        return context @ self.way
+
+
+@pytest.mark.usefixtures("few")
+def test_samples_of_the_wrong_class_are_far():
+    labels = torch.nn.functional.one_hot(torch.arange(60) % 2, 2).float()
+    noise = torch.randn(60, 2, generator=torch.Generator().manual_seed(1))
+    points = PointSet.of(noise + Shift(1)(0, noise, labels), labels)
+    known = facts_of_points(points)
+    found = {}
+    for sign in (1, -1):
+        flow = Flow(ContinuousTransform(Shift(sign), context=2, features=2), make_base("gaussian", (2,)))
+        found[sign] = manifestation.manifest(DensityNet(flow, known).eval(), known, points)
+    right, wrong = ([row.distance for row in found[sign].rows] for sign in (1, -1))
+    assert max(right) < 1.5 * found[1].floor
+    # All points move to those of the other class, which is a distance of sqrt(2), or to the other place, one of 2.
+    assert min(wrong) > 1.3 > 1.5 * found[1].floor
 
 
 @pytest.mark.usefixtures("few")
@@ -197,13 +225,29 @@ def test_conditional_points_and_images(runs, tmp_path):
         ("labels", ("--context", "label=7"), "5 numbers"),
         ("labels", ("--context", "1,2"), "5 numbers"),
         ("plain", ("--times", "0:1:3"), "no times"),
-        ("plain", ("--output", "new.txt"), ".csv or .npz"),
+        ("plain", ("--output", "new.txt"), ".csv, .npz or .png"),
         ("plain", ("--steps", 0, "--method", "euler"), "at least 1"),
     ],
 )
 def test_what_cannot_be_is_said(runs, capsys, name, flags, said):
     assert sample(runs, name, *flags) == 2
     assert said in capsys.readouterr().err
+
+
+def test_points_with_their_context_are_read_again(runs, tmp_path, capsys):
+    names = [f"label={number}" for number in range(5)]
+    for name in ("a.csv", "b.npz"):
+        assert sample(runs, "labels", "--context", "label=2", "--number", 4, "--output", tmp_path / name) == 0
+        found = ["--output", str(tmp_path / f"of_{name}.csv"), "--device", "cpu"]
+        assert main(["predict", str(runs / "labels"), str(tmp_path / name), *found]) == 0
+    with (tmp_path / "a.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [[row[name] for name in names] for row in rows] == [["0", "0", "1", "0", "0"]] * 4
+    assert (tmp_path / "of_a.csv.csv").read_text().splitlines()[1:]
+    assert sample(runs, "images", "--number", 4, "--output", tmp_path / "alone.png") == 0
+    assert "Drawn: " in capsys.readouterr().out
+    assert pixels(tmp_path / "alone.png")[2] > 5
+    assert not list(tmp_path.glob("alone.[cn]*"))
 
 
 def test_images_are_no_table(runs, tmp_path, capsys):

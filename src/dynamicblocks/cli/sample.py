@@ -12,13 +12,15 @@ USAGE = "dynamicblocks sample RUN [--number N] [--times BEGIN:END:NUMBER] [--met
 DESCRIPTION = """Draw new samples from what a run has learnt: new time series from a latent ODE, new points from a flow.
 
 With --output FILE.csv a table is written, with --output FILE.npz an array (key points), and a picture beside it
-(FILE.png). A flow is solved as in its training, or by --method and --steps or --tolerance.
+(FILE.png); with --output FILE.png the picture alone. A flow is solved as in its training, or by --method and --steps or
+--tolerance; a context stands beside the points.
 
 Examples: dynamicblocks sample runs/MINE --number 20 --times 0:10:100 --output new.csv
           dynamicblocks sample runs/FLOW --number 1000 --method euler --steps 20 --output new.csv"""
 
 MOST_TIMES = 1_000_000
-OUTPUTS = (".csv", ".npz")
+PICTURE = ".png"
+OUTPUTS = (".csv", ".npz", PICTURE)
 # Of flags that need one, a method that takes them.
 METHODS = {"steps": "euler", "tolerance": "dopri5"}
 
@@ -38,7 +40,7 @@ def add_arguments(parser: Arguments) -> None:
     )
     parser.add_argument("--steps", type=int, metavar="N", help="of a --method on a grid: its steps", check=_count)
     parser.add_argument("--tolerance", type=float, metavar="X", help="of an adaptive --method: by default 1e-5")
-    parser.add_argument("--output", metavar="FILE", help="a new .csv or .npz file")
+    parser.add_argument("--output", metavar="FILE", help="a new .csv, .npz or .png file")
     parser.add_argument("--force", action="store_true", help="write over what is there")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the draws", check=_seed)
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
@@ -101,15 +103,21 @@ def run(options: Namespace) -> None:
 
     bars = Bars(make_console(options))
     one = read(options, options.run, bars, named_device(options.device))
-    samples = one.sample(options.number, times=times, seed=options.seed, **asked_of_flow(options, one.task))
+    asked = asked_of_flow(options, one.task)
+    samples = one.sample(options.number, times=times, seed=options.seed, **asked)
     if place is None:
         say(bars.console, table(str(one.folder.path), ("size", "what is in it"), [summary(samples)], prose=True))
         return
-    write_samples(samples, place, one.task)
-    say(bars.console, f"{options.number:,} samples written to {place}")
-    picture = place.with_suffix(".png")
+    picture = place.with_suffix(PICTURE)
+    if place.suffix.lower() == PICTURE:
+        picture = place
+    else:
+        write_samples(samples, place, one.task, asked.get("context"))
+        say(bars.console, f"{options.number:,} samples written to {place}")
     if one.task.draw_samples(samples, picture):
         say(bars.console, f"Drawn: {picture}")
+    elif picture == place:
+        raise ConfigurationError(f"samples of the task {one.task.name} are not drawn; name a .csv file")
 
 
 def _check(options: Namespace, place: Path | None) -> None:
@@ -132,10 +140,10 @@ def _check(options: Namespace, place: Path | None) -> None:
                 raise UsageError(f"--{flag} does nothing without --output")
         return
     if place.suffix.lower() not in OUTPUTS:
-        raise UsageError(f"--output of samples must be a {' or '.join(OUTPUTS)} file, got {place}")
+        raise UsageError(f"--output of samples must be a {', '.join(OUTPUTS[:-1])} or {OUTPUTS[-1]} file, got {place}")
     if not os.path.isdir(place.absolute().parent):  # noqa: PTH112
         raise StorageError(f"there is no folder {place.parent} in which --output {place.name} could be")
-    for each in (place, place.with_suffix(".png")):
+    for each in dict.fromkeys((place, place.with_suffix(PICTURE))):
         if os.path.isdir(each):  # noqa: PTH112
             raise ConfigurationError(f"{each} is a folder; choose another --output")
         if os.path.lexists(each) and not options.force:

@@ -92,20 +92,28 @@ def context_of(text: str, names: Sequence[str]) -> Tensor:
     return found
 
 
-def write_samples(samples: Any, path: Path, task: Task[Any]) -> None:
-    """Write samples as the file's name ends: a table, or an array.
+def write_samples(samples: Any, path: Path, task: Task[Any], context: Tensor | None = None) -> None:
+    """Write samples as the file's name ends, a table or arrays, beside them the context of all where there is one.
+
+    ``predict`` reads both.
 
     Raises:
         ConfigurationError: they are not of that kind.
     """
     if path.suffix.lower() == ".csv":
         names = task.known.features if isinstance(task, Density) else ()
+        if context is not None and isinstance(task, Density) and names:
+            names = (*names, *task.known.context_names)
+            samples = torch.cat([samples, context.expand(len(samples), -1)], 1)
         write_text(path, table_of_samples(samples, names))
         return
     if not isinstance(samples, Tensor):
         raise ConfigurationError("samples that are series are a table: name a .csv file")
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, points=samples.numpy())
+    arrays: dict[str, Any] = {"points": samples.numpy()}
+    if context is not None:
+        arrays["context"] = context.expand(len(samples), -1).numpy()
+    np.savez_compressed(buffer, **arrays)
     write_atomically(path, buffer.getvalue())
 
 

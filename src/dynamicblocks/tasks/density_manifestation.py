@@ -118,7 +118,8 @@ def manifest(
 
     Half of the test points, and at most 512 (256 images; assignment is cubic), are what samples are matched with, under
     their contexts; as many others tell how far two sets of true points are apart. Points are compared in deviations of
-    the training data, pixels from 0 to 1.
+    the training data, pixels from 0 to 1; a context counts as further coordinates, so that a sample that suits another
+    context is far from every point of its own.
 
     Args:
         net: in evaluation mode.
@@ -131,9 +132,10 @@ def manifest(
     number = max(1, min(IMAGES if images else POINTS, len(test) // 2))
     order = torch.randperm(len(test), generator=torch.Generator().manual_seed(seed))
     here, there = test.select(order[:number]), test.select(order[number : 2 * number])
-    scale = _scale(known)
-    target = here.points.double() / scale
-    floor = wasserstein2(target, there.points.double() / scale) if len(there) == number else float("nan")
+    target = _coordinates(here.points, net, here.context, known)
+    floor = float("nan")
+    if len(there) == number:
+        floor = wasserstein2(target, _coordinates(there.points, net, there.context, known))
     horizon = next(part.horizon for part in net.flow.modules() if isinstance(part, ContinuousTransform))
     rows: list[Manifested] = []
     left_out: list[Setting] = []
@@ -152,17 +154,20 @@ def manifest(
             continue
         rate = (time.thread_time() - now) / max(count.forward, 1)
         if bool(torch.isfinite(samples).all()):
-            rows.append(Manifested(setting, count.forward, wasserstein2(samples / scale, target), samples))
+            distance = wasserstein2(_coordinates(samples, net, here.context, known), target)
+            rows.append(Manifested(setting, count.forward, distance, samples))
         else:
             left_out.append(setting)
     unit = "pixels from 0 to 1" if images else "in standard deviations"
     return Manifestations(rows, left_out, floor, number, unit)
 
 
-def _scale(known: DensityFacts) -> Tensor:
-    if known.levels is not None:
-        return torch.tensor(known.levels - 1.0, dtype=torch.float64)
-    return torch.tensor(known.std, dtype=torch.float64)
+def _coordinates(points: Tensor, net: DensityNet, context: Tensor | None, known: DensityFacts) -> Tensor:
+    """What is compared: points and their contexts, each in its unit."""
+    scale = torch.tensor(known.std if known.levels is None else known.levels - 1.0, dtype=torch.float64)
+    found = [(points.double() / scale).flatten(1)]
+    scaled = net.scaled(context)
+    return torch.cat(found if scaled is None else [*found, scaled.double().cpu()], 1)
 
 
 # Files
