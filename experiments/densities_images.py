@@ -29,7 +29,7 @@ from dynamicblocks.counting import counting
 from dynamicblocks.data.images.catalogue import Raw, Where, read_raw
 from dynamicblocks.draws import generator
 from dynamicblocks.flows import Flow, negative_log_likelihood
-from dynamicblocks.flows.images import Dequantise, bits_per_dim, make_image_flow
+from dynamicblocks.flows.images import Dequantise, Marginals, bits_per_dim, make_image_flow
 from dynamicblocks.functional import Solver
 from dynamicblocks.training.environment import environment
 
@@ -52,11 +52,13 @@ class Setting:
     """A flow and its training.
 
     Args:
-        alpha: see :class:`Dequantise`.
+        marginals: whether pixels become normal by how often their values are, or by a logit.
+        alpha: of the logit, see :class:`Dequantise`.
         hidden, patch, scales, flows: see :func:`make_image_flow`.
         batch, lr: of the training, by Adam.
     """
 
+    marginals: bool = True
     alpha: float = 1e-6
     hidden: tuple[int, ...] = (64, 64, 64)
     patch: int = 1
@@ -74,13 +76,16 @@ SETTINGS = {
 
 
 def flow_of(setting: Setting, images: Tensor, levels: int) -> Flow:
-    """An untrained flow; logits are standardised pixel by pixel, as they are spread in the first training images."""
-    some = images[:SOME].float()
-    logits = Dequantise(levels, setting.alpha).to_base(some, generator=generator(0)).value
+    """An untrained flow; pixels become normal by their frequencies, or logits are standardised by the first images."""
+    given: dict[str, Any] = {"counts": Marginals.count(images, levels)}
+    if not setting.marginals:
+        some = images[:SOME].float()
+        logits = Dequantise(levels, setting.alpha).to_base(some, generator=generator(0)).value
+        given = {"mean": logits.mean(0), "std": logits.std(0)}
     return make_image_flow(
         images.shape[1:], levels, alpha=setting.alpha, hidden=setting.hidden, patch=setting.patch,
-        scales=setting.scales, flows=setting.flows, mean=logits.mean(0), std=logits.std(0), solver=TRAINED,
-        trace="hutchinson", penalties=tuple(PENALTIES),
+        scales=setting.scales, flows=setting.flows, solver=TRAINED,
+        trace="hutchinson", penalties=tuple(PENALTIES), **given,
     )  # fmt: skip
 
 

@@ -13,6 +13,8 @@ import dynamicblocks as db
 from dynamicblocks.cli.main import main
 from dynamicblocks.data.densities.points import PointSet
 from dynamicblocks.errors import ConfigurationError
+from dynamicblocks.flows import ContinuousTransform
+from dynamicblocks.flows.images import Marginals
 from dynamicblocks.functional import Solver
 from dynamicblocks.tasks import Density, DensityConfig, DensityModel, PenaltyConfig, load_run
 from dynamicblocks.tasks.density_facts import DensityFacts, facts_of_points
@@ -210,6 +212,7 @@ def test_contexts_that_are_none(conditional, context, message):
     (lambda: Density(solver=Solver("euler")), "give solver.step_size, such as 0.1"),
     (lambda: Density(SMALL, DensityModel(field="conv")).sketch(), "model.field conv is of images"),
     (lambda: Density(SMALL, DensityModel(scales=2)).sketch(), "model.scales 2 is of images"),
+    (lambda: Density(SMALL, DensityModel(marginals=True)).sketch(), "model.marginals is of images"),
     (lambda: Density(SMALL, penalties=PenaltyConfig(hjb=1.0)).sketch(), "hjb is of fields with a potential"),
     (lambda: Density(DensityConfig("given")).sketch(), "handed over in Python"),
     (lambda: DensityConfig(validation=0.0), "data.validation must be a share"),
@@ -301,6 +304,46 @@ def test_images_are_told_in_bits_a_dimension(objective, scales):
     read = load_run(run.folder.path).task.known
     assert read == run.task.known
     assert len(read.mean) == 16
+
+
+@pytest.mark.parametrize("marginals", [None, True, False])
+def test_pixels_become_normal_by_their_frequencies_where_images_are_many(marginals, tmp_path):
+    """Until it learns, a flow has the likelihood of independent pixels, and a run that is read counts as it did."""
+    model = DensityModel(hidden=(4,), marginals=marginals)
+    task = Density(DensityConfig(batch_size=8, steps=1), model, RK4, "flow-matching")
+    run = db.fit(task, PointSet.of(IMAGES, levels=5), epochs=1, output=str(tmp_path), run="r")
+    counted = [part for part in run.net.modules() if isinstance(part, Marginals)]
+    assert bool(counted) is (marginals is not False)
+    images = run.task.densities.train.points
+    known = load_run(tmp_path / "r")
+    x = IMAGES[:6].double()
+    torch.testing.assert_close(known.predict(x), run.predict(x))
+    if not counted:
+        return
+    assert torch.equal(counted[0].counts, Marginals.count(images, 5))
+    assert torch.equal(known.net.flow.transform.parts[0].counts, counted[0].counts)
+    for field in (part for part in run.net.modules() if isinstance(part, ContinuousTransform)):
+        for weight in field.parameters():
+            torch.nn.init.zeros_(weight)
+    shares = torch.stack([(images == level).double().sum(0) + 1 for level in range(5)]) / (len(images) + 5)
+    wanted = shares.gather(0, x.long()).log().flatten(1).sum(1)
+    torch.testing.assert_close(run.predict(x), wanted, rtol=1e-5, atol=1e-4)
+
+
+def test_few_images_go_through_a_logit():
+    few = PointSet.of(torch.randint(256, (40, 1, 4, 4), generator=torch.Generator().manual_seed(0)), levels=256)
+    task = Density(DensityConfig(), DensityModel(hidden=(4,))).with_data(few)
+    assert not any(isinstance(part, Marginals) for part in task.build().modules())
+    for more in ({"alpha": 0.05}, {"standardise": False}):
+        task = Density(DensityConfig(), DensityModel(marginals=True, **more)).with_data(few)
+        with pytest.raises(ConfigurationError, match=f"model.{next(iter(more))} is of pixels that go through a logit"):
+            task.sketch()
+
+
+def test_a_thousand_images_of_a_large_set_judge_each_epoch():
+    assert DensityConfig("mnist").judged * 60_000 == pytest.approx(1000)
+    assert DensityConfig("mnist", validation=0.2).judged == 0.2
+    assert DensityConfig("digits").judged == DensityConfig("moons").judged == 0.1
 
 
 @pytest.mark.parametrize(("model", "message"), [

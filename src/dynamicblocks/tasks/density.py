@@ -150,7 +150,9 @@ class Density(Handed[PointBatch]):
 
     def build(self) -> DensityNet:
         weights = self.penalties.weights
-        flow = flow_of(self.model, self.known, self.solver, self.trace, tuple(weights))
+        # Of a run that is read, what was counted is among its weights.
+        images = self.densities.train.points if self.known.levels and "densities" in vars(self) else None
+        flow = flow_of(self.model, self.known, self.solver, self.trace, tuple(weights), images)
         return DensityNet(flow, self.known, self.objective, weights, self.sigma, self.batch_size)
 
     @property

@@ -16,6 +16,8 @@ from dynamicblocks.tasks.facts import MOST_CHANNELS, deviations_in, names_in, nu
 MOST_NUMBERS, MOST_LEVELS, MOST_DIMENSIONS = 2**22, 2**16, 4
 # Images by which their logits are measured.
 MEASURED = 10_000
+# Images for each level of a pixel, so that it is known how often each is there.
+COUNTED = 4
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class DensityFacts:
             than 4,096.
         context_names: of the numbers that a point depends on.
         context_mean, context_std: of these in training.
+        countable: whether there were so many images that the frequencies of a pixel's values say something.
     """
 
     shape: tuple[int, ...]
@@ -40,6 +43,7 @@ class DensityFacts:
     context_names: tuple[str, ...]
     context_mean: tuple[float, ...]
     context_std: tuple[float, ...]
+    countable: bool = False
 
     @property
     def numbers(self) -> int:
@@ -78,9 +82,11 @@ class DensityFacts:
             std = deviations_in(facts, "std", len(mean))
         if len(mean) not in (math.prod(shape), levels and 1) or facts.get("features") != list(features):
             raise wrong(facts, "features", f"the names of points of shape {shape}, none of images")
-        return cls(
-            tuple(shape), levels, features, mean, std, *_columns(facts, "context_names", "context_mean", "context_std")
-        )
+        countable = facts.get("countable", False)
+        if not isinstance(countable, bool):
+            raise wrong(facts, "countable", "true or false")
+        context = _columns(facts, "context_names", "context_mean", "context_std")
+        return cls(tuple(shape), levels, features, mean, std, *context, countable)
 
 
 def facts_of_points(points: PointSet, alpha: float = 1e-6) -> DensityFacts:
@@ -97,9 +103,11 @@ def facts_of_points(points: PointSet, alpha: float = 1e-6) -> DensityFacts:
     else:
         mean, std = _measured(points.points)
     context_mean, context_std = _measured(points.context, binary=True)
+    countable = points.levels is not None and len(points) >= COUNTED * points.levels
     return DensityFacts(
-        points.shape, points.levels, points.features, mean, std, points.context_names, context_mean, context_std
-    )
+        points.shape, points.levels, points.features, mean, std, points.context_names, context_mean, context_std,
+        countable,
+    )  # fmt: skip
 
 
 def _measured(values: Tensor | None, *, binary: bool = False) -> tuple[tuple[float, ...], tuple[float, ...]]:

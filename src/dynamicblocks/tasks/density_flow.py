@@ -3,10 +3,11 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError, unknown_name
 from dynamicblocks.flows import Exact, Flow, as_trace, bases, fields, make_flow
-from dynamicblocks.flows.images import make_image_flow
+from dynamicblocks.flows.images import Marginals, make_image_flow
 from dynamicblocks.functional import Solver
 from dynamicblocks.tasks.density_facts import DensityFacts
 from dynamicblocks.tasks.density_options import DensityModel
@@ -52,8 +53,21 @@ def _check_own(model: DensityModel) -> None:
             )
 
 
-def flow_of(model: DensityModel, known: DensityFacts, solver: Solver, trace: str, penalties: tuple[str, ...]) -> Flow:
+def flow_of(
+    model: DensityModel,
+    known: DensityFacts,
+    solver: Solver,
+    trace: str,
+    penalties: tuple[str, ...],
+    images: Tensor | None = None,
+) -> Flow:
     """The flow of points, or of images, in data units.
+
+    Args:
+        model, solver, trace, penalties: options.
+        known: of the data.
+        images: those of the training, (n, *shape), of which the frequencies of values are counted; without them all are
+            alike, until weights are read.
 
     Raises:
         ConfigurationError: an option does not suit them.
@@ -75,12 +89,38 @@ def flow_of(model: DensityModel, known: DensityFacts, solver: Solver, trace: str
     if model.activation:
         options["activation"] = model.activation
     if known.levels:
-        if mean is not None and std is not None and len(mean) > 1:
+        if counts_pixels(model, known):
+            options |= {"mean": None, "std": None, "counts": _counts(known, images)}
+        elif mean is not None and std is not None and len(mean) > 1:
             options |= {"mean": mean.view(known.shape), "std": std.view(known.shape)}
         patch = model.patch or usual_patch(known.shape, model.scales)
         more: dict[str, Any] = {"patch": patch, "scales": model.scales, "alpha": model.alpha}
         return make_image_flow(known.shape, known.levels, field=own, **more, **options)
     return make_flow(known.numbers, field=own or name, base=model.base, **options)
+
+
+def counts_pixels(model: DensityModel, known: DensityFacts) -> bool:
+    """Whether pixels become normal by how often their values are.
+
+    Raises:
+        ConfigurationError: options of the logit are given as well.
+    """
+    if not (known.countable if model.marginals is None else model.marginals):
+        return False
+    for option in ("alpha", "standardise"):
+        if getattr(model, option) != getattr(DensityModel(), option):
+            raise ConfigurationError(
+                f"model.{option} is of pixels that go through a logit, and here they become normal by how often their "
+                "values are; leave it out, or add model.marginals false"
+            )
+    return True
+
+
+def _counts(known: DensityFacts, images: Tensor | None) -> Tensor:
+    assert known.levels is not None
+    if images is None:
+        return torch.zeros(known.levels, *known.shape, dtype=torch.long)
+    return Marginals.count(images, known.levels)
 
 
 def _check_kind(model: DensityModel, field: str, known: DensityFacts) -> None:
@@ -95,6 +135,8 @@ def _check_kind(model: DensityModel, field: str, known: DensityFacts) -> None:
     for option in ("scales", "patch"):
         if (getattr(model, option) or 1) > 1:
             asked = f"model.{option} {getattr(model, option)}"
+    if model.marginals:
+        asked = "model.marginals"
     if asked:
         raise ConfigurationError(f"{asked} is of images, and the data are points {known.shape}: leave it out")
 

@@ -13,6 +13,9 @@ from dynamicblocks.tasks.own_field import reference_of
 from dynamicblocks.times import check_amount, check_count, check_counts, check_positive, check_seed
 from dynamicblocks.training.config.plain import plain
 
+# The share of the training images that makes 1,000.
+JUDGED = {"mnist": 1 / 60, "fashion-mnist": 1 / 60, "cifar10": 1 / 50}
+
 
 @dataclass(frozen=True)
 class DensityConfig:
@@ -27,7 +30,9 @@ class DensityConfig:
         context: of a table, the columns that a point depends on, of which densities are conditional; label is the
             class of a point that is drawn on the fly, or of an image.
         samples: of points drawn on the fly, how many to train on.
-        validation, test: shares of the points held out.
+        validation: share of the points by which each epoch is judged, and which are not trained on; by default 0.1, of
+            mnist, fashion-mnist and cifar10 1,000 images.
+        test: share of the points held out to the end; images with a name have their own.
         split_seed: which points those are, and what is drawn on the fly.
         batch_size: points in a training step, over all processes; by default 200, of images 64.
         test_batch_size: points in a step of evaluation; None for as in training.
@@ -41,7 +46,7 @@ class DensityConfig:
     values: tuple[str, ...] = ()
     context: tuple[str, ...] = ()
     samples: int | None = None
-    validation: float = 0.1
+    validation: float | None = None
     test: float = 0.1
     split_seed: int = 0
     batch_size: int | None = None
@@ -54,8 +59,8 @@ class DensityConfig:
         for option in ("samples", "batch_size", "test_batch_size", "steps"):
             if getattr(self, option) is not None:
                 check_count(getattr(self, option), f"data.{option}")
-        for option in ("validation", "test"):
-            check_share(getattr(self, option), f"data.{option}")
+        check_share(self.test, "data.test")
+        check_share(self.judged, "data.validation")
         for option in ("values", "context"):
             names = getattr(self, option)
             if len(set(names)) < len(names):
@@ -66,6 +71,11 @@ class DensityConfig:
                 f"{both[0]!r} is among data.values and data.context; a density of what is known is none, so leave it "
                 "out of one"
             )
+
+    @property
+    def judged(self) -> float:
+        """The share of the points by which each epoch is judged."""
+        return JUDGED.get(self.name, 0.1) if self.validation is None else self.validation
 
     def check(self) -> None:
         """Raise where there is no such set of points."""
@@ -80,14 +90,14 @@ class DensityConfig:
             samples=self.samples,
             values=self.values or None,
             context=self.context,
-            validation=self.validation,
+            validation=self.judged,
             test=self.test,
             data_dir=self.data_dir,
         )
 
     def split(self, points: PointSet) -> DensityDataset:
         """Points from Python, split."""
-        return split_density(points, self.name, self.validation, self.test, self.split_seed)
+        return split_density(points, self.name, self.judged, self.test, self.split_seed)
 
 
 @dataclass(frozen=True)
@@ -106,11 +116,15 @@ class DensityModel:
         base: what noise is drawn from: gaussian, eight_gaussians.
         standardise: whether data are brought to mean zero and deviation one first, inside the flow; by default they
             are where noise is gaussian. Of images it is the logits of their pixels.
+        marginals: of images, whether each pixel is made normal by how often its values are in training, so that the
+            flow begins where independent pixels end; if not, pixels go through a logit. By default they are where
+            there are four images or more for each value.
         flows: how many equations, one behind the other; of images, before and after each change of scale.
         scales: of images, how many: behind each but the last, half of the numbers are noise already.
         patch: the field conv sees patches of so many pixels a side as one place, for patch^2 less work; by default 2 or
             4 where that divides the sides, 1 of several scales.
-        alpha: of images, how far the logits of their pixels stay from infinity; 0.05 is usual of photographs.
+        alpha: of images whose pixels go through a logit, how far that stays from infinity; 0.05 is usual of
+            photographs.
     """
 
     field: str = "auto"
@@ -120,6 +134,7 @@ class DensityModel:
     horizon: float = 1.0
     base: str = "gaussian"
     standardise: bool | None = None
+    marginals: bool | None = None
     flows: int = 1
     scales: int = 1
     patch: int | None = None

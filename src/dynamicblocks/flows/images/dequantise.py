@@ -49,7 +49,7 @@ class Dequantise(Transform):
     def to_base(
         self, x: Tensor, context: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Transformed:
-        self._check(x)
+        check_whole(x, self.levels)
         if generator is None and not self.training:
             generator = generator_of(0)
         u = uniform(x.shape, x, generator)
@@ -76,14 +76,20 @@ class Dequantise(Transform):
     def _within(self, share: Tensor) -> Tensor:
         return self.alpha + (1 - 2 * self.alpha) * share
 
-    def _check(self, x: Tensor) -> None:
-        whole = (x >= 0) & (x <= self.levels - 1) & (x == x.floor())
-        if not bool(whole.all()):
-            wrong = x[~whole][0].item()
-            raise ArgumentError(
-                f"pixels must be whole numbers from 0 to {self.levels - 1}, as floats; got {wrong:g}. Give them as "
-                "they are in the file, neither scaled nor with noise"
-            )
+
+def check_whole(x: Tensor, levels: int) -> None:
+    """Raise where values are not 0 ... levels - 1.
+
+    Raises:
+        ArgumentError: the message names one that is not.
+    """
+    whole = (x >= 0) & (x <= levels - 1) & (x == x.floor())
+    if not bool(whole.all()):
+        wrong = x[~whole][0].item()
+        raise ArgumentError(
+            f"pixels must be whole numbers from 0 to {levels - 1}, as floats; got {wrong:g}. Give them as they are in "
+            "the file, neither scaled nor with noise"
+        )
 
 
 def bits_per_dim(log_prob: Tensor, shape: Sequence[int]) -> Tensor:

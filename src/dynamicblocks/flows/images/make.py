@@ -4,12 +4,14 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.flows.base import make_base
 from dynamicblocks.flows.continuous import USUAL, ContinuousTransform
 from dynamicblocks.flows.fields import FieldMaker, TimeName
 from dynamicblocks.flows.fields.conv import ConvField, image_shape
 from dynamicblocks.flows.flow import Flow
 from dynamicblocks.flows.images.dequantise import Dequantise
+from dynamicblocks.flows.images.marginals import Marginals
 from dynamicblocks.flows.images.multiscale import Multiscale
 from dynamicblocks.flows.trace import Trace
 from dynamicblocks.flows.transform import Compose, Standardise, Transform
@@ -32,6 +34,7 @@ def make_image_flow(
     alpha: float = 1e-6,
     mean: Tensor | None = None,
     std: Tensor | None = None,
+    counts: Tensor | None = None,
     solver: Solver = USUAL,
     trace: Trace | str = "auto",
     penalties: Sequence[str] = (),
@@ -50,6 +53,8 @@ def make_image_flow(
         flows: continuous transforms before and after each squeeze; flow matching is of one flow and one scale.
         alpha: see :class:`Dequantise`.
         mean, std: of the logits of the data, broadcasting to an image: they are standardised before they move.
+        counts: how often each value is at each pixel of the training, (levels, *shape): pixels become normal by these
+            instead of by a logit, see :class:`Marginals`.
         solver, trace, penalties: of the continuous transforms.
 
     Raises:
@@ -75,7 +80,13 @@ def make_image_flow(
         )  # fmt: skip
 
     parts: list[Transform] = [Dequantise(levels, alpha)]
-    if mean is not None and std is not None:
+    if counts is not None:
+        if tuple(counts.shape) != (levels, *whole):
+            raise ConfigurationError(
+                f"counts must be of shape {(levels, *whole)}, levels and then an image's, got {tuple(counts.shape)}"
+            )
+        parts = [Marginals(counts)]
+    elif mean is not None and std is not None:
         parts.append(Standardise(mean, std))
     parts += Multiscale(whole, transform, scales=scales, flows=flows).parts
     return Flow(Compose(parts), make_base("gaussian", whole))
