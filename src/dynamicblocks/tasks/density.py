@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dynamicblocks.data.densities import DensityDataset, PointSet
 from dynamicblocks.errors import ConfigurationError, SolverError, unknown_name
 from dynamicblocks.functional import Solver
-from dynamicblocks.tasks.density_batches import PointBatch, PointBatches
+from dynamicblocks.tasks.density_batches import PointBatch, point_batches
 from dynamicblocks.tasks.density_facts import DensityFacts, facts_of_points
 from dynamicblocks.tasks.density_flow import check_flow, flow_of
 from dynamicblocks.tasks.density_given import given_context, given_points, handed_points
@@ -21,6 +21,7 @@ from dynamicblocks.tasks.density_net import OBJECTIVES, TOLD, DensityNet, Object
 from dynamicblocks.tasks.density_options import DensityConfig, DensityModel, PenaltyConfig
 from dynamicblocks.tasks.handed import Handed
 from dynamicblocks.tasks.registry import tasks
+from dynamicblocks.tasks.rounds import Rounds
 from dynamicblocks.times import check_amount, check_count, check_seed
 from dynamicblocks.training.evaluation import evaluation_mode
 from dynamicblocks.training.predicting import check_rows
@@ -32,7 +33,7 @@ BITS = Figure("bits_per_dim", ".4f", title="bits/dim")
 # Training steps of an epoch, so that ten take a minute or a few: by whether equations are solved, and of images.
 STEPS = {(True, False): 100, (False, False): 1000, (True, True): 50, (False, True): 200}
 # Points, and images, of a training step.
-POINTS, IMAGES = 200, 64
+POINTS, IMAGES = 200, 32
 # Points of a rehearsal.
 FEW = 4
 
@@ -160,11 +161,10 @@ class Density(Handed[PointBatch]):
         """Points in a training step."""
         return self.data.batch_size or (IMAGES if self.known.levels else POINTS)
 
-    def batches(self, split: SplitName, place: Place) -> PointBatches:
+    def batches(self, split: SplitName, place: Place) -> Rounds[PointBatch]:
         points: PointSet = getattr(self.densities, split)
-        context = torch.zeros(len(points), 0) if points.context is None else points.context
         steps = self.data.steps or STEPS[self.objective == "likelihood", self.known.levels is not None]
-        return PointBatches(points.points, context, self.batch_size, steps, place, self.data.test_batch_size)
+        return point_batches(points, self.batch_size, steps, place, self.data.test_batch_size)
 
     def rehearsal(self, batches: Batches[PointBatch]) -> Iterator[PointBatch]:
         yield next(iter(batches.training(0))).select(slice(FEW))

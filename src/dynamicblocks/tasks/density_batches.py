@@ -1,14 +1,13 @@
-"""Points as batches of any number of steps an epoch, each with a seed of what is drawn in it."""
+"""Points as batches, each with a seed of what is drawn in it."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from dynamicblocks.data.densities import PointSet
 from dynamicblocks.draws import generator
-from dynamicblocks.sampling import Sampling
+from dynamicblocks.tasks.rounds import Moment, Rounds
 from dynamicblocks.training.task import Place
 
 # What tells the draws of an evaluation from those of all epochs.
@@ -34,61 +33,26 @@ class PointBatch(NamedTuple):
         return self._replace(points=self.points[rows], context=self.context[rows])
 
 
-@dataclass(frozen=True)
-class PointBatches:
-    """Batches of points that lie in memory.
+def point_batches(
+    of: PointSet, batch_size: int, steps: int, place: Place, evaluation_size: int | None
+) -> Rounds[PointBatch]:
+    """Batches of points on the device.
 
     What is drawn in a step of training follows from (seed, epoch, step), as which points it sees; in evaluation from
     the number of the batch, so that figures can be told again.
-
-    Args:
-        points: (n, *shape), of the split.
-        context: (n, c).
-        batch_size: points in a step of training, over all processes.
-        steps: of an epoch; the points are gone through as often as that takes.
-        place: who needs the batches, and its seed.
-        evaluation_size: points in a batch of evaluation; by default as in training.
     """
+    points = of.points.to(place.device, place.dtype)
+    context = torch.zeros(len(of), 0) if of.context is None else of.context
+    context = context.to(place.device, place.dtype)
 
-    points: Tensor
-    context: Tensor
-    batch_size: int
-    steps: int
-    place: Place
-    evaluation_size: int | None = None
-    _sampling: Sampling = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        place = self.place
-        sampling = Sampling(self.samples, self.batch_size, self.evaluation_size, place.seed, place.rank, place.world)
-        object.__setattr__(self, "_sampling", sampling)
-        for name in ("points", "context"):
-            object.__setattr__(self, name, getattr(self, name).to(place.device, place.dtype))
-
-    @property
-    def samples(self) -> int:
-        """Points of the split."""
-        return len(self.points)
-
-    @property
-    def evaluation_steps(self) -> int:
-        """Batches in an evaluation, those of this process."""
-        return self._sampling.evaluation_steps
-
-    def training(self, epoch: int, first_step: int = 0, progress: float = 0.0) -> Iterator[PointBatch]:
-        """The batches of an epoch, from ``first_step`` on."""
-        for step, rows in self._sampling.rounds(self.steps, epoch, first_step):
-            yield self._rows(self._sampling.mine(rows), epoch, step)
-
-    def evaluation(self) -> Iterator[PointBatch]:
-        """The points in order, each once; this process's share of them."""
-        for number, rows in enumerate(self._sampling.evaluation()):
-            yield self._rows(rows, EVALUATION, number)
-
-    def _rows(self, rows: Tensor, epoch: int, step: int) -> PointBatch:
-        place = self.place
-        # An evaluation draws the same whatever the training was seeded with.
-        key = (0 if epoch == EVALUATION else place.seed, epoch, step, place.rank)
-        seed = torch.randint(MOST_SEEDS, (), generator=generator(*key))
+    def make(rows: Tensor, moment: Moment) -> PointBatch:
         there = rows.to(place.device)
-        return PointBatch(self.points[there], self.context[there], seed)
+        return PointBatch(points[there], context[there], _seed(place, moment))
+
+    return Rounds(len(of), make, batch_size, steps, place, evaluation_size)
+
+
+def _seed(place: Place, moment: Moment) -> Tensor:
+    # An evaluation draws the same whatever the training was seeded with.
+    begin = (0, EVALUATION) if moment.epoch is None else (place.seed, moment.epoch)
+    return torch.randint(MOST_SEEDS, (), generator=generator(*begin, moment.step, place.rank))

@@ -34,7 +34,7 @@ class DensityConfig:
             mnist, fashion-mnist and cifar10 1,000 images.
         test: share of the points held out to the end; images with a name have their own.
         split_seed: which points those are, and what is drawn on the fly.
-        batch_size: points in a training step, over all processes; by default 200, of images 64.
+        batch_size: points in a training step, over all processes; by default 200, of images 32.
         test_batch_size: points in a step of evaluation; None for as in training.
         steps: training steps in an epoch, however few points there are; by default 100, or 1000 of flow matching,
             which solves nothing in a step; of images 50 and 200.

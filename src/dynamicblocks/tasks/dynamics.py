@@ -22,7 +22,7 @@ from dynamicblocks.tasks.handed import Handed
 from dynamicblocks.tasks.own_equation import make_equation
 from dynamicblocks.tasks.prediction import SeriesPrediction
 from dynamicblocks.tasks.registry import tasks
-from dynamicblocks.tasks.trajectory_batches import TrajectoryBatches
+from dynamicblocks.tasks.rounds import Moment, Rounds
 from dynamicblocks.times import check_amount, check_count, check_seed
 from dynamicblocks.training.evaluation import evaluation_mode
 from dynamicblocks.training.predicting import answer_of, check_rows, together
@@ -218,10 +218,15 @@ class Dynamics(Handed[TrajectoryBatch]):
         )  # fmt: skip
         return TrajectoryBatch(*(each.to(place.device) for each in tensors))
 
-    def batches(self, split: SplitName, place: Place) -> TrajectoryBatches:
+    def batches(self, split: SplitName, place: Place) -> Rounds[TrajectoryBatch]:
         data = self.data
         whole = self._whole(getattr(self.series, split), place)
-        return TrajectoryBatches(whole, data.batch_size, data.steps, place, data.test_batch_size)
+
+        def make(rows: Tensor, moment: Moment) -> TrajectoryBatch:
+            found = whole.select(rows.to(whole.times.device))
+            return found._replace(progress=found.progress * moment.progress)
+
+        return Rounds(len(whole.times), make, data.batch_size, data.steps, place, data.test_batch_size)
 
     def rehearsal(self, batches: Batches[TrajectoryBatch]) -> Iterator[TrajectoryBatch]:
         yield next(iter(batches.training(0))).select(slice(FEW))
