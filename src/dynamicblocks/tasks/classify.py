@@ -16,12 +16,13 @@ from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.tasks.facts import ImageFacts, check_same_images, facts_of_images
 from dynamicblocks.tasks.given import given_images
 from dynamicblocks.tasks.images import DataConfig, is_folder
+from dynamicblocks.tasks.knowing import Knowing
 from dynamicblocks.tasks.model import ModelConfig
 from dynamicblocks.tasks.prediction import Prediction, predicted
 from dynamicblocks.tasks.registry import tasks
 from dynamicblocks.times import check_amount
 from dynamicblocks.training.predicting import check_rows
-from dynamicblocks.training.task import HERE, LOSS, Batches, Figure, Place, SplitName, Task
+from dynamicblocks.training.task import HERE, LOSS, Batches, Figure, Place, SplitName
 
 Labelled = tuple[Tensor, Tensor]
 """Images and their labels."""
@@ -36,7 +37,7 @@ FEW = 2
 
 @tasks.register("classify")
 @dataclass(frozen=True)
-class Classify(Task[Labelled]):
+class Classify(Knowing[Labelled]):
     """Images into classes, by cross-entropy.
 
     Args:
@@ -46,6 +47,7 @@ class Classify(Task[Labelled]):
     """
 
     name: ClassVar[str] = "classify"
+    kind_of_facts: ClassVar[type[ImageFacts]] = ImageFacts
     unit: ClassVar[str] = "images"
     bears_half: ClassVar[bool] = True
     figures: ClassVar[tuple[Figure, ...]] = (LOSS, ACCURACY)
@@ -81,12 +83,6 @@ class Classify(Task[Labelled]):
 
     def load(self) -> str:
         return self.images.note
-
-    def facts(self) -> dict[str, Any]:
-        return self.known.stored()
-
-    def recall(self, facts: Mapping[str, Any]) -> None:
-        vars(self)["known"] = ImageFacts.of_file(facts)
 
     def build(self) -> nn.Module:
         return self.model.create(self.known.channels, len(self.known.classes))

@@ -61,6 +61,7 @@ class Density(Handed[PointBatch]):
     """
 
     name: ClassVar[str] = "density"
+    kind_of_facts: ClassVar[type[DensityFacts]] = DensityFacts
     unit: ClassVar[str] = "points"
     usual: ClassVar[Mapping[str, Any]] = {
         "optimizer.name": "adam",
@@ -142,12 +143,6 @@ class Density(Handed[PointBatch]):
 
     def load(self) -> str:
         return self.densities.note
-
-    def facts(self) -> dict[str, Any]:
-        return self.known.stored()
-
-    def recall(self, facts: Mapping[str, Any]) -> None:
-        vars(self)["known"] = DensityFacts.of_file(facts)
 
     def build(self) -> DensityNet:
         weights = self.penalties.weights

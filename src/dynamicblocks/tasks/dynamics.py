@@ -129,6 +129,7 @@ class Dynamics(Handed[TrajectoryBatch]):
     """
 
     name: ClassVar[str] = "dynamics"
+    kind_of_facts: ClassVar[type[TrajectoryFacts]] = TrajectoryFacts
     unit: ClassVar[str] = "trajectories"
     figures: ClassVar[tuple[Figure, ...]] = (Figure("loss", ".3e"), Figure("rmse", ".4g"))
     usual: ClassVar[Mapping[str, Any]] = {
@@ -182,12 +183,6 @@ class Dynamics(Handed[TrajectoryBatch]):
     def load(self) -> str:
         later = f"; the last {self.data.later:.0%} of the time of each is not trained on" if self.data.later else ""
         return self.series.note + later
-
-    def facts(self) -> dict[str, Any]:
-        return self.known.stored()
-
-    def recall(self, facts: Mapping[str, Any]) -> None:
-        vars(self)["known"] = TrajectoryFacts.of_file(facts)
 
     def build(self) -> nn.Module:
         starts = None

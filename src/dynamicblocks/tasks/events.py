@@ -61,6 +61,7 @@ class Events(Handed[EventBatch]):
     """
 
     name: ClassVar[str] = "events"
+    kind_of_facts: ClassVar[type[EventFacts]] = EventFacts
     unit: ClassVar[str] = "sequences"
     usual: ClassVar[Mapping[str, Any]] = {
         "optimizer.name": "adam",
@@ -108,12 +109,6 @@ class Events(Handed[EventBatch]):
 
     def load(self) -> str:
         return self.events.note
-
-    def facts(self) -> dict[str, Any]:
-        return self.known.stored()
-
-    def recall(self, facts: Mapping[str, Any]) -> None:
-        vars(self)["known"] = EventFacts.of_file(facts)
 
     def build(self) -> PoissonProcess:
         model, columns = self.model, len(self.known.columns)

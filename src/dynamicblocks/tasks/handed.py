@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, Self
 from torch import nn
 
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.training.task import Batch, Task
+from dynamicblocks.tasks.knowing import Knowing
+from dynamicblocks.training.task import Batch
 
 GIVEN = "given"
 """The name of data that were handed over in Python."""
 
 
-class Handed(Task[Batch]):
+class Handed(Knowing[Batch]):
     """A task whose options ``data`` can ``load()`` the data that they name and ``split`` what is handed over."""
 
     if TYPE_CHECKING:  # a field of each task, with options of its own

@@ -14,13 +14,14 @@ from dynamicblocks.data.fields.dataset import check_share, files_of
 from dynamicblocks.errors import unknown_name
 from dynamicblocks.tasks.facts import FieldFacts, check_same_fields, facts_of_fields
 from dynamicblocks.tasks.given import given_fields
+from dynamicblocks.tasks.knowing import Knowing
 from dynamicblocks.tasks.model import ModelConfig
 from dynamicblocks.tasks.prediction import FieldPrediction
 from dynamicblocks.tasks.registry import tasks
 from dynamicblocks.times import check_count, check_seed
 from dynamicblocks.training.evaluation import evaluation_mode
 from dynamicblocks.training.predicting import answer_of, check_rows, together
-from dynamicblocks.training.task import HERE, Batches, Figure, Place, SplitName, Task
+from dynamicblocks.training.task import HERE, Batches, Figure, Place, SplitName
 from dynamicblocks.training.tensor_batches import TensorBatches
 
 FieldBatch = tuple[Tensor, ...]
@@ -81,7 +82,7 @@ def default_model() -> ModelConfig:
 
 @tasks.register("regress")
 @dataclass(frozen=True)
-class Regress(Task[FieldBatch]):
+class Regress(Knowing[FieldBatch]):
     """Fields into fields: what a network gives for inputs is to be near the targets.
 
     The network sees inputs, and gives targets, less the mean and over the deviation of each channel in the training
@@ -97,6 +98,7 @@ class Regress(Task[FieldBatch]):
     """
 
     name: ClassVar[str] = "regress"
+    kind_of_facts: ClassVar[type[FieldFacts]] = FieldFacts
     unit: ClassVar[str] = "fields"
     figures: ClassVar[tuple[Figure, ...]] = (
         Figure("loss", ".3e"),
@@ -137,12 +139,6 @@ class Regress(Task[FieldBatch]):
 
     def load(self) -> str:
         return self.fields.note
-
-    def facts(self) -> dict[str, Any]:
-        return self.known.stored()
-
-    def recall(self, facts: Mapping[str, Any]) -> None:
-        vars(self)["known"] = FieldFacts.of_file(facts)
 
     def build(self) -> nn.Module:
         known = self.known

@@ -18,13 +18,14 @@ from dynamicblocks.errors import ConfigurationError, unknown_name
 from dynamicblocks.tasks.facts import ImageFacts, check_same_images, facts_of_images
 from dynamicblocks.tasks.given import given_images
 from dynamicblocks.tasks.images import check_side
+from dynamicblocks.tasks.knowing import Knowing
 from dynamicblocks.tasks.model import ModelConfig
 from dynamicblocks.tasks.prediction import Prediction, predicted
 from dynamicblocks.tasks.registry import tasks
 from dynamicblocks.times import check_count, check_seed
 from dynamicblocks.training.evaluation import evaluation_mode
 from dynamicblocks.training.predicting import check_rows
-from dynamicblocks.training.task import HERE, LOSS, Batches, Figure, Place, SplitName, Task
+from dynamicblocks.training.task import HERE, LOSS, Batches, Figure, Place, SplitName
 
 Masked = tuple[Tensor, Tensor]
 """Images (n, channels, height, width) and their masks (n, height, width), int64."""
@@ -111,7 +112,7 @@ def default_model() -> ModelConfig:
 
 @tasks.register("segment")
 @dataclass(frozen=True)
-class Segment(Task[Masked]):
+class Segment(Knowing[Masked]):
     """Images into a class for each pixel, by cross-entropy.
 
     The IoU of a class is the number of pixels that are of it in truth and in prediction, over the number of those that
@@ -125,6 +126,7 @@ class Segment(Task[Masked]):
     """
 
     name: ClassVar[str] = "segment"
+    kind_of_facts: ClassVar[type[ImageFacts]] = ImageFacts
     unit: ClassVar[str] = "images"
     bears_half: ClassVar[bool] = True
     figures: ClassVar[tuple[Figure, ...]] = (
@@ -206,12 +208,6 @@ class Segment(Task[Masked]):
                 f"{', '.join(name for name, count in zip(self.classes, counts.tolist(), strict=True) if count)}"
             )
         return weights
-
-    def facts(self) -> dict[str, Any]:
-        return self.known.stored()
-
-    def recall(self, facts: Mapping[str, Any]) -> None:
-        vars(self)["known"] = ImageFacts.of_file(facts)
 
     def build(self) -> nn.Module:
         return self.model.create(self.known.channels, len(self.classes), dense=True)

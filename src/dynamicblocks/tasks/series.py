@@ -44,6 +44,7 @@ class Series(Handed[SeriesBatch]):
     """
 
     name: ClassVar[str] = "series"
+    kind_of_facts: ClassVar[type[SeriesFacts]] = SeriesFacts
     unit: ClassVar[str] = "series"
     figures: ClassVar[tuple[Figure, ...]] = (Figure("loss"), Figure("rmse", ".4g"))
     usual: ClassVar[Mapping[str, Any]] = {
@@ -80,12 +81,6 @@ class Series(Handed[SeriesBatch]):
 
     def load(self) -> str:
         return self.series.note
-
-    def facts(self) -> dict[str, Any]:
-        return self.known.stored()
-
-    def recall(self, facts: Mapping[str, Any]) -> None:
-        vars(self)["known"] = SeriesFacts.of_file(facts)
 
     def build(self) -> SeriesModel:
         model, known = self.model, self.known
