@@ -56,6 +56,28 @@ def test_there_and_back(dtype):
         torch.testing.assert_close(back.log_det, -there.log_det, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("end", [0.0, 1 - 2.0**-24])
+def test_random_numbers_at_their_ends_give_finite_states(end, monkeypatch):
+    monkeypatch.setattr(
+        "dynamicblocks.flows.images.marginals.uniform", lambda shape, like, _: like.new_full(shape, end)
+    )
+    marginals = Marginals(Marginals.count(digits(), 17))
+    for level in (0.0, 16.0):
+        x = torch.full((2, 1, 8, 8), level)
+        found = marginals.to_base(x)
+        assert bool(torch.isfinite(found.value).all() & torch.isfinite(found.log_det).all())
+        # Rounded, the end of a value is the beginning of the next.
+        assert (marginals.to_data(found.value).value - x).abs().max() <= 1
+
+
+def test_half_precision_has_noise_of_single_precision():
+    images = digits()
+    marginals = Marginals(Marginals.count(images, 17))
+    found = marginals.to_base(images.bfloat16(), generator=seeded()).value
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), marginals.to_base(images, generator=seeded()).value, rtol=1e-2, atol=1e-2)
+
+
 def test_the_log_det_is_the_derivative_by_what_is_added_to_a_value():
     images = digits(torch.float64)
     marginals, x = Marginals(Marginals.count(images, 17)), images[:3].clone().requires_grad_()

@@ -11,6 +11,8 @@ from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.flows.images.dequantise import check_whole
 from dynamicblocks.flows.transform import Transform, Transformed
 
+# Half of the distance between random numbers of single precision.
+END = 2.0**-25
 HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -74,8 +76,9 @@ class Marginals(Transform):
         check_whole(x, self.levels)
         if generator is None and not self.training:
             generator = generator_of(0)
-        # Within a level the derivative by x is that by u.
-        u = (uniform(x.shape, x, generator) + (x - x.detach())).double()
+        wide = x if x.dtype == torch.float64 else x.float()
+        # Off the ends, where the normal distribution has none. Within a level the derivative by x is that by u.
+        u = uniform(x.shape, wide, generator).double().clamp(END, 1 - END) + (x - x.detach())
         below, p = self._shares()
         rows = x.long().flatten(1)
         low, size = (each.gather(0, rows).view(x.shape) for each in (below, p))
