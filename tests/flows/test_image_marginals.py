@@ -59,7 +59,7 @@ def test_there_and_back(dtype):
 @pytest.mark.parametrize("end", [0.0, 1 - 2.0**-24])
 def test_random_numbers_at_their_ends_give_finite_states(end, monkeypatch):
     monkeypatch.setattr(
-        "dynamicblocks.flows.images.marginals.uniform", lambda shape, like, _: like.new_full(shape, end)
+        "dynamicblocks.flows.images.dequantise.uniform", lambda shape, like, _: like.new_full(shape, end)
     )
     marginals = Marginals(Marginals.count(digits(), 17))
     for level in (0.0, 16.0):

@@ -49,10 +49,7 @@ class Dequantise(Transform):
     def to_base(
         self, x: Tensor, context: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Transformed:
-        check_whole(x, self.levels)
-        if generator is None and not self.training:
-            generator = generator_of(0)
-        u = uniform(x.shape, x, generator)
+        u = noise_within(x, self.levels, generator, repeats=not self.training)
         # Of the share from below and that from above: one minus the other loses the digits that count near the ends.
         low, high = (x + u) / self.levels, ((self.levels - x) - u) / self.levels
         log_low, log_high = (self._within(each).log() for each in (low, high))
@@ -90,6 +87,18 @@ def check_whole(x: Tensor, levels: int) -> None:
             f"pixels must be whole numbers from 0 to {levels - 1}, as floats; got {wrong:g}. Give them as they are in "
             "the file, neither scaled nor with noise"
         )
+
+
+def noise_within(x: Tensor, levels: int, generator: torch.Generator | None, *, repeats: bool) -> Tensor:
+    """Noise of [0, 1) for pixels, within their level; without a generator the same in each call if it ``repeats``.
+
+    Raises:
+        ArgumentError: pixels are no whole values.
+    """
+    check_whole(x, levels)
+    if generator is None and repeats:
+        generator = generator_of(0)
+    return uniform(x.shape, x, generator)
 
 
 def bits_per_dim(log_prob: Tensor, shape: Sequence[int]) -> Tensor:

@@ -5,10 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from dynamicblocks.draws import generator as generator_of
-from dynamicblocks.draws import uniform
 from dynamicblocks.errors import ConfigurationError
-from dynamicblocks.flows.images.dequantise import check_whole
+from dynamicblocks.flows.images.dequantise import check_whole, noise_within
 from dynamicblocks.flows.transform import Transform, Transformed
 
 # Half of the distance between random numbers of single precision.
@@ -73,12 +71,10 @@ class Marginals(Transform):
     def to_base(
         self, x: Tensor, context: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Transformed:
-        check_whole(x, self.levels)
-        if generator is None and not self.training:
-            generator = generator_of(0)
         wide = x if x.dtype == torch.float64 else x.float()
+        u = noise_within(wide, self.levels, generator, repeats=not self.training).double()
         # Off the ends, where the normal distribution has none. Within a level the derivative by x is that by u.
-        u = uniform(x.shape, wide, generator).double().clamp(END, 1 - END) + (x - x.detach())
+        u = u.clamp(END, 1 - END) + (x - x.detach())
         below, p = self._shares()
         rows = x.long().flatten(1)
         low, size = (each.gather(0, rows).view(x.shape) for each in (below, p))
