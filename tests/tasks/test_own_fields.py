@@ -1,11 +1,14 @@
 """Fields of flows in a caller's file: trained, read again by whoever has the file, and what cannot be."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 import dynamicblocks as db
 from dynamicblocks.cli.main import main
+from dynamicblocks.flows import Exact
 from dynamicblocks.tasks import Density, DensityConfig, DensityModel, load_run, own_field
 from dynamicblocks.tasks.own_parts import _read
 
@@ -45,6 +48,19 @@ class Pixels(nn.Module):
 
     def forward(self, t, x):
         return self.net(x)
+
+class Shrinking(nn.Module):
+    context_width = 0
+
+    def __init__(self):
+        super().__init__()
+        self.rate = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, t, x, context=None):
+        return -self.rate * x
+
+    def divergence(self, t, x, context=None):
+        return -self.rate * x, (-self.rate * x[0].numel()).expand(len(x))
 
 def slope(t, x):
     return -x
@@ -112,6 +128,16 @@ def test_its_density_is_that_of_the_same_module_in_python(mine, float64):
     torch.testing.assert_close(flow.log_prob(x), wanted, rtol=0, atol=1e-3)
 
 
+def test_a_trace_in_closed_form_is_taken_however_many_numbers_there_are(mine):
+    given = torch.randn(40, 300, generator=torch.Generator().manual_seed(0))
+    task = Density(DensityConfig(), DensityModel(own_field(f"{mine}:Shrinking"), standardise=False)).with_data(given)
+    flow = task.build().flow
+    assert isinstance(flow.transform.trace, Exact)
+    # What is at x was at x e^{1/2}: the trace is the same everywhere.
+    wanted = torch.distributions.Normal(0.0, 1.0).log_prob(given * math.exp(0.5)).sum(1) + 150
+    torch.testing.assert_close(flow.log_prob(given), wanted, rtol=1e-4, atol=0.01)
+
+
 def test_images_have_fields_of_their_shape(mine):
     field = DensityModel(own_field(f"{mine}:Pixels"), scales=2)
     net = Density(DensityConfig("digits"), field, trace="hutchinson").build()
@@ -123,7 +149,7 @@ def test_images_have_fields_of_their_shape(mine):
     ("Narrow", [], "for each number of the state, of shape (4, 2); got (4, 1)"),
     ("Wide", [], "the field Wide cannot be made: "),
     ("slope", [], "is no field: it must be a class of torch modules"),
-    ("Shiftd", [], "did you mean 'Shifted'? Known: Fixed, Narrow, Pixels, Shifted, Wide"),
+    ("Shiftd", [], "did you mean 'Shifted'? Known: Fixed, Narrow, Pixels, Shifted, Shrinking, Wide"),
     ("Fixed", ["--data.context", "label"], "the field Fixed takes none"),
     ("Fixed", ["--model.hidden", "8"], "model.hidden"),
     ("Fixed", ["--penalties.hjb", "1"], "hjb is of fields with a potential"),

@@ -11,7 +11,7 @@ from dynamicblocks.flows.images import Marginals, make_image_flow
 from dynamicblocks.functional import Solver
 from dynamicblocks.tasks.density_facts import DensityFacts
 from dynamicblocks.tasks.density_options import DensityModel
-from dynamicblocks.tasks.own_field import is_own_field, maker_of
+from dynamicblocks.tasks.own_field import has_closed_form, is_own_field, maker_of
 
 CONV = "conv"
 # Widths of hidden layers where nobody says them.
@@ -158,7 +158,7 @@ def trace_of(trace: str, field: str, numbers: int) -> str:
     Raises:
         ConfigurationError: it is exact, and takes so many products that nothing would be learnt in a day.
     """
-    if field in CLOSED:
+    if field in CLOSED or has_closed_form(field):
         return "exact" if trace == "auto" else trace
     if numbers > MOST_EXACT and isinstance(as_trace(trace, numbers), Exact):
         raise ConfigurationError(

@@ -44,6 +44,11 @@ def reference_of(field: str) -> str:
     return reference_to(field, FIELD)
 
 
+def has_closed_form(field: str) -> bool:
+    """Whether a field of somebody's own tells the trace of its Jacobian with its slope, by a method ``divergence``."""
+    return is_own_field(field) and hasattr(part_of(reference_of(field), FIELD), "divergence")
+
+
 def maker_of(field: str) -> FieldMaker:
     """Makes the field of FILE.py:Name, or of Name@hash once the file was read, for samples of a shape and a context.
 
