@@ -183,7 +183,7 @@ def test_sample_checks_before_it_works(runs, tmp_path, capsys):
     for arguments, said, code in (
         ([str(tmp_path / "nowhere")], "no run folder", 1),
         ([whole, "--output", str(taken)], "exists already", 2),
-        ([whole, "--output", str(tmp_path / "a.png")], ".csv", 2),
+        ([whole, "--output", str(tmp_path / "a.txt")], ".csv", 2),
         ([whole, "--force"], "without --output", 2),
         ([whole, "--times", "1:0:5"], "BEGIN:END:NUMBER", 2),
         ([whole, "--number", "0"], "--number", 2),
