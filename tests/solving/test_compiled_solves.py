@@ -62,7 +62,7 @@ def test_gradients_go_through_the_compiled_loop(float64):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("norm", [None, "seminorm"])
+@pytest.mark.parametrize("norm", [None, pytest.param("seminorm", marks=pytest.mark.slow)])
 def test_the_adjoint_runs_compiled(norm, float64, monkeypatch):
     monkeypatch.setattr(compiled, "ATTEMPTS", 2)  # twelve attempts take a minute to compile
     field = Field()

@@ -140,10 +140,12 @@ def test_loops_of_tensors_refuse_it(method, keyword):
 
 def test_along_a_grid_its_steps_are_compiled(float64):
     """Two states are carried from step to step, and the first step begins otherwise than the next."""
-    times, results = torch.linspace(0, 1, 23), []
+    times, results = torch.linspace(0, 1, 4), []
     for compile in (False, True):
         y0 = torch.ones(2, 1, requires_grad=True)
-        found = db.solve(lambda t, y: torch.sin(3 * t) - y * y, y0, times, method="reversible('rk4')", compile=compile)
+        found = db.solve(
+            lambda t, y: torch.sin(3 * t) - y * y, y0, times, method="reversible('euler')", compile=compile
+        )
         found.y[-1].sum().backward()
         results.append((found.y.detach(), y0.grad, found.statistics.evaluations))
     torch.testing.assert_close(results[1], results[0], rtol=1e-12, atol=1e-12)
