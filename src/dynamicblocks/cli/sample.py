@@ -108,16 +108,19 @@ def run(options: Namespace) -> None:
     if place is None:
         say(bars.console, table(str(one.folder.path), ("size", "what is in it"), [summary(samples)], prose=True))
         return
-    picture = place.with_suffix(PICTURE)
-    if place.suffix.lower() == PICTURE:
-        picture = place
-    else:
+    picture = _picture(place)
+    if picture != place:
         write_samples(samples, place, one.task, asked.get("context"))
         say(bars.console, f"{options.number:,} samples written to {place}")
     if one.task.draw_samples(samples, picture):
         say(bars.console, f"Drawn: {picture}")
     elif picture == place:
         raise ConfigurationError(f"samples of the task {one.task.name} are not drawn; name a .csv file")
+
+
+def _picture(place: Path) -> Path:
+    """Where the picture is written: beside a table or arrays, or alone."""
+    return place if place.suffix.lower() == PICTURE else place.with_suffix(PICTURE)
 
 
 def _check(options: Namespace, place: Path | None) -> None:
@@ -143,7 +146,7 @@ def _check(options: Namespace, place: Path | None) -> None:
         raise UsageError(f"--output of samples must be a {', '.join(OUTPUTS[:-1])} or {OUTPUTS[-1]} file, got {place}")
     if not os.path.isdir(place.absolute().parent):  # noqa: PTH112
         raise StorageError(f"there is no folder {place.parent} in which --output {place.name} could be")
-    for each in dict.fromkeys((place, place.with_suffix(PICTURE))):
+    for each in dict.fromkeys((place, _picture(place))):
         if os.path.isdir(each):  # noqa: PTH112
             raise ConfigurationError(f"{each} is a folder; choose another --output")
         if os.path.lexists(each) and not options.force:

@@ -101,10 +101,12 @@ def write_samples(samples: Any, path: Path, task: Task[Any], context: Tensor | N
         ConfigurationError: they are not of that kind.
     """
     if path.suffix.lower() == ".csv":
-        names = task.known.features if isinstance(task, Density) else ()
-        if context is not None and isinstance(task, Density) and names:
-            names = (*names, *task.known.context_names)
-            samples = torch.cat([samples, context.expand(len(samples), -1)], 1)
+        names: Sequence[str] = ()
+        if isinstance(task, Density):
+            names = task.known.features
+            if names and context is not None:
+                names = (*names, *task.known.context_names)
+                samples = torch.cat([samples, context.expand(len(samples), -1)], 1)
         write_text(path, table_of_samples(samples, names))
         return
     if not isinstance(samples, Tensor):

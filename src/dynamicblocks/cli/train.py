@@ -274,7 +274,7 @@ def command_for(arguments: Sequence[str]) -> tuple[TrainCommand, Namespace]:
     """
     asked = _value(dict(written_as_flags(arguments).options), "task")
     own = None if asked is None else asked_task(asked)
-    part = asked is not None and own is None
+    part = asked if own is None else None
     # An equation stands for the task that fits it.
     task, files = own or named_task("dynamics" if part else USUAL_TASK), []
     for file in _files(arguments):
@@ -298,8 +298,8 @@ def command_for(arguments: Sequence[str]) -> tuple[TrainCommand, Namespace]:
         seeds=None,
     )
     flags.pop("logger", None)
-    if asked is not None and part and task.name == "dynamics" and others.resume is None:
-        flags.setdefault("model.equation", (asked,))
+    if part and task.name == "dynamics" and others.resume is None:
+        flags.setdefault("model.equation", (part,))
     if "seeds" in flags:
         others.seeds = seeds_of(flags.pop("seeds"), {**flags, "resume": others.resume})
     check_table(others.table)

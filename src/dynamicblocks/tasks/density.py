@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from dynamicblocks.data.densities import DensityDataset, PointSet
 from dynamicblocks.errors import ConfigurationError, SolverError, unknown_name
+from dynamicblocks.flows.images import Marginals
 from dynamicblocks.functional import Solver
 from dynamicblocks.tasks.density_batches import PointBatch, point_batches
 from dynamicblocks.tasks.density_facts import DensityFacts, facts_of_points
-from dynamicblocks.tasks.density_flow import check_flow, flow_of
+from dynamicblocks.tasks.density_flow import check_flow, counts_pixels, flow_of
 from dynamicblocks.tasks.density_given import given_context, given_points, handed_points
 from dynamicblocks.tasks.density_net import OBJECTIVES, TOLD, DensityNet, ObjectiveName
 from dynamicblocks.tasks.density_options import DensityConfig, DensityModel, PenaltyConfig
@@ -147,9 +148,17 @@ class Density(Handed[PointBatch]):
     def build(self) -> DensityNet:
         weights = self.penalties.weights
         # Of a run that is read, what was counted is among its weights.
-        images = self.densities.train.points if self.known.levels and "densities" in vars(self) else None
-        flow = flow_of(self.model, self.known, self.solver, self.trace, tuple(weights), images)
+        counts = self._counts if "densities" in vars(self) else None
+        flow = flow_of(self.model, self.known, self.solver, self.trace, tuple(weights), counts)
         return DensityNet(flow, self.known, self.objective, weights, self.sigma, self.batch_size)
+
+    @cached_property
+    def _counts(self) -> Tensor | None:
+        """How often each value is at each pixel of the training; None where no flow asks."""
+        if self.known.levels is None or not counts_pixels(self.model, self.known):
+            return None
+        # Once, for a network is built to look at it first, and then to be trained.
+        return Marginals.count(self.densities.train.points, self.known.levels)
 
     @property
     def batch_size(self) -> int:

@@ -7,11 +7,12 @@ from torch import Tensor
 
 from dynamicblocks.errors import ConfigurationError, unknown_name
 from dynamicblocks.flows import Exact, Flow, as_trace, bases, fields, make_flow
-from dynamicblocks.flows.images import Marginals, make_image_flow
+from dynamicblocks.flows.images import make_image_flow
 from dynamicblocks.functional import Solver
 from dynamicblocks.tasks.density_facts import DensityFacts
 from dynamicblocks.tasks.density_options import DensityModel
-from dynamicblocks.tasks.own_field import has_closed_form, is_own_field, maker_of
+from dynamicblocks.tasks.own_field import has_closed_form, maker_of
+from dynamicblocks.tasks.own_parts import is_named_by_file
 
 CONV = "conv"
 # Widths of hidden layers where nobody says them.
@@ -28,7 +29,7 @@ def check_flow(model: DensityModel, solver: Solver, trace: str) -> None:
     Raises:
         ConfigurationError: there is no such field, base or trace, or a grid has no step.
     """
-    if not is_own_field(model.field) and model.field not in (known := ("auto", CONV, *fields)):
+    if not is_named_by_file(model.field) and model.field not in (known := ("auto", CONV, *fields)):
         raise unknown_name("model.field", model.field, known)
     if model.base not in bases:
         raise unknown_name("model.base", model.base, tuple(bases))
@@ -43,10 +44,12 @@ def check_flow(model: DensityModel, solver: Solver, trace: str) -> None:
 
 def _check_own(model: DensityModel) -> None:
     """Raise for options of the package's fields beside a field of somebody's own."""
+    if not is_named_by_file(model.field):
+        return
     usual = DensityModel()
     for option in ("hidden", "activation", "time", "patch"):
         asked = getattr(model, option)
-        if is_own_field(model.field) and asked != getattr(usual, option):
+        if asked != getattr(usual, option):
             raise ConfigurationError(
                 f"model.{option} {asked} is of fields of this package, and {model.field} is made as its file says; "
                 "leave it out"
@@ -59,15 +62,15 @@ def flow_of(
     solver: Solver,
     trace: str,
     penalties: tuple[str, ...],
-    images: Tensor | None = None,
+    counts: Tensor | None = None,
 ) -> Flow:
     """The flow of points, or of images, in data units.
 
     Args:
         model, solver, trace, penalties: options.
         known: of the data.
-        images: those of the training, (n, *shape), of which the frequencies of values are counted; without them all are
-            alike, until weights are read.
+        counts: where pixels become normal by them (:func:`counts_pixels`), how often each value is at each pixel of the
+            training; without them all are alike, until weights are read.
 
     Raises:
         ConfigurationError: an option does not suit them.
@@ -83,14 +86,16 @@ def flow_of(
         "mean": mean, "std": std, "solver": solver, "trace": trace_of(trace, name, known.numbers),
         "penalties": penalties,
     }  # fmt: skip
-    own = maker_of(name) if is_own_field(name) else None
+    own = maker_of(name) if is_named_by_file(name) else None
     if model.hidden or name in HIDDEN:
         options["hidden"] = model.hidden or HIDDEN[name]
     if model.activation:
         options["activation"] = model.activation
     if known.levels:
         if counts_pixels(model, known):
-            options |= {"mean": None, "std": None, "counts": _counts(known, images)}
+            if counts is None:
+                counts = torch.zeros(known.levels, *known.shape, dtype=torch.long)
+            options |= {"mean": None, "std": None, "counts": counts}
         elif mean is not None and std is not None and len(mean) > 1:
             options |= {"mean": mean.view(known.shape), "std": std.view(known.shape)}
         patch = model.patch or usual_patch(known.shape, model.scales)
@@ -116,17 +121,10 @@ def counts_pixels(model: DensityModel, known: DensityFacts) -> bool:
     return True
 
 
-def _counts(known: DensityFacts, images: Tensor | None) -> Tensor:
-    assert known.levels is not None
-    if images is None:
-        return torch.zeros(known.levels, *known.shape, dtype=torch.long)
-    return Marginals.count(images, known.levels)
-
-
 def _check_kind(model: DensityModel, field: str, known: DensityFacts) -> None:
     """Raise where an option is of images and there are points, or the other way round."""
     if known.levels:
-        if field != CONV and not is_own_field(field):
+        if field != CONV and not is_named_by_file(field):
             raise ConfigurationError(f"model.field {field} is of points, and the data are images: leave it out")
         if model.base != "gaussian":
             raise ConfigurationError(f"model.base {model.base} is of points, and the data are images: leave it out")

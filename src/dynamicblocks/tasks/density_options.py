@@ -9,7 +9,7 @@ from dynamicblocks.data.series.checks import check_share
 from dynamicblocks.errors import ConfigurationError, unknown_name
 from dynamicblocks.flows.fields import TimeName
 from dynamicblocks.tasks.handed import GIVEN
-from dynamicblocks.tasks.own_field import reference_of
+from dynamicblocks.tasks.own_field import FIELD
 from dynamicblocks.times import check_amount, check_count, check_counts, check_positive, check_seed
 from dynamicblocks.training.config.plain import plain
 
@@ -155,7 +155,7 @@ class DensityModel:
 
     def as_dict(self) -> dict[str, Any]:
         """As files hold it: a field of somebody's own by its name and hash, never by where its file lies."""
-        return {name: plain(value) for name, value in vars(self).items()} | {"field": reference_of(self.field)}
+        return {name: plain(value) for name, value in vars(self).items()} | {"field": FIELD.reference(self.field)}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 from dynamicblocks.errors import ConfigurationError, unknown_name
 from dynamicblocks.sequences.shooting import windows_of
-from dynamicblocks.tasks.own_equation import reference_of
+from dynamicblocks.tasks.own_equation import EQUATION
+from dynamicblocks.tasks.own_parts import name_of
 from dynamicblocks.times import check_amount, check_count
 from dynamicblocks.training.config.plain import plain
 
@@ -68,12 +69,14 @@ class DynamicsModel:
     @property
     def name(self) -> str:
         """In a word, for the name of a run."""
-        known = self.equation.rpartition(":")[2].partition("@")[0]
+        known = name_of(self.equation)
         return "+".join([*([known] if known else []), *(["network"] if self.network else [])])
 
     def as_dict(self) -> dict[str, Any]:
         """As files hold it: an equation of somebody's own by its name and hash, never by where its file lies."""
-        return {name: plain(value) for name, value in vars(self).items()} | {"equation": reference_of(self.equation)}
+        return {name: plain(value) for name, value in vars(self).items()} | {
+            "equation": EQUATION.reference(self.equation)
+        }
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,10 @@
 """Equations of one's own: a function or a module in a file that the caller names."""
 
-from typing import Any
-
 from torch import nn
 
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.sequences import Equation
-from dynamicblocks.tasks.own import is_own
-from dynamicblocks.tasks.own_parts import Kind, part_of, read_part
-from dynamicblocks.tasks.own_parts import reference_of as reference_to
+from dynamicblocks.tasks.own_parts import Kind, is_named_by_file, name_of
 
 EQUATION = Kind(
     "an equation",
@@ -25,12 +21,7 @@ def own_equation(text: str) -> str:
     Raises:
         ConfigurationError: there is none in the file, or it cannot be read; the message says why, and the line.
     """
-    return read_part(text, EQUATION)
-
-
-def reference_of(equation: str) -> str:
-    """How files name an equation: by its name, or that with the hash of its file."""
-    return reference_to(equation, EQUATION)
+    return EQUATION.read(text)
 
 
 def make_equation(equation: str) -> nn.Module:
@@ -39,14 +30,13 @@ def make_equation(equation: str) -> nn.Module:
     Raises:
         ConfigurationError: there is none, or its file is not known.
     """
-    reference = own_equation(equation) if is_own(equation) else equation
-    if "@" not in reference:
-        return Equation(reference)
-    found: Any = part_of(reference, EQUATION)
+    if not is_named_by_file(equation):
+        return Equation(equation)
+    found = EQUATION.found(equation)
     if not isinstance(found, type):
         return found if isinstance(found, nn.Module) else Equation(found)
     try:
         made: nn.Module = found()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ConfigurationError(f"the equation {reference.partition('@')[0]} cannot be made: {error}") from error
+        raise ConfigurationError(f"the equation {name_of(equation)} cannot be made: {error}") from error
     return made

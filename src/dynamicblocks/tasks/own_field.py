@@ -2,15 +2,12 @@
 
 import inspect
 import math
-from typing import Any
 
 from torch import nn
 
 from dynamicblocks.errors import ConfigurationError
 from dynamicblocks.flows import FieldMaker
-from dynamicblocks.tasks.own import is_own
-from dynamicblocks.tasks.own_parts import Kind, part_of, read_part
-from dynamicblocks.tasks.own_parts import reference_of as reference_to
+from dynamicblocks.tasks.own_parts import Kind, is_named_by_file, name_of
 
 FIELD = Kind(
     "a field",
@@ -21,32 +18,18 @@ FIELD = Kind(
 )
 
 
-def is_own_field(field: str) -> bool:
-    """Whether a name is one of a field of somebody's own: FILE.py:Name, or Name@hash.
-
-    >>> is_own_field("mine.py:Field"), is_own_field("concat")
-    (True, False)
-    """
-    return is_own(field) or "@" in field
-
-
 def own_field(text: str) -> str:
     """Read the field of a flow, ``FILE.py:Name``, so that runs of it can be read; its name and hash.
 
     Raises:
         ConfigurationError: there is none in the file, or it cannot be read; the message says why, and the line.
     """
-    return read_part(text, FIELD)
-
-
-def reference_of(field: str) -> str:
-    """How files name a field: by its name, or that with the hash of its file."""
-    return reference_to(field, FIELD)
+    return FIELD.read(text)
 
 
 def has_closed_form(field: str) -> bool:
     """Whether a field of somebody's own tells the trace of its Jacobian with its slope, by a method ``divergence``."""
-    return is_own_field(field) and hasattr(part_of(reference_of(field), FIELD), "divergence")
+    return is_named_by_file(field) and hasattr(FIELD.found(field), "divergence")
 
 
 def maker_of(field: str) -> FieldMaker:
@@ -58,8 +41,7 @@ def maker_of(field: str) -> FieldMaker:
     Raises:
         ConfigurationError: its file is not known.
     """
-    reference = reference_of(field)
-    found: Any = part_of(reference, FIELD)
+    found = FIELD.found(field)
 
     def make(shape: tuple[int, ...], context: int) -> nn.Module:
         offered = {"features": math.prod(shape), "shape": shape, "context": context}
@@ -67,7 +49,7 @@ def maker_of(field: str) -> FieldMaker:
             taken = inspect.signature(found).parameters
             made: nn.Module = found(**{name: value for name, value in offered.items() if name in taken})
         except (TypeError, ValueError, RuntimeError) as error:
-            raise ConfigurationError(f"the field {reference.partition('@')[0]} cannot be made: {error}") from error
+            raise ConfigurationError(f"the field {name_of(field)} cannot be made: {error}") from error
         return made
 
     return make

@@ -43,47 +43,46 @@ class Kind:
         """The name without the article."""
         return self.name.partition(" ")[2]
 
+    def read(self, text: str) -> str:
+        """Read a part, ``FILE.py:Name``, so that runs of it can be read; its name and hash.
 
-def read_part(text: str, kind: Kind) -> str:
-    """Read a part, ``FILE.py:Name``, so that runs of it can be read; its name and hash.
+        Raises:
+            ConfigurationError: there is none in the file, or it cannot be read; the message says why, and the line.
+        """
+        module, name, source = own_module(text, self.name)
+        if name not in vars(module):
+            home = module.__name__
+            parts = [each for each, found in vars(module).items() if is_part(found) and found.__module__ == home]
+            known = [each for each in parts if self.fits(vars(module)[each])]
+            raise unknown_name(f"{self.bare} in {text.rpartition(':')[0]}", name, known)
+        found = vars(module)[name]
+        if not self.fits(found):
+            raise ConfigurationError(f"{text} is no {self.bare}: it must be {self.expected}, got {found!r:.80}")
+        reference = f"{name}@{hashlib.sha256(source).hexdigest()}"
+        _read[reference] = found
+        return reference
 
-    Raises:
-        ConfigurationError: there is none in the file, or it cannot be read; the message says why, and the line.
-    """
-    module, name, source = own_module(text, kind.name)
-    if name not in vars(module):
-        home = module.__name__
-        parts = [each for each, found in vars(module).items() if is_part(found) and found.__module__ == home]
-        known = [each for each in parts if kind.fits(vars(module)[each])]
-        raise unknown_name(f"{kind.bare} in {text.rpartition(':')[0]}", name, known)
-    found = vars(module)[name]
-    if not kind.fits(found):
-        raise ConfigurationError(f"{text} is no {kind.bare}: it must be {kind.expected}, got {found!r:.80}")
-    reference = f"{name}@{hashlib.sha256(source).hexdigest()}"
-    _read[reference] = found
-    return reference
+    def reference(self, text: str) -> str:
+        """How files name a part: by its name, or that with the hash of its file."""
+        return self.read(text) if is_own(text) else text
 
+    def found(self, text: str) -> Any:
+        """What FILE.py:Name or Name@hash names.
 
-def reference_of(text: str, kind: Kind) -> str:
-    """How files name a part: by its name, or that with the hash of its file."""
-    return read_part(text, kind) if is_own(text) else text
-
-
-def part_of(reference: str, kind: Kind) -> Any:
-    """What Name@hash names.
-
-    Raises:
-        UnreadPartError: its file was not read in this process.
-    """
-    if reference not in _read:
-        name, _, digest = reference.partition("@")
-        changed = [each for each in _read if each.partition("@")[0] == name]
-        said = "that file has changed since" if changed else "where its file lies is not recorded"
-        raise UnreadPartError(
-            f"the run has {kind.name} of its own, {name}, and {said}; add --task FILE.py:{name}, or in Python call "
-            f'{kind.reader}("FILE.py:{name}") first, with the file of SHA-256 {digest:.12}...'
-        )
-    return _read[reference]
+        Raises:
+            ConfigurationError: it cannot be read.
+            UnreadPartError: of Name@hash, its file was not read in this process.
+        """
+        reference = self.reference(text)
+        if reference not in _read:
+            name, _, digest = reference.partition("@")
+            changed = [each for each in _read if each.partition("@")[0] == name]
+            said = "that file has changed since" if changed else "where its file lies is not recorded"
+            raise UnreadPartError(
+                f"the run has {self.name} of its own, {name}, and {said}; add --task FILE.py:{name}, or in Python call "
+                f'{self.reader}("FILE.py:{name}") first, with the file of SHA-256 {digest:.12}...'
+            )
+        return _read[reference]
 
 
 def is_part(found: Any) -> bool:
@@ -91,3 +90,21 @@ def is_part(found: Any) -> bool:
     if isinstance(found, type):
         return issubclass(found, nn.Module)
     return inspect.isfunction(found) and len(inspect.signature(found).parameters) >= 2
+
+
+def name_of(text: str) -> str:
+    """The name of a part among FILE.py:Name and Name@hash.
+
+    >>> name_of("mine.py:Field"), name_of("Field@12ab")
+    ('Field', 'Field')
+    """
+    return text.rpartition(":")[2].partition("@")[0]
+
+
+def is_named_by_file(text: str) -> bool:
+    """Whether a name is one of a part of somebody's own: FILE.py:Name, or Name@hash.
+
+    >>> is_named_by_file("mine.py:Field"), is_named_by_file("concat")
+    (True, False)
+    """
+    return is_own(text) or "@" in text
